@@ -1,0 +1,1 @@
+//! Physical memory images: opening, finding roots, listing, explaining.

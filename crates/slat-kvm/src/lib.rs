@@ -1,0 +1,1 @@
+//! Measurements and probes on /dev/kvm.

@@ -1,0 +1,1 @@
+//! A software MMU: TLBs, walk caches, shadow paging and a stale-translation checker.

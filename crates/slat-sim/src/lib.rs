@@ -1,0 +1,1 @@
+//! Machines that run: hosts with partitions, guest kernel model, cost model.

@@ -1,0 +1,1 @@
+//! Recordings of real guests, and the readers of other tools' traces.

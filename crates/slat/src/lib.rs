@@ -1,0 +1,2 @@
+//! Second-level address translation.
+#![no_std]

@@ -1,0 +1,1 @@
+//! Asks hardware models that nobody here wrote.
