@@ -1,0 +1,20 @@
+//! `slat completions SHELL`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  slat completions bash > ~/.local/share/bash-completion/completions/slat"
+)]
+pub(crate) struct Args {
+    /// The shell to complete for
+    shell: clap_complete::Shell,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut crate::definition(), "slat", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
