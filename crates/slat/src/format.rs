@@ -1,0 +1,178 @@
+//! What a format is: how one radix tree is encoded. Bits and nothing else; no allocation, no policy.
+//!
+//! A format is a value, since level counts, widths and capabilities are chosen at run time, and it
+//! is used through generics, so that every walk is compiled for its format alone.
+
+use core::fmt;
+
+use crate::access::Access;
+use crate::fault::{Cause, Reserved};
+use crate::memory::EntryLayout;
+use crate::memory_type::StageType;
+use crate::regime::Regime;
+
+pub mod ept;
+pub mod flat;
+pub mod npt;
+pub mod x86;
+
+/// The most levels that any format has (Arm with 52-bit input and 4K granule, x86 with LA57).
+pub const MAX_LEVELS: usize = 5;
+
+/// What an entry decodes to, from the raw entry and its level alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decoded {
+    /// Translates nothing and has no content that the hardware looks at.
+    Empty,
+    /// Points at the table one level below.
+    Table {
+        /// Address of the next table in the output space.
+        next: u64,
+    },
+    /// Ends the walk.
+    Leaf {
+        /// First output address of the page or block.
+        base: u64,
+        /// log2 of the size of the page or block in bytes.
+        shift: u8,
+    },
+    /// An encoding that the format reserves. It never translates.
+    Reserved(Reserved),
+    /// Intel HLAT: the walk restarts at the ordinary root (SDM 3A 5.5.5).
+    Restart,
+}
+
+/// How a walk begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// At a table.
+    Table {
+        /// Address of the root table in the output space.
+        table: u64,
+        /// Level of its entries.
+        level: u8,
+        /// The input as the tables see it: tags stripped, cut to the input width. The root's index
+        /// is everything of it from the root's shift up.
+        input: u64,
+    },
+    /// The stage is off: the output is the input, and no table is read.
+    Flat {
+        /// The output address.
+        output: u64,
+    },
+}
+
+/// What a walk has gathered from the table entries on its way, the leaf's excepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Path {
+    /// AND of the raw table entries.
+    pub and: u64,
+    /// OR of the raw table entries.
+    pub or: u64,
+    /// AND of [`crate::memory::Reached::leaf`] over every entry that was read.
+    pub via: u64,
+}
+
+impl Path {
+    /// No entry seen.
+    pub const START: Path = Path { and: u64::MAX, or: 0, via: u64::MAX };
+}
+
+/// The leaf that a walk found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The raw leaf entry; 0 where the stage is off.
+    pub entry: u64,
+    /// The leaf's level.
+    pub level: u8,
+    /// First output address of the page or block.
+    pub base: u64,
+    /// log2 of its size; 64 where the stage is off.
+    pub shift: u8,
+    /// What the table entries above said.
+    pub path: Path,
+    /// The input address as software gave it.
+    pub input: u64,
+}
+
+impl Found {
+    /// Whether the stage is off, so that there is no entry.
+    #[inline]
+    pub const fn is_flat(&self) -> bool {
+        self.shift >= 64
+    }
+}
+
+/// A format: how one radix tree is encoded.
+///
+/// Levels count from 0 at the smallest leaf, as everywhere in this library;
+/// [`Format::arch_level`] gives the manual's own number.
+pub trait Format: Copy {
+    /// What the architecture's root registers hold, decoded: a table address for most formats.
+    type Root: Copy;
+
+    /// The name that `slat walk` and JSON use, such as `x86-4`.
+    fn name(&self) -> &'static str;
+
+    /// 1 for a guest's own (or a native) table, 2 for a hypervisor's.
+    fn stage(&self) -> u8;
+
+    /// Size and byte order of an entry.
+    fn layout(&self) -> EntryLayout;
+
+    /// Where the walk of `input` begins.
+    ///
+    /// # Errors
+    /// The cause and the level it is reported at, where the input is not translatable at all.
+    fn begin(
+        &self,
+        root: &Self::Root,
+        input: u64,
+        access: &Access,
+        regime: &Regime,
+    ) -> Result<Start, (u8, Cause)>;
+
+    /// The lowest input bit that indexes tables of this level.
+    fn shift(&self, level: u8) -> u32;
+
+    /// Number of index bits of a table of this level that is not the root.
+    fn index_bits(&self, level: u8) -> u32;
+
+    /// What an entry of this level says. Total: every value decodes, and a leaf or reserved
+    /// encoding never decodes to a table. A level-0 entry is never a table.
+    fn decode(&self, entry: u64, level: u8) -> Decoded;
+
+    /// Adds a table entry to what the walk has gathered.
+    #[inline]
+    fn join(&self, path: &mut Path, entry: u64, level: u8) {
+        let _ = level;
+        path.and &= entry;
+        path.or |= entry;
+    }
+
+    /// Whether the found leaf permits the access.
+    ///
+    /// # Errors
+    /// [`Cause::Permission`] with every rule that denies it, or another cause of the format.
+    fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause>;
+
+    /// The entry as the hardware would leave it after this access went through it: with accessed
+    /// and dirty bits set where this stage maintains them, else unchanged.
+    fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64;
+
+    /// The memory type or attributes that this stage gives the page.
+    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType;
+
+    /// The level's number in the architecture's manual.
+    fn arch_level(&self, level: u8) -> i8;
+
+    /// Writes what the entry's bits mean, in the manual's words, on one line.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    fn describe(&self, entry: u64, level: u8, f: &mut dyn fmt::Write) -> fmt::Result;
+
+    /// What the second stage is told of the page this stage found: the architectural user and
+    /// write permissions, not those of one access.
+    fn page(&self, found: &Found, regime: &Regime) -> crate::access::Stage1Page;
+}

@@ -1,0 +1,80 @@
+//! Memory types: what each stage says, and what they make together.
+
+use core::fmt;
+
+use crate::regime::Regime;
+
+pub mod x86;
+
+/// What one stage says of a page's memory type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum StageType {
+    /// The stage is off, or its format says nothing.
+    Unspecified,
+    /// x86 stage 1: the type that the guest's (or the machine's own) PAT gives.
+    Pat(x86::Type),
+    /// NPT: the type that the host's PAT gives.
+    HostPat(x86::Type),
+    /// EPT: the leaf's own type, and whether the guest's PAT is ignored.
+    Ept {
+        /// Bits 5:3 of the leaf.
+        memory_type: x86::Type,
+        /// Bit 6 of the leaf.
+        ignore_pat: bool,
+    },
+}
+
+/// The effective memory type of an access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum MemoryType {
+    /// Nothing said anything.
+    Unspecified,
+    /// An x86 type.
+    X86(x86::Type),
+}
+
+/// The type that both stages make together, before MTRRs unless `regime` has them
+/// and the format's rules use them.
+///
+/// `stage2` is [`StageType::Unspecified`] for a native walk.
+pub fn effective(stage1: StageType, stage2: StageType, regime: &Regime) -> MemoryType {
+    use StageType::{Ept, HostPat, Pat, Unspecified};
+    match (stage1, stage2) {
+        (Unspecified, Unspecified) => MemoryType::Unspecified,
+        (Pat(guest), Unspecified) => MemoryType::X86(x86::native(guest, &regime.x86)),
+        (Pat(guest), Ept { memory_type, ignore_pat }) => {
+            MemoryType::X86(x86::under_ept(guest, memory_type, ignore_pat, &regime.x86))
+        }
+        // CR0.PG = 0: the guest's type is WB (Intel SDM 3C 30.3.7.2).
+        (Unspecified, Ept { memory_type, ignore_pat }) => {
+            MemoryType::X86(x86::under_ept(x86::Type::Wb, memory_type, ignore_pat, &regime.x86))
+        }
+        (Pat(guest), HostPat(host)) => MemoryType::X86(x86::under_npt(guest, host, &regime.x86)),
+        (Unspecified, HostPat(host)) => {
+            MemoryType::X86(x86::under_npt(x86::Type::Wb, host, &regime.x86))
+        }
+        // A second stage's entry as a first stage, or two architectures: no rule combines them.
+        _ => MemoryType::Unspecified,
+    }
+}
+
+impl fmt::Display for StageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StageType::Unspecified => f.write_str("unspecified"),
+            StageType::Pat(memory_type) | StageType::HostPat(memory_type) => memory_type.fmt(f),
+            StageType::Ept { memory_type, ignore_pat } => {
+                write!(f, "{memory_type}{}", if *ignore_pat { " (PAT ignored)" } else { "" })
+            }
+        }
+    }
+}
+
+impl fmt::Display for MemoryType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MemoryType::Unspecified => f.write_str("unspecified"),
+            MemoryType::X86(memory_type) => memory_type.fmt(f),
+        }
+    }
+}

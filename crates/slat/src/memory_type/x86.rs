@@ -1,0 +1,115 @@
+//! x86 memory types: PAT (Intel SDM 3A 13.12, AMD APM 2 7.8), their combination with EPT's type
+//! (Intel SDM 3C 30.3.7) and with the host's PAT under NPT (AMD APM 2 15.25.8).
+
+use core::fmt;
+
+use crate::regime::x86::State;
+
+/// An x86 memory type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Type {
+    /// Uncacheable.
+    Uc,
+    /// Write combining.
+    Wc,
+    /// Write through.
+    Wt,
+    /// Write protected.
+    Wp,
+    /// Write back.
+    Wb,
+    /// Uncacheable, but WC where the MTRR says so. Exists in the PAT only.
+    UcMinus,
+}
+
+impl Type {
+    /// The type with this encoding in a PAT entry, an MTRR or an EPT leaf; `None` for reserved
+    /// encodings. 7 (UC-) exists in PAT entries only.
+    pub const fn from_encoding(encoding: u8) -> Option<Type> {
+        Some(match encoding {
+            0 => Type::Uc,
+            1 => Type::Wc,
+            4 => Type::Wt,
+            5 => Type::Wp,
+            6 => Type::Wb,
+            7 => Type::UcMinus,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Type::Uc => "UC",
+            Type::Wc => "WC",
+            Type::Wt => "WT",
+            Type::Wp => "WP",
+            Type::Wb => "WB",
+            Type::UcMinus => "UC-",
+        })
+    }
+}
+
+/// The type that entry `index` (0 to 7) of a PAT register has. A reserved encoding cannot be
+/// loaded into the register (#GP); it reads as UC here.
+pub const fn pat_entry(pat: u64, index: u8) -> Type {
+    match Type::from_encoding((pat >> (8 * (index as u32 & 7))) as u8 & 7) {
+        Some(memory_type) => memory_type,
+        None => Type::Uc,
+    }
+}
+
+/// The effective type of a native access (before MTRRs): UC while caches are disabled.
+pub(super) fn native(pat: Type, state: &State) -> Type {
+    if state.cache_disabled { Type::Uc } else { pat }
+}
+
+/// Intel SDM 3C 30.3.7.2: UC with CR0.CD set, else EPT's type alone where it ignores the PAT, else
+/// both combined as table 13-7 combines MTRR and PAT.
+pub(super) fn under_ept(guest: Type, ept: Type, ignore_pat: bool, state: &State) -> Type {
+    if state.cache_disabled {
+        Type::Uc
+    } else if ignore_pat {
+        ept
+    } else {
+        mtrr_and_pat(ept, guest)
+    }
+}
+
+/// Intel SDM 3A table 13-7.
+pub fn mtrr_and_pat(mtrr: Type, pat: Type) -> Type {
+    use Type::{Uc, UcMinus, Wb, Wc, Wp, Wt};
+    match (pat, mtrr) {
+        (Uc, _) => Uc,
+        (UcMinus, Wc) => Wc,
+        (UcMinus, _) => Uc,
+        (Wc, _) => Wc,
+        (Wt, Uc | UcMinus | Wc) => Uc,
+        (Wt, Wp) => Wp,
+        (Wt, Wt | Wb) => Wt,
+        (Wp, Wb | Wp) => Wp,
+        (Wp | Wb, UcMinus) => Uc,
+        (Wp | Wb, other) => other,
+    }
+}
+
+/// AMD APM 2 table 15-19.
+pub(super) fn under_npt(guest: Type, host: Type, state: &State) -> Type {
+    use Type::{Uc, UcMinus, Wb, Wc, Wp, Wt};
+    if state.cache_disabled {
+        return Uc;
+    }
+    match (guest, host) {
+        (Uc, _) => Uc,
+        (UcMinus, Uc) => Uc,
+        (UcMinus, Wc) => Wc,
+        (UcMinus, _) => UcMinus,
+        (Wc, _) => Wc,
+        (Wb, host) => host,
+        (_, Wc) => Wc,
+        (Wp, Wp | Wb) => Wp,
+        (Wt, Wt | Wb) => Wt,
+        (Wp | Wt, _) => Uc,
+    }
+}

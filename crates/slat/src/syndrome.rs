@@ -1,0 +1,3 @@
+//! How an architecture reports a fault.
+
+pub mod x86;

@@ -1,0 +1,162 @@
+//! x86: #PF error code, EPT violation and misconfiguration, #NPF.
+
+use crate::access::{Access, Flavor, Kind, Privilege, Purpose};
+use crate::fault::{Cause, Denied, Fault};
+use crate::format::ept::{self, Ept};
+use crate::format::x86::Controls;
+
+/// Bits of the #PF error code (Intel SDM 3A 5.7, AMD APM 2 8.4.2) and of `EXITINFO1` below bit 32.
+pub mod page_fault_bits {
+    /// A present entry denied the access.
+    pub const P: u64 = 1 << 0;
+    /// A write.
+    pub const W: u64 = 1 << 1;
+    /// A user access.
+    pub const U: u64 = 1 << 2;
+    /// A reserved bit was set in some entry.
+    pub const RSVD: u64 = 1 << 3;
+    /// An instruction fetch.
+    pub const I: u64 = 1 << 4;
+    /// The page's protection key denies the access.
+    pub const PK: u64 = 1 << 5;
+    /// A shadow-stack access.
+    pub const SS: u64 = 1 << 6;
+}
+
+/// The error code of the #PF that a stage-1 fault raises, or `None` where it raises none
+/// (a non-canonical address raises #GP or #SS).
+///
+/// `fetch_flagged` is whether fetches are told apart: `CR4.SMEP`, or `EFER.NXE` with PAE.
+pub fn page_fault<I>(fault: &Fault<I>, fetch_flagged: bool) -> Option<u64> {
+    use page_fault_bits as bits;
+    let by_cause = match fault.cause {
+        Cause::Empty => 0,
+        Cause::Reserved(_) => bits::P | bits::RSVD,
+        Cause::Permission(denied) => {
+            bits::P | if denied.contains(Denied::KEY) { bits::PK } else { 0 }
+        }
+        _ => return None,
+    };
+    Some(by_cause | access_bits(&fault.access, fetch_flagged))
+}
+
+/// The bits of the error code that follow from the access alone.
+fn access_bits(access: &Access, fetch_flagged: bool) -> u64 {
+    use page_fault_bits as bits;
+    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+    flag(access.kind == Kind::Write, bits::W)
+        | flag(access.privilege == Privilege::User, bits::U)
+        | flag(access.kind == Kind::Execute && fetch_flagged, bits::I)
+        | flag(access.flavor == Flavor::ShadowStack, bits::SS)
+}
+
+/// Whether stage 1 with these controls tells fetches apart in the error code. `pae` is whether
+/// entries are 64 bits wide.
+pub fn fetch_flagged(controls: &Controls, pae: bool) -> bool {
+    controls.smep || controls.nxe && pae
+}
+
+/// Bits of the exit qualification of an EPT violation (Intel SDM 3C table 29-7).
+pub mod violation_bits {
+    /// A data read.
+    pub const READ: u64 = 1 << 0;
+    /// A data write.
+    pub const WRITE: u64 = 1 << 1;
+    /// An instruction fetch.
+    pub const FETCH: u64 = 1 << 2;
+    /// Bits 5:3: AND of R, W and X over the entries used.
+    pub const ALLOWED_SHIFT: u32 = 3;
+    /// AND of bit 10 (user execute) over the entries used, with mode-based execute control.
+    pub const ALLOWED_USER_EXECUTE: u64 = 1 << 6;
+    /// The guest-linear-address field is valid.
+    pub const LINEAR_VALID: u64 = 1 << 7;
+    /// The access was to the translation of a linear address, not to a table entry.
+    pub const FINAL: u64 = 1 << 8;
+    /// Advanced: the linear address is a user-mode one.
+    pub const USER: u64 = 1 << 9;
+    /// Advanced: guest paging makes it writable.
+    pub const WRITABLE: u64 = 1 << 10;
+    /// Advanced: guest paging makes it non-executable.
+    pub const NOT_EXECUTABLE: u64 = 1 << 11;
+    /// A shadow-stack access.
+    pub const SHADOW_STACK: u64 = 1 << 13;
+    /// Guest-paging verification.
+    pub const GUEST_PAGING: u64 = 1 << 15;
+}
+
+/// The exit qualification of the EPT violation that a fault of an EPT stage causes, or `None` where
+/// it is a misconfiguration (whose qualification is undefined).
+///
+/// `advanced` is whether the processor reports advanced information (IA32_VMX_EPT_VPID_CAP
+/// bit 22).
+pub fn ept_violation<I>(fault: &Fault<I>, format: &Ept, advanced: bool) -> Option<u64> {
+    use violation_bits as bits;
+    if matches!(fault.cause, Cause::Reserved(_)) {
+        return None;
+    }
+    let access = &fault.access;
+    let mut qualification = match access.kind {
+        Kind::Read => bits::READ,
+        Kind::Write => bits::WRITE,
+        Kind::Execute => bits::FETCH,
+    };
+    if format.counts_as_write(access) {
+        qualification |= bits::READ | bits::WRITE;
+    }
+    if fault.cause != Cause::InputSize {
+        let and = fault.entry & fault.path.and;
+        qualification |= (and & 7) << bits::ALLOWED_SHIFT;
+        if format.features().mode_based_execute && and & ept::bits::XU != 0 {
+            qualification |= bits::ALLOWED_USER_EXECUTE;
+        }
+    }
+    if access.purpose != Purpose::PdpteLoad {
+        qualification |= bits::LINEAR_VALID;
+    }
+    if access.purpose == Purpose::Final {
+        qualification |= bits::FINAL;
+        if let (true, Some(page)) = (advanced, access.page) {
+            for (set, bit) in [
+                (page.user, bits::USER),
+                (page.writable, bits::WRITABLE),
+                (!page.executable, bits::NOT_EXECUTABLE),
+            ] {
+                if set {
+                    qualification |= bit;
+                }
+            }
+        }
+    }
+    if access.flavor == Flavor::ShadowStack {
+        qualification |= bits::SHADOW_STACK;
+    }
+    if let Cause::Permission(denied) = fault.cause
+        && denied.contains(Denied::GUEST_PAGING)
+    {
+        qualification |= bits::GUEST_PAGING;
+    }
+    Some(qualification)
+}
+
+/// `EXITINFO1` of the #NPF that a fault of an NPT stage causes (AMD APM 2 15.25.6).
+///
+/// `nxe` is the host's `EFER.NXE`: whether fetches are told apart.
+pub fn nested_page_fault<I>(fault: &Fault<I>, nxe: bool) -> u64 {
+    use page_fault_bits as bits;
+    let by_cause = match fault.cause {
+        Cause::Reserved(_) => bits::P | bits::RSVD,
+        Cause::Permission(_) => bits::P,
+        _ => 0,
+    };
+    let by_access = if fault.access.purpose.is_table() {
+        bits::W | NPF_TABLE
+    } else {
+        access_bits(&fault.access, nxe) | NPF_FINAL
+    };
+    by_cause | by_access | bits::U
+}
+
+/// `EXITINFO1` bit 32: the fault was on the guest's final physical address.
+pub const NPF_FINAL: u64 = 1 << 32;
+/// `EXITINFO1` bit 33: the fault was on a guest table.
+pub const NPF_TABLE: u64 = 1 << 33;
