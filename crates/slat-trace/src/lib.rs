@@ -1,1 +1,9 @@
 //! Recordings of real guests, and the readers of other tools' traces.
+#![forbid(unsafe_code)]
+
+pub mod event;
+
+pub use event::{
+    Access, Arch, At, Batch, Control, Event, Exception, Invalidation, Kind, Machine, Root, Run,
+    Runs, Source,
+};
