@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod event;
+pub mod import;
 
 pub use event::{
     Access, Arch, At, Batch, Control, Event, Exception, Invalidation, Kind, Machine, Root, Run,

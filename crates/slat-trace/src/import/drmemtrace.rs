@@ -1,0 +1,528 @@
+//! DynamoRIO's drmemtrace, the final form that its `raw2trace` writes.
+//!
+//! Packed little-endian records of 12 bytes, `u16 type, u16 size, u64 address` (DynamoRIO's
+//! `clients/drcachesim/common/trace_entry.h`, format versions 1 to 7). Where a type is not an access,
+//! the other two fields hold something else: for a marker the size is the marker's type, for a bundle
+//! of instructions the address holds their lengths.
+//!
+//! A directory has one file a thread. Threads are put in order by the time stamps in their files, as
+//! DynamoRIO's own tools do.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::path::{Path, PathBuf};
+
+use super::error::{Cause, ImportError};
+use super::input::Input;
+use super::{Lane, LaneBy, Reader, Reference, References, open_stream};
+use crate::Kind;
+
+/// Bytes of a record.
+const RECORD: usize = 12;
+
+/// More files at once than a process may usually have open; also bounds the memory for their buffers.
+const MOST_FILES: usize = 1000;
+
+/// `trace_type_t`.
+mod kind {
+    pub(super) const READ: u16 = 0;
+    pub(super) const WRITE: u16 = 1;
+    pub(super) const PREFETCH_FIRST: u16 = 2;
+    pub(super) const PREFETCH_LAST: u16 = 9;
+    pub(super) const INSTR: u16 = 10;
+    pub(super) const INSTR_RETURN: u16 = 16;
+    pub(super) const INSTR_BUNDLE: u16 = 17;
+    pub(super) const FLUSH_FIRST: u16 = 18;
+    pub(super) const FLUSH_LAST: u16 = 21;
+    pub(super) const THREAD: u16 = 22;
+    pub(super) const THREAD_EXIT: u16 = 23;
+    pub(super) const PID: u16 = 24;
+    pub(super) const HEADER: u16 = 25;
+    pub(super) const FOOTER: u16 = 26;
+    pub(super) const HARDWARE_PREFETCH: u16 = 27;
+    pub(super) const MARKER: u16 = 28;
+    pub(super) const INSTR_NO_FETCH: u16 = 29;
+    pub(super) const INSTR_SYSENTER: u16 = 31;
+    pub(super) const PREFETCH_LEVEL_FIRST: u16 = 32;
+    pub(super) const PREFETCH_LEVEL_LAST: u16 = 46;
+    pub(super) const ENCODING: u16 = 47;
+    pub(super) const INSTR_TAKEN_JUMP: u16 = 48;
+    pub(super) const INSTR_UNTAKEN_JUMP: u16 = 49;
+}
+
+/// `trace_marker_type_t`, those that matter here.
+mod marker {
+    pub(super) const TIMESTAMP: u16 = 2;
+    pub(super) const CPU_ID: u16 = 3;
+    pub(super) const FILETYPE: u16 = 9;
+}
+
+/// `OFFLINE_FILE_TYPE_FILTERED`, `_IFILTERED` and `_DFILTERED`.
+const FILTERED: u64 = 0x01 | 0x80 | 0x100;
+
+/// Whether a stream that begins with `head` is a final trace.
+pub(crate) fn fits(head: &[u8]) -> bool {
+    head.len() >= RECORD
+        && head[..4] == [kind::HEADER as u8, 0, 0, 0]
+        && (1..=0xff).contains(&word(head))
+}
+
+/// The remedy when `head` is of a drmemtrace form that is not read: raw, or of a 32-bit process.
+pub(crate) fn refused(head: &[u8]) -> Option<&'static str> {
+    let first = u64::from_le_bytes(*head.first_chunk()?);
+    // offline_entry_t.extended: 48 bits of value A, 8 of value B, 5 of sub-type, 3 of type.
+    let (a, b, sub_type, of_type) =
+        (first & ((1 << 48) - 1), first >> 48 & 0xff, first >> 56 & 0x1f, first >> 61);
+    let raw = of_type == 6
+        && ((sub_type == 0 && (1..32).contains(&a)) || (sub_type == 4 && (1..32).contains(&b)));
+    if raw {
+        return Some(
+            "this is a raw drmemtrace file; turn its directory into a final trace first: \
+             drrun -t drmemtrace -indir DIR (or drraw2trace -indir DIR), then import DIR/trace",
+        );
+    }
+    let narrow =
+        head.len() >= RECORD && head[..4] == [kind::HEADER as u8, 0, 0, 0] && head[5..8] == [0; 3];
+    (narrow && head[4] != 0 && head[8..12] != [0; 4]).then_some(
+        "this is a drmemtrace trace of a 32-bit process; only those of 64-bit processes are read",
+    )
+}
+
+fn word(record: &[u8]) -> u64 {
+    u64::from_le_bytes(record[4..12].try_into().expect("eight bytes"))
+}
+
+/// Gives dense numbers to threads or CPUs, and to processes.
+struct Lanes {
+    by: LaneBy,
+    lanes: BTreeMap<u64, u16>,
+    spaces: BTreeMap<u64, u16>,
+    /// The process of each thread, for the files that name it only once.
+    processes: BTreeMap<u64, u64>,
+    list: Vec<Lane>,
+}
+
+impl Lanes {
+    fn new(by: LaneBy) -> Self {
+        Lanes {
+            by,
+            lanes: BTreeMap::new(),
+            spaces: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            list: Vec::new(),
+        }
+    }
+
+    /// The numbers of the lane and of the address space; none when 65535 of either are not enough.
+    fn number(&mut self, process: u64, thread: u64, cpu: Option<u64>) -> Option<(u16, u16)> {
+        let key = match self.by {
+            LaneBy::Thread => thread,
+            LaneBy::Cpu => cpu.unwrap_or(u64::MAX),
+            LaneBy::One => 0,
+        };
+        let next = u16::try_from(self.lanes.len()).ok()?;
+        let lane = *self.lanes.entry(key).or_insert(next);
+        if usize::from(lane) == self.list.len() {
+            self.list.push(match self.by {
+                LaneBy::Thread => Lane::Thread { process, thread },
+                LaneBy::Cpu => Lane::Cpu(cpu),
+                LaneBy::One => Lane::Only,
+            });
+        }
+        let next = u16::try_from(self.spaces.len()).ok()?;
+        let space = *self.spaces.entry(process).or_insert(next);
+        Some((lane, space))
+    }
+}
+
+/// Why a thread's file gave way.
+#[derive(Debug, PartialEq, Eq)]
+enum Pause {
+    /// The batch is full.
+    Full,
+    /// A time stamp; others may come before it.
+    Time(u64),
+    /// The file is at its end.
+    End,
+}
+
+/// What has been seen and left out, for the notes.
+#[derive(Default)]
+struct LeftOut {
+    prefetches: u64,
+    filtered: bool,
+}
+
+/// One file: usually of one thread, in the legacy form of several in turns.
+struct ThreadFile {
+    input: Input,
+    begun: bool,
+    process: u64,
+    thread: u64,
+    cpu: Option<u64>,
+    /// Numbers of the lane and the space; none until they are known or after one changed.
+    numbers: Option<(u16, u16)>,
+    /// Address behind the last instruction, where a bundle goes on.
+    behind: u64,
+}
+
+impl ThreadFile {
+    fn new(input: Input) -> Self {
+        ThreadFile {
+            input,
+            begun: false,
+            process: 0,
+            thread: 0,
+            cpu: None,
+            numbers: None,
+            behind: 0,
+        }
+    }
+
+    /// Decodes up to the batch's end, the next time stamp or the end of the file.
+    fn run(
+        &mut self,
+        lanes: &mut Lanes,
+        left_out: &mut LeftOut,
+        batch: &mut References,
+    ) -> Result<Pause, ImportError> {
+        loop {
+            if batch.is_full() {
+                return Ok(Pause::Full);
+            }
+            if !self.input.ensure(RECORD)? {
+                let left = self.input.data().len();
+                let what = if left == 0 {
+                    "the footer is missing; the tracing was cut off".to_owned()
+                } else {
+                    format!("{left} bytes of a {RECORD}-byte record")
+                };
+                return Err(self.input.error(0, Cause::Truncated(what)));
+            }
+            // The hot part: runs of accesses with nothing between them that changes any state.
+            let mut used = 0;
+            if let Some((lane, space)) = self.numbers {
+                for record in self.input.data().chunks_exact(RECORD) {
+                    let size = u16::from_le_bytes([record[2], record[3]]);
+                    let address = word(record);
+                    let kind = match u16::from_le_bytes([record[0], record[1]]) {
+                        kind::READ => Kind::Load,
+                        kind::WRITE => Kind::Store,
+                        kind::INSTR..=kind::INSTR_RETURN
+                        | kind::INSTR_SYSENTER
+                        | kind::INSTR_TAKEN_JUMP
+                        | kind::INSTR_UNTAKEN_JUMP => {
+                            self.behind = address.wrapping_add(size.into());
+                            Kind::Fetch
+                        }
+                        kind::ENCODING | kind::INSTR_NO_FETCH => {
+                            used += RECORD;
+                            continue;
+                        }
+                        _ => break,
+                    };
+                    used += RECORD;
+                    batch.list.push(Reference { address, size: size.max(1), lane, space, kind });
+                    if batch.is_full() {
+                        break;
+                    }
+                }
+            }
+            self.input.consume(used);
+            if used == 0
+                && let Some(pause) = self.other(lanes, left_out, batch)?
+            {
+                return Ok(pause);
+            }
+        }
+    }
+
+    /// Takes the record at hand, which is not an access of a known lane.
+    fn other(
+        &mut self,
+        lanes: &mut Lanes,
+        left_out: &mut LeftOut,
+        batch: &mut References,
+    ) -> Result<Option<Pause>, ImportError> {
+        let record: [u8; RECORD] = *self.input.data().first_chunk().expect("a whole record");
+        let (of_type, size) = (
+            u16::from_le_bytes([record[0], record[1]]),
+            u16::from_le_bytes([record[2], record[3]]),
+        );
+        let value = word(&record);
+        if of_type != kind::HEADER && !self.begun {
+            return Err(self
+                .input
+                .error(0, Cause::Malformed("the trace does not begin with a header".into())));
+        }
+        match of_type {
+            kind::HEADER if !self.begun => {
+                self.begun = true;
+                if !(1..=0xff).contains(&value) {
+                    let what =
+                        format!("the header names version {value}; versions 1 to 7 are known");
+                    return Err(self.input.error(4, Cause::Malformed(what)));
+                }
+            }
+            kind::FOOTER => {
+                self.input.consume(RECORD);
+                if self.input.ensure(1)? {
+                    return Err(self
+                        .input
+                        .error(0, Cause::Malformed("there is more behind the footer".into())));
+                }
+                return Ok(Some(Pause::End));
+            }
+            kind::THREAD => {
+                self.thread = value;
+                self.process = lanes.processes.get(&value).copied().unwrap_or(self.process);
+                self.numbers = None;
+            }
+            kind::PID => {
+                self.process = value;
+                lanes.processes.insert(self.thread, value);
+                self.numbers = None;
+            }
+            kind::MARKER => match size {
+                marker::TIMESTAMP => {
+                    self.input.consume(RECORD);
+                    return Ok(Some(Pause::Time(value)));
+                }
+                marker::CPU_ID => {
+                    self.cpu = Some(value);
+                    self.numbers = None;
+                }
+                marker::FILETYPE => left_out.filtered |= value & FILTERED != 0,
+                _ => {}
+            },
+            kind::INSTR_BUNDLE => {
+                let count = usize::from(size);
+                if count > 8 {
+                    let what = format!("a bundle of {count} instructions; 8 is the most");
+                    return Err(self.input.error(2, Cause::Malformed(what)));
+                }
+                let (lane, space) = self.numbers(lanes)?;
+                for &length in &record[4..4 + count] {
+                    let address = self.behind;
+                    let size = length.into();
+                    batch.list.push(Reference { address, size, lane, space, kind: Kind::Fetch });
+                    self.behind = address.wrapping_add(length.into());
+                }
+            }
+            kind::PREFETCH_FIRST..=kind::PREFETCH_LAST
+            | kind::PREFETCH_LEVEL_FIRST..=kind::PREFETCH_LEVEL_LAST
+            | kind::HARDWARE_PREFETCH => left_out.prefetches += 1,
+            kind::FLUSH_FIRST..=kind::FLUSH_LAST | kind::THREAD_EXIT => {}
+            kind::READ
+            | kind::WRITE
+            | kind::INSTR..=kind::INSTR_RETURN
+            | kind::INSTR_SYSENTER
+            | kind::INSTR_TAKEN_JUMP
+            | kind::INSTR_UNTAKEN_JUMP
+            | kind::ENCODING
+            | kind::INSTR_NO_FETCH => {
+                // Not consumed: from now on the lane is known.
+                self.numbers(lanes)?;
+                return Ok(None);
+            }
+            _ => {
+                let what = if of_type == kind::HEADER {
+                    "a second header".to_owned()
+                } else {
+                    format!(
+                        "record type {of_type} is not known (types up to {} are)",
+                        kind::INSTR_UNTAKEN_JUMP
+                    )
+                };
+                return Err(self.input.error(0, Cause::Malformed(what)));
+            }
+        }
+        self.input.consume(RECORD);
+        Ok(None)
+    }
+
+    fn numbers(&mut self, lanes: &mut Lanes) -> Result<(u16, u16), ImportError> {
+        if self.numbers.is_none() {
+            self.numbers = lanes.number(self.process, self.thread, self.cpu);
+        }
+        self.numbers.ok_or_else(|| {
+            let what =
+                "more than 65535 threads or processes; import fewer files at a time".to_owned();
+            self.input.error(0, Cause::Refused(what))
+        })
+    }
+}
+
+/// Reads one file, or all threads of a directory in the order of their time stamps.
+pub(crate) struct Drmemtrace {
+    files: Vec<ThreadFile>,
+    /// Time stamp and index of each file that waits; the earliest goes next, equal ones by file name.
+    waiting: BinaryHeap<Reverse<(u64, usize)>>,
+    running: Option<usize>,
+    lanes: Lanes,
+    left_out: LeftOut,
+    other_files: usize,
+}
+
+impl Drmemtrace {
+    /// A reader of one file.
+    pub(crate) fn file(input: Input, by: LaneBy) -> Self {
+        Drmemtrace::of(vec![ThreadFile::new(input)], by, 0)
+    }
+
+    fn of(files: Vec<ThreadFile>, by: LaneBy, other_files: usize) -> Self {
+        let waiting = (0..files.len()).map(|index| Reverse((0, index))).collect();
+        let (lanes, left_out) = (Lanes::new(by), LeftOut::default());
+        Drmemtrace { files, waiting, running: None, lanes, left_out, other_files }
+    }
+
+    /// A reader of a directory: of all files in it, or in its subdirectory `trace`, that are final traces.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be listed, has no final trace, or more than a thousand.
+    pub(crate) fn directory(path: &Path, by: LaneBy) -> Result<Self, ImportError> {
+        let mut remedy = None;
+        for directory in [path.to_owned(), path.join("trace")] {
+            if !directory.is_dir() {
+                continue;
+            }
+            let (mut files, mut other_files) = (Vec::new(), 0);
+            for file in listed(&directory)? {
+                match probe(&file)? {
+                    Probe::Trace(input) if files.len() < MOST_FILES => {
+                        files.push(ThreadFile::new(input))
+                    }
+                    Probe::Trace(_) => {
+                        let what = format!(
+                            "more than {MOST_FILES} threads' files; import a part of them at a time"
+                        );
+                        return Err(ImportError::whole(path, Cause::Refused(what)));
+                    }
+                    Probe::Refused(text) => remedy = Some(text),
+                    Probe::Other => other_files += 1,
+                }
+            }
+            if !files.is_empty() {
+                return Ok(Drmemtrace::of(files, by, other_files));
+            }
+        }
+        if remedy.is_none() && path.join("raw").is_dir() {
+            remedy = Some(
+                "it holds a raw drmemtrace trace; make the final one first: drrun -t drmemtrace -indir DIR \
+                 (or drraw2trace -indir DIR)"
+                    .to_owned(),
+            );
+        }
+        Err(ImportError::whole(
+            path,
+            match remedy {
+                Some(remedy) => Cause::Refused(remedy),
+                None => Cause::Unknown("no file in this directory is a drmemtrace trace".into()),
+            },
+        ))
+    }
+}
+
+fn listed(directory: &Path) -> Result<Vec<PathBuf>, ImportError> {
+    let io = |error| ImportError::whole(directory, Cause::Io(error));
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What a file in a directory turned out to be.
+enum Probe {
+    Trace(Input),
+    Refused(String),
+    Other,
+}
+
+fn probe(path: &Path) -> Result<Probe, ImportError> {
+    let mut input = match open_stream(path) {
+        Ok(input) => input,
+        Err(ImportError { cause: Cause::Refused(remedy), .. }) => {
+            return Ok(Probe::Refused(format!("{}: {remedy}", path.display())));
+        }
+        Err(error) => return Err(error),
+    };
+    let head = input.peek(RECORD);
+    if fits(head) {
+        return Ok(Probe::Trace(input));
+    }
+    Ok(match refused(head) {
+        Some(remedy) => Probe::Refused(format!("{}: {remedy}", path.display())),
+        None => Probe::Other,
+    })
+}
+
+impl Reader for Drmemtrace {
+    fn fill(&mut self, batch: &mut References) -> Result<bool, ImportError> {
+        while !batch.is_full() {
+            let index = match self.running {
+                Some(index) => index,
+                None => match self.waiting.pop() {
+                    None => return Ok(false),
+                    Some(Reverse((_, index))) => index,
+                },
+            };
+            self.running = Some(index);
+            match self.files[index].run(&mut self.lanes, &mut self.left_out, batch)? {
+                Pause::Full => {}
+                Pause::End => self.running = None,
+                Pause::Time(time) => {
+                    self.running = None;
+                    self.waiting.push(Reverse((time, index)));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.left_out.prefetches > 0 {
+            notes.push(format!("{} prefetches were left out", self.left_out.prefetches));
+        }
+        if self.left_out.filtered {
+            notes.push("the trace was filtered while it was made: accesses that hit its filter are missing".to_owned());
+        }
+        if self.other_files > 0 {
+            notes.push(format!(
+                "{} files of the directory are not traces and were left out",
+                self.other_files
+            ));
+        }
+        notes
+    }
+
+    fn lanes(&self) -> Vec<Lane> {
+        self.lanes.list.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_and_narrow_files_are_told_apart_from_final_ones() {
+        let header = |version: u64| {
+            let mut head = vec![25, 0, 0, 0];
+            head.extend(version.to_le_bytes());
+            head
+        };
+        assert!(fits(&header(7)) && refused(&header(7)).is_none());
+        assert!(!fits(&header(0)) && !fits(&header(7)[..11]));
+        let raw = (6u64 << 61 | 4 << 56 | 7 << 48 | 0x240).to_le_bytes();
+        assert!(refused(&raw).unwrap().contains("raw"));
+        let narrow = [25, 0, 0, 0, 7, 0, 0, 0, 28, 0, 12, 0];
+        assert!(refused(&narrow).unwrap().contains("32-bit"));
+    }
+}

@@ -1,0 +1,6 @@
+//! The readers of other tools' traces, from outside.
+
+mod counts;
+mod damage;
+mod formats;
+mod samples;
