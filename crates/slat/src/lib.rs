@@ -72,6 +72,7 @@ pub mod memory;
 pub mod memory_type;
 pub mod observe;
 pub mod regime;
+pub mod register;
 pub mod syndrome;
 mod translate;
 mod walk;
