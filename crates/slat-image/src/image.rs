@@ -5,9 +5,11 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use bytes::Bytes;
+use slat::Address;
 
 use crate::error::OpenError;
 use crate::layout::Range;
+use crate::memory::{Overlay, ReadOnly};
 use crate::open::Options;
 
 /// The physical memory of a machine, as it was when the image was made.
@@ -81,6 +83,19 @@ impl Image {
             .cloned()
             .unwrap_or(Range { start: 0, bytes: Bytes::new() });
         Image { largest, ranges: ranges.into(), machine }
+    }
+
+    /// The image as the memory under a walk, which nothing can be stored to.
+    ///
+    /// `A` is the space that the image's addresses are in: [`Spa`](slat::Spa) for the memory of a
+    /// machine, [`Gpa`](slat::Gpa) for that of a guest alone.
+    pub fn read_only<A: Address>(&self) -> ReadOnly<'_, A> {
+        ReadOnly::new(self)
+    }
+
+    /// The image as the memory under a walk, with stores kept beside it: the image stays as it is.
+    pub fn overlay<A: Address>(&self) -> Overlay<'_, A> {
+        Overlay::new(self)
     }
 
     /// The kind of processor, if the image says (an ELF core does, raw memory does not).

@@ -24,6 +24,9 @@
 //! assert_eq!(image.read_u64(0x4000_2000), None);
 //! # Ok::<(), slat_image::OpenError>(())
 //! ```
+//!
+//! To walk tables in an image, [`Image::read_only`] and [`Image::overlay`] make it a
+//! [`slat::Memory`].
 
 #![deny(unsafe_code)]
 
@@ -33,9 +36,11 @@ mod image;
 mod layout;
 #[allow(unsafe_code)]
 mod mapping;
+mod memory;
 mod open;
 mod zst;
 
 pub use error::{OpenError, Problem};
 pub use image::{Image, Machine};
+pub use memory::{Overlay, ReadOnly};
 pub use open::{Options, Source};
