@@ -14,6 +14,7 @@ use crate::regime::Regime;
 pub mod ept;
 pub mod flat;
 pub mod npt;
+pub mod riscv;
 pub mod x86;
 
 /// The most levels that any format has (Arm with 52-bit input and 4K granule, x86 with LA57).

@@ -4,6 +4,7 @@ use core::fmt;
 
 use crate::regime::Regime;
 
+pub mod riscv;
 pub mod x86;
 
 /// What one stage says of a page's memory type.
@@ -22,6 +23,8 @@ pub enum StageType {
         /// Bit 6 of the leaf.
         ignore_pat: bool,
     },
+    /// RISC-V: the PBMT field of the leaf; `Pma` where the stage is off.
+    Pbmt(riscv::Pbmt),
 }
 
 /// The effective memory type of an access.
@@ -31,6 +34,8 @@ pub enum MemoryType {
     Unspecified,
     /// An x86 type.
     X86(x86::Type),
+    /// RISC-V: what overrides the physical memory attributes.
+    Riscv(riscv::Pbmt),
 }
 
 /// The type that both stages make together, before MTRRs unless `regime` has them
@@ -38,7 +43,7 @@ pub enum MemoryType {
 ///
 /// `stage2` is [`StageType::Unspecified`] for a native walk.
 pub fn effective(stage1: StageType, stage2: StageType, regime: &Regime) -> MemoryType {
-    use StageType::{Ept, HostPat, Pat, Unspecified};
+    use StageType::{Ept, HostPat, Pat, Pbmt, Unspecified};
     match (stage1, stage2) {
         (Unspecified, Unspecified) => MemoryType::Unspecified,
         (Pat(guest), Unspecified) => MemoryType::X86(x86::native(guest, &regime.x86)),
@@ -53,6 +58,8 @@ pub fn effective(stage1: StageType, stage2: StageType, regime: &Regime) -> Memor
         (Unspecified, HostPat(host)) => {
             MemoryType::X86(x86::under_npt(x86::Type::Wb, host, &regime.x86))
         }
+        (Pbmt(only), Unspecified) | (Unspecified, Pbmt(only)) => MemoryType::Riscv(only),
+        (Pbmt(vs), Pbmt(g)) => MemoryType::Riscv(riscv::under_g_stage(vs, g)),
         // A second stage's entry as a first stage, or two architectures: no rule combines them.
         _ => MemoryType::Unspecified,
     }
@@ -66,6 +73,7 @@ impl fmt::Display for StageType {
             StageType::Ept { memory_type, ignore_pat } => {
                 write!(f, "{memory_type}{}", if *ignore_pat { " (PAT ignored)" } else { "" })
             }
+            StageType::Pbmt(pbmt) => pbmt.fmt(f),
         }
     }
 }
@@ -75,6 +83,7 @@ impl fmt::Display for MemoryType {
         match self {
             MemoryType::Unspecified => f.write_str("unspecified"),
             MemoryType::X86(memory_type) => memory_type.fmt(f),
+            MemoryType::Riscv(pbmt) => pbmt.fmt(f),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! State that belongs to the combination of stages rather than to one of them.
 
+pub mod riscv;
 pub mod x86;
 
 /// All such state, one part an architecture; a walk looks only at its own.
@@ -11,6 +12,8 @@ pub mod x86;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Regime {
+    /// RISC-V's part.
+    pub riscv: riscv::State,
     /// x86's part.
     pub x86: x86::State,
 }
