@@ -11,6 +11,7 @@ use crate::memory::EntryLayout;
 use crate::memory_type::StageType;
 use crate::regime::Regime;
 
+pub mod any;
 pub mod ept;
 pub mod flat;
 pub mod npt;

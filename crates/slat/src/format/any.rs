@@ -1,0 +1,130 @@
+//! One enum over all formats, each with its root: for tools that learn the format at run time.
+//!
+//! A hypervisor uses its one format directly, so that the walk is compiled for it alone; this enum
+//! costs a branch at each step.
+
+use core::fmt;
+
+use super::ept::Ept;
+use super::flat::Flat;
+use super::npt::Npt;
+use super::x86::legacy::Legacy;
+use super::x86::long::Long;
+use super::x86::pae::{self, Pae};
+use super::{Decoded, Format, Found, Path, Start};
+use crate::access::{Access, Stage1Page};
+use crate::fault::Cause;
+use crate::memory::EntryLayout;
+use crate::memory_type::StageType;
+use crate::regime::Regime;
+
+macro_rules! formats {
+    ($($(#[$doc:meta])* $name:ident($format:ty, $root:ty),)*) => {
+        /// Any format, with its root.
+        #[derive(Clone, Copy, Debug)]
+        pub enum AnyFormat {
+            $($(#[$doc])* $name($format, $root),)*
+        }
+
+        impl Format for AnyFormat {
+            /// The root is in the value.
+            type Root = ();
+
+            fn name(&self) -> &'static str {
+                match self { $(AnyFormat::$name(format, _) => format.name(),)* }
+            }
+
+            fn stage(&self) -> u8 {
+                match self { $(AnyFormat::$name(format, _) => format.stage(),)* }
+            }
+
+            #[inline]
+            fn layout(&self) -> EntryLayout {
+                match self { $(AnyFormat::$name(format, _) => format.layout(),)* }
+            }
+
+            #[inline]
+            fn begin(
+                &self,
+                (): &(),
+                input: u64,
+                access: &Access,
+                regime: &Regime,
+            ) -> Result<Start, (u8, Cause)> {
+                match self {
+                    $(AnyFormat::$name(format, root) => format.begin(root, input, access, regime),)*
+                }
+            }
+
+            #[inline]
+            fn shift(&self, level: u8) -> u32 {
+                match self { $(AnyFormat::$name(format, _) => format.shift(level),)* }
+            }
+
+            #[inline]
+            fn index_bits(&self, level: u8) -> u32 {
+                match self { $(AnyFormat::$name(format, _) => format.index_bits(level),)* }
+            }
+
+            #[inline]
+            fn decode(&self, entry: u64, level: u8) -> Decoded {
+                match self { $(AnyFormat::$name(format, _) => format.decode(entry, level),)* }
+            }
+
+            #[inline]
+            fn join(&self, path: &mut Path, entry: u64, level: u8) {
+                match self { $(AnyFormat::$name(format, _) => format.join(path, entry, level),)* }
+            }
+
+            #[inline]
+            fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
+                match self {
+                    $(AnyFormat::$name(format, _) => format.check(found, access, regime),)*
+                }
+            }
+
+            #[inline]
+            fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64 {
+                match self {
+                    $(AnyFormat::$name(format, _) => format.touched(entry, level, is_leaf, access),)*
+                }
+            }
+
+            fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
+                match self {
+                    $(AnyFormat::$name(format, _) => format.memory_type(found, regime),)*
+                }
+            }
+
+            fn arch_level(&self, level: u8) -> i8 {
+                match self { $(AnyFormat::$name(format, _) => format.arch_level(level),)* }
+            }
+
+            fn describe(&self, entry: u64, level: u8, f: &mut dyn fmt::Write) -> fmt::Result {
+                match self {
+                    $(AnyFormat::$name(format, _) => format.describe(entry, level, f),)*
+                }
+            }
+
+            #[inline]
+            fn page(&self, found: &Found, regime: &Regime) -> Stage1Page {
+                match self { $(AnyFormat::$name(format, _) => format.page(found, regime),)* }
+            }
+        }
+    };
+}
+
+formats! {
+    /// A stage that is off.
+    Flat(Flat, ()),
+    /// x86 32-bit paging.
+    Legacy(Legacy, u64),
+    /// x86 PAE paging.
+    Pae(Pae, pae::Root),
+    /// x86 4- and 5-level paging.
+    Long(Long, u64),
+    /// Intel EPT.
+    Ept(Ept, u64),
+    /// AMD NPT.
+    Npt(Npt, u64),
+}
