@@ -6,9 +6,12 @@ use clap::Subcommand;
 
 mod completions;
 mod man;
+mod walk;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Explain one translation, step by step
+    Walk(walk::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Write the manual pages into a directory
@@ -19,6 +22,7 @@ impl Command {
     /// Runs the subcommand; the exit code follows the table in the README.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Command::Walk(args) => walk::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Man(args) => man::run(args),
         }

@@ -32,12 +32,14 @@
 
 mod elf;
 mod error;
+pub mod explain;
 mod image;
 mod layout;
 #[allow(unsafe_code)]
 mod mapping;
 mod memory;
 mod open;
+pub mod spec;
 mod zst;
 
 pub use error::{OpenError, Problem};

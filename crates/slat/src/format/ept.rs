@@ -305,13 +305,15 @@ impl Format for Ept {
             }
         }
         if is_leaf {
-            for (bit, name) in [
-                (bits::VERIFY_GUEST_PAGING, " VGP"),
-                (bits::PAGING_WRITE, " PW"),
-                (bits::SUPERVISOR_SHADOW_STACK, " SSS"),
-                (bits::SUPPRESS_VE, " suppress-VE"),
+            // Bits of features that are off are the software's own.
+            let Features { guest_paging_verification, supervisor_shadow_stack, .. } = self.features;
+            for (enabled, bit, name) in [
+                (guest_paging_verification, bits::VERIFY_GUEST_PAGING, " VGP"),
+                (guest_paging_verification, bits::PAGING_WRITE, " PW"),
+                (supervisor_shadow_stack, bits::SUPERVISOR_SHADOW_STACK, " SSS"),
+                (true, bits::SUPPRESS_VE, " suppress-VE"),
             ] {
-                if entry & bit != 0 {
+                if enabled && entry & bit != 0 {
                     f.write_str(name)?;
                 }
             }

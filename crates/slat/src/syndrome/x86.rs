@@ -110,10 +110,11 @@ pub fn ept_violation<I>(fault: &Fault<I>, format: &Ept, advanced: bool) -> Optio
             qualification |= bits::ALLOWED_USER_EXECUTE;
         }
     }
-    if access.purpose != Purpose::PdpteLoad {
+    let linear = access.origin.is_some() && access.purpose != Purpose::PdpteLoad;
+    if linear {
         qualification |= bits::LINEAR_VALID;
     }
-    if access.purpose == Purpose::Final {
+    if linear && access.purpose == Purpose::Final {
         qualification |= bits::FINAL;
         if let (true, Some(page)) = (advanced, access.page) {
             for (set, bit) in [

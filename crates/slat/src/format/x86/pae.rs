@@ -13,10 +13,11 @@ use core::fmt;
 
 use super::long::{ADDRESS, Processor, address_bits};
 use super::{Controls, bits, describe_flags, leaf_type, touched};
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Purpose, Stage1Page};
+use crate::address::Address;
 use crate::fault::{Cause, Reserved, Why};
 use crate::format::{Decoded, Format, Found, Path, Start};
-use crate::memory::EntryLayout;
+use crate::memory::{EntryLayout, Memory};
 use crate::memory_type::StageType;
 use crate::regime::Regime;
 
@@ -27,6 +28,38 @@ pub enum Root {
     Registers([u64; 4]),
     /// CR3: the PDPTEs are read from the 32-byte aligned table it names.
     OnDemand(u64),
+}
+
+/// Why PDPTE registers could not be loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoadFailed<B> {
+    /// The entry could not be read.
+    Memory {
+        /// Which entry, 0 to 3.
+        index: usize,
+        /// The memory's fault.
+        fault: B,
+    },
+    /// The entry has reserved bits: #GP, or a failed VM entry.
+    Reserved {
+        /// Which entry, 0 to 3.
+        index: usize,
+        /// The bits.
+        bits: u64,
+    },
+}
+
+impl<B: fmt::Debug> fmt::Display for LoadFailed<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadFailed::Memory { index, fault } => {
+                write!(f, "PDPTE {index} cannot be read: {fault:?}")
+            }
+            LoadFailed::Reserved { index, bits } => {
+                write!(f, "PDPTE {index} has reserved bits {bits:#x}: its load raises #GP")
+            }
+        }
+    }
 }
 
 /// PAE paging.
@@ -59,6 +92,33 @@ impl Pae {
     /// The bits of a PDPTE that make its load fail (#GP; under EPT, VM entry fails).
     pub fn pdpte_reserved(&self, pdpte: u64) -> u64 {
         if pdpte & bits::P == 0 { 0 } else { pdpte & self.pdpte_reserved }
+    }
+
+    /// Loads the four PDPTE registers from the table that `cr3` names, as MOV to CR3 does natively
+    /// and under EPT (SDM 3A 5.4.1).
+    ///
+    /// # Errors
+    /// Where the table cannot be read, or an entry has reserved bits (#GP).
+    pub fn load_root<M: Memory>(
+        &self,
+        memory: &mut M,
+        cr3: M::Address,
+    ) -> Result<Root, LoadFailed<M::Fault>> {
+        let access = Access { purpose: Purpose::PdpteLoad, ..Access::default() };
+        let table = cr3.raw() & 0xffff_ffe0;
+        let mut registers = [0; 4];
+        for (index, register) in registers.iter_mut().enumerate() {
+            let address = M::Address::new(table + 8 * index as u64);
+            let read = memory
+                .read(address, EntryLayout::LE64, &access)
+                .map_err(|fault| LoadFailed::Memory { index, fault })?;
+            let bits = self.pdpte_reserved(read.value);
+            if bits != 0 {
+                return Err(LoadFailed::Reserved { index, bits });
+            }
+            *register = read.value;
+        }
+        Ok(Root::Registers(registers))
     }
 
     /// The access controls.

@@ -1,0 +1,143 @@
+//! Syndromes for people and for JSON.
+
+use serde::Serialize;
+use slat::format::any::AnyFormat;
+use slat::syndrome::x86;
+use slat::{Address, Cause, Fault, Regime};
+
+/// How an architecture reports a fault: its name, its registers, and what the set bits mean.
+#[derive(Clone, Debug, Serialize)]
+pub struct Syndrome {
+    /// The fault's architectural name, such as `"EPT violation"`.
+    pub name: &'static str,
+    /// Register or field values that are defined for this fault, by name.
+    #[serde(flatten)]
+    pub values: serde_json::Map<String, serde_json::Value>,
+    /// The set bits, spelled out.
+    pub flags: Vec<&'static str>,
+}
+
+impl Syndrome {
+    fn new(name: &'static str) -> Syndrome {
+        Syndrome { name, values: serde_json::Map::new(), flags: Vec::new() }
+    }
+
+    fn value(mut self, key: &str, value: u64) -> Syndrome {
+        self.values.insert(key.to_owned(), format!("{value:#x}").into());
+        self
+    }
+
+    fn number(mut self, key: &str, value: u64) -> Syndrome {
+        self.values.insert(key.to_owned(), value.into());
+        self
+    }
+
+    fn flags(mut self, value: u64, names: &[(u64, &'static str)]) -> Syndrome {
+        self.flags.extend(names.iter().filter(|(bit, _)| value & bit != 0).map(|(_, name)| *name));
+        self
+    }
+}
+
+/// The syndrome of a fault of `format`'s stage; `guest` is stage 1's format where this is stage 2's
+/// fault under one.
+pub(super) fn of<I: Address>(
+    fault: &Fault<I>,
+    format: &AnyFormat,
+    guest: Option<&AnyFormat>,
+    _regime: &Regime,
+) -> Option<Syndrome> {
+    match format {
+        AnyFormat::Long(long, _) => page_fault(fault, x86::fetch_flagged(long.controls(), true)),
+        AnyFormat::Pae(pae, _) => page_fault(fault, x86::fetch_flagged(pae.controls(), true)),
+        AnyFormat::Legacy(legacy, _) => {
+            page_fault(fault, x86::fetch_flagged(legacy.controls(), false))
+        }
+        AnyFormat::Flat(..) => None,
+        AnyFormat::Ept(ept, _) => {
+            let gpa = fault.input.raw();
+            Some(match x86::ept_violation(fault, ept, false) {
+                None => Syndrome::new("EPT misconfiguration")
+                    .number("exit_reason", 49)
+                    .value("guest_physical_address", gpa),
+                Some(qualification) => {
+                    let syndrome = Syndrome::new("EPT violation")
+                        .number("exit_reason", 48)
+                        .value("exit_qualification", qualification)
+                        .value("guest_physical_address", gpa)
+                        .flags(qualification, VIOLATION_FLAGS);
+                    match fault.access.origin {
+                        Some(linear) if guest.is_some() => {
+                            syndrome.value("guest_linear_address", linear)
+                        }
+                        _ => syndrome,
+                    }
+                }
+            })
+        }
+        AnyFormat::Npt(npt, _) => {
+            let info1 = x86::nested_page_fault(fault, npt.nxe());
+            Some(
+                Syndrome::new("#NPF")
+                    .value("exitcode", 0x400)
+                    .value("exitinfo1", info1)
+                    .value("exitinfo2", fault.input.raw())
+                    .flags(info1, NPF_FLAGS),
+            )
+        }
+    }
+}
+
+fn page_fault<I: Address>(fault: &Fault<I>, fetch_flagged: bool) -> Option<Syndrome> {
+    match fault.cause {
+        Cause::NonCanonical | Cause::AddressSpaceSeparation => {
+            Some(Syndrome::new("#GP").value("error_code", 0))
+        }
+        _ => {
+            let code = x86::page_fault(fault, fetch_flagged)?;
+            Some(
+                Syndrome::new("#PF")
+                    .value("error_code", code)
+                    .value("cr2", fault.input.raw())
+                    .flags(code, PAGE_FAULT_FLAGS),
+            )
+        }
+    }
+}
+
+const PAGE_FAULT_FLAGS: &[(u64, &str)] = &[
+    (1 << 0, "present"),
+    (1 << 1, "write"),
+    (1 << 2, "user"),
+    (1 << 3, "reserved bit"),
+    (1 << 4, "instruction fetch"),
+    (1 << 5, "protection key"),
+    (1 << 6, "shadow stack"),
+];
+
+const NPF_FLAGS: &[(u64, &str)] = &[
+    (1 << 0, "present"),
+    (1 << 1, "write"),
+    (1 << 2, "user"),
+    (1 << 3, "reserved bit"),
+    (1 << 4, "instruction fetch"),
+    (1 << 6, "shadow stack"),
+    (1 << 32, "final guest physical address"),
+    (1 << 33, "guest page table"),
+];
+
+const VIOLATION_FLAGS: &[(u64, &str)] = &[
+    (1 << 0, "data read"),
+    (1 << 1, "data write"),
+    (1 << 2, "instruction fetch"),
+    (1 << 3, "readable"),
+    (1 << 4, "writable"),
+    (1 << 5, "executable"),
+    (1 << 6, "user-executable"),
+    (1 << 7, "linear address valid"),
+    (1 << 8, "final access"),
+    (1 << 9, "user-mode address"),
+    (1 << 10, "guest-writable"),
+    (1 << 11, "guest execute-disable"),
+    (1 << 13, "shadow stack"),
+    (1 << 15, "guest-paging verification"),
+];
