@@ -49,7 +49,7 @@ use gem5::Gem5;
 use input::Input;
 use text::TextReader;
 
-use crate::Kind;
+use crate::{Arch, Kind};
 
 /// A format that another tool writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +204,11 @@ trait Reader: Send {
     /// What has to be known to judge results from this trace.
     fn notes(&self) -> Vec<String>;
 
+    /// The architecture of the traced machine, where the trace tells; known once there is a reference.
+    fn arch(&self) -> Option<Arch> {
+        None
+    }
+
     /// The lanes met so far.
     fn lanes(&self) -> Vec<Lane> {
         vec![Lane::Only]
@@ -313,6 +318,11 @@ impl Trace {
     /// What has to be known to judge results from this trace; complete once it has ended.
     pub fn notes(&self) -> Vec<String> {
         self.reader.notes()
+    }
+
+    /// The architecture of the traced machine, where the trace tells; known after the first references.
+    pub fn arch(&self) -> Option<Arch> {
+        self.reader.arch()
     }
 
     /// The lanes met so far, at the index that [`Reference::lane`] names.

@@ -3,6 +3,7 @@
 
 pub mod event;
 pub mod import;
+pub mod made_tables;
 
 pub use event::{
     Access, Arch, At, Batch, Control, Event, Exception, Invalidation, Kind, Machine, Root, Run,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Cause, ImportError};
 use super::input::Input;
 use super::{Lane, LaneBy, Reader, Reference, References, open_stream};
-use crate::Kind;
+use crate::{Arch, Kind};
 
 /// Bytes of a record.
 const RECORD: usize = 12;
@@ -60,6 +60,10 @@ mod marker {
 /// `OFFLINE_FILE_TYPE_FILTERED`, `_IFILTERED` and `_DFILTERED`.
 const FILTERED: u64 = 0x01 | 0x80 | 0x100;
 
+/// `OFFLINE_FILE_TYPE_ARCH_AARCH64` and `_X86_64`.
+const ARCH_AARCH64: u64 = 0x08;
+const ARCH_X86_64: u64 = 0x40;
+
 /// Whether a stream that begins with `head` is a final trace.
 pub(crate) fn fits(head: &[u8]) -> bool {
     head.len() >= RECORD
@@ -100,6 +104,7 @@ struct Lanes {
     /// The process of each thread, for the files that name it only once.
     processes: BTreeMap<u64, u64>,
     list: Vec<Lane>,
+    arch: Option<Arch>,
 }
 
 impl Lanes {
@@ -110,6 +115,7 @@ impl Lanes {
             spaces: BTreeMap::new(),
             processes: BTreeMap::new(),
             list: Vec::new(),
+            arch: None,
         }
     }
 
@@ -292,7 +298,14 @@ impl ThreadFile {
                     self.cpu = Some(value);
                     self.numbers = None;
                 }
-                marker::FILETYPE => left_out.filtered |= value & FILTERED != 0,
+                marker::FILETYPE => {
+                    left_out.filtered |= value & FILTERED != 0;
+                    lanes.arch = match value & (ARCH_AARCH64 | ARCH_X86_64) {
+                        ARCH_AARCH64 => Some(Arch::Aarch64),
+                        ARCH_X86_64 => Some(Arch::X86_64),
+                        _ => lanes.arch,
+                    };
+                }
                 _ => {}
             },
             kind::INSTR_BUNDLE => {
@@ -500,6 +513,10 @@ impl Reader for Drmemtrace {
             ));
         }
         notes
+    }
+
+    fn arch(&self) -> Option<Arch> {
+        self.lanes.arch
     }
 
     fn lanes(&self) -> Vec<Lane> {

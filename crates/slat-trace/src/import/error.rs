@@ -31,6 +31,8 @@ pub enum Place {
     },
     /// A line of a text, the first is 1.
     Line(u64),
+    /// An access of the trace, the first is 0.
+    Access(u64),
 }
 
 /// What is wrong with a trace.
@@ -72,6 +74,7 @@ impl fmt::Display for ImportError {
                 "byte {offset} ({offset:#x}) after decompression, within the first {taken} bytes of the file: "
             )?,
             Place::Line(line) => write!(f, "line {line}: ")?,
+            Place::Access(number) => write!(f, "access {number}: ")?,
         }
         write!(f, "{}", self.cause)
     }

@@ -20,7 +20,7 @@ use slat_trace::import::{Format, Options, Reference, Trace};
 
 use crate::samples::drain;
 
-fn samples() -> Option<PathBuf> {
+pub(crate) fn samples() -> Option<PathBuf> {
     let directory = match std::env::var_os("SLAT_SAMPLE_TRACES") {
         Some(named) => PathBuf::from(named),
         None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/traces"),

@@ -4,3 +4,4 @@ mod counts;
 mod damage;
 mod formats;
 mod samples;
+mod tables;
