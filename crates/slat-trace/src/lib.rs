@@ -1,6 +1,7 @@
 //! Recordings of real guests, and the readers of other tools' traces.
 #![forbid(unsafe_code)]
 
+pub mod compact;
 pub mod event;
 pub mod import;
 pub mod made_tables;
