@@ -25,7 +25,7 @@ pub enum Cause {
     AccessFlag,
     /// The translation exists and denies the access.
     Permission(Denied),
-    /// Intel HLAT asked for a restart at the ordinary root; [`crate::translate`] never returns it.
+    /// Intel HLAT asked for a restart; [`crate::walk`] obeys it and never returns it.
     Restart,
     /// Accessed or dirty bits could not be set: every compare-exchange lost against another writer.
     Contended,
@@ -143,6 +143,13 @@ impl Denied {
     #[must_use]
     pub const fn with(self, rule: Denied, denies: bool) -> Denied {
         Denied(self.0 | if denies { rule.0 } else { 0 })
+    }
+
+    /// This set without `rule`.
+    #[inline]
+    #[must_use]
+    pub const fn without(self, rule: Denied) -> Denied {
+        Denied(self.0 & !rule.0)
     }
 
     /// `Ok` for the empty set, else the cause.

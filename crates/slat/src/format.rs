@@ -174,6 +174,12 @@ pub trait Format: Copy {
     /// Those of the writer.
     fn describe(&self, entry: u64, level: u8, f: &mut dyn fmt::Write) -> fmt::Result;
 
+    /// The format to walk with after [`Decoded::Restart`].
+    #[must_use]
+    fn after_restart(&self) -> Self {
+        *self
+    }
+
     /// What the second stage is told of the page this stage found: the architectural user and
     /// write permissions, not those of one access.
     fn page(&self, found: &Found, regime: &Regime) -> crate::access::Stage1Page;

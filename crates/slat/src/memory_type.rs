@@ -38,15 +38,16 @@ pub enum MemoryType {
     Riscv(riscv::Pbmt),
 }
 
-/// The type that both stages make together, before MTRRs unless `regime` has them
-/// and the format's rules use them.
+/// The type that both stages make together: before MTRRs unless `regime` has them (EPT's types
+/// take their place).
 ///
-/// `stage2` is [`StageType::Unspecified`] for a native walk.
-pub fn effective(stage1: StageType, stage2: StageType, regime: &Regime) -> MemoryType {
+/// `stage2` is [`StageType::Unspecified`] for a native walk; `output` is the system physical
+/// address, for the MTRRs.
+pub fn effective(stage1: StageType, stage2: StageType, output: u64, regime: &Regime) -> MemoryType {
     use StageType::{Ept, HostPat, Pat, Pbmt, Unspecified};
     match (stage1, stage2) {
         (Unspecified, Unspecified) => MemoryType::Unspecified,
-        (Pat(guest), Unspecified) => MemoryType::X86(x86::native(guest, &regime.x86)),
+        (Pat(guest), Unspecified) => MemoryType::X86(x86::native(guest, output, &regime.x86)),
         (Pat(guest), Ept { memory_type, ignore_pat }) => {
             MemoryType::X86(x86::under_ept(guest, memory_type, ignore_pat, &regime.x86))
         }
@@ -54,9 +55,11 @@ pub fn effective(stage1: StageType, stage2: StageType, regime: &Regime) -> Memor
         (Unspecified, Ept { memory_type, ignore_pat }) => {
             MemoryType::X86(x86::under_ept(x86::Type::Wb, memory_type, ignore_pat, &regime.x86))
         }
-        (Pat(guest), HostPat(host)) => MemoryType::X86(x86::under_npt(guest, host, &regime.x86)),
+        (Pat(guest), HostPat(host)) => {
+            MemoryType::X86(x86::under_npt(guest, host, output, &regime.x86))
+        }
         (Unspecified, HostPat(host)) => {
-            MemoryType::X86(x86::under_npt(x86::Type::Wb, host, &regime.x86))
+            MemoryType::X86(x86::under_npt(x86::Type::Wb, host, output, &regime.x86))
         }
         (Pbmt(only), Unspecified) | (Unspecified, Pbmt(only)) => MemoryType::Riscv(only),
         (Pbmt(vs), Pbmt(g)) => MemoryType::Riscv(riscv::under_g_stage(vs, g)),

@@ -43,6 +43,7 @@ impl<I: Address, O: Address> Translation<I, O> {
         effective(
             stage1.memory_type(&self.stage1.found, regime),
             stage2.memory_type(&self.stage2.found, regime),
+            self.output().raw(),
             regime,
         )
     }

@@ -104,15 +104,23 @@ where
     M: Memory<Address = O>,
     W: Observer,
 {
-    if !W::WATCHES && stage.updates == Updates::Never {
-        let mut one = Walk { stage, memory, input, access, regime, observer };
-        return match one.attempt::<false>() {
+    let mut one = Walk { stage, memory, input, access, regime, observer };
+    let outcome = if !W::WATCHES && stage.updates == Updates::Never {
+        match one.attempt::<false>() {
             Ok(mapped) => Ok(mapped),
             Err(Ended::Failed(failed)) => Err(failed),
             Err(Ended::Lost { level }) => Err(Failed::Here(one.fault_at(level, Cause::Contended))),
-        };
+        }
+    } else {
+        walk_with_updates(one.reborrow())
+    };
+    match outcome {
+        Err(Failed::Here(Fault { cause: Cause::Restart, .. })) => {
+            let stage = Stage { format: stage.format.after_restart(), ..*stage };
+            walk_with_updates(Walk { stage: &stage, memory, input, access, regime, observer })
+        }
+        outcome => outcome,
     }
-    walk_with_updates(Walk { stage, memory, input, access, regime, observer })
 }
 
 fn walk_with_updates<F, I, O, M, W>(
@@ -254,6 +262,10 @@ where
                 access: *self.access,
             })));
         }
+    }
+
+    fn reborrow(&mut self) -> Walk<'_, F, I, O, M, W> {
+        Walk { memory: self.memory, ..*self }
     }
 
     /// The stage is off: nothing is read, the output is the input.

@@ -75,7 +75,7 @@ pub(super) fn of<I: Address>(
             })
         }
         AnyFormat::Npt(npt, _) => {
-            let info1 = x86::nested_page_fault(fault, npt.nxe());
+            let info1 = x86::nested_page_fault(fault, npt);
             Some(
                 Syndrome::new("#NPF")
                     .value("exitcode", 0x400)
@@ -123,6 +123,7 @@ const NPF_FLAGS: &[(u64, &str)] = &[
     (1 << 6, "shadow stack"),
     (1 << 32, "final guest physical address"),
     (1 << 33, "guest page table"),
+    (1 << 37, "supervisor shadow stack"),
 ];
 
 const VIOLATION_FLAGS: &[(u64, &str)] = &[

@@ -6,7 +6,7 @@ use slat::format::ept::{self, Ept};
 use slat::format::flat::Flat;
 use slat::format::npt::Npt;
 use slat::format::x86::legacy::Legacy;
-use slat::format::x86::long::{Long, Processor};
+use slat::format::x86::long::{Linear, Long, Masking, Processor};
 use slat::format::x86::pae::{self, Pae};
 use slat::format::x86::{Controls, Vendor};
 
@@ -18,7 +18,6 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PSE: u64 = 1 << 4;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_LA57: u64 = 1 << 12;
-const CR4_PCIDE: u64 = 1 << 17;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
 const CR4_PKE: u64 = 1 << 22;
@@ -101,11 +100,6 @@ fn guest(
     }
     mode_agrees(fields, name, cr4, efer)?;
     let cr4_bit = |bit: u64| cr4.is_some_and(|cr4| cr4 & bit != 0);
-    for (bit, feature) in [(CR4_LASS, "LASS (CR4 bit 27)"), (CR4_LAM_SUP, "LAM (CR4.LAM_SUP)")] {
-        if cr4_bit(bit) {
-            return Err(fields.error(format!("cr4 enables {feature}, which is not modelled here")));
-        }
-    }
     let controls = Controls {
         write_protect: cr0.is_none_or(|cr0| cr0 & CR0_WP != 0),
         smep: cr4_bit(CR4_SMEP),
@@ -133,26 +127,27 @@ fn guest(
             (AnyFormat::Legacy(legacy, raw), raw & 0xffff_f000)
         }
         _ => {
-            check_cr3(fields, raw, cr4_bit(CR4_PCIDE), processor)?;
+            check_cr3(fields, raw, processor)?;
+            let linear = Linear {
+                mask_user: Masking::from_cr3(raw),
+                mask_supervisor: cr4_bit(CR4_LAM_SUP),
+                separation: cr4_bit(CR4_LASS),
+            };
             let long = if name == "x86-4" { Long::four } else { Long::five };
-            (AnyFormat::Long(long(controls, processor), raw), raw & 0x000f_ffff_ffff_f000)
+            (AnyFormat::Long(long(controls, processor).with_linear(linear), raw), raw & 0x000f_ffff_ffff_f000)
         }
     };
     Ok(Named { format, root: Some((table, 4096)), load_pdptes: None })
 }
 
-/// CR3's upper bits: LAM is not modelled, reserved ones cannot be loaded.
+/// CR3's upper bits: reserved ones cannot be loaded.
 fn check_cr3(
     fields: &Fields,
     cr3: u64,
-    _pcid: bool,
     processor: Processor,
 ) -> Result<(), SpecError> {
-    if cr3 >> 61 & 3 != 0 {
-        return Err(fields.error("cr3 enables LAM (bits 62:61), which is not modelled here"));
-    }
-    // Bit 63 is MOV to CR3's own (no flush) and is never in the register.
-    let beyond = cr3 & !(1 << 63) & (!0 << processor.physical_bits);
+    // Bits 62:61 are LAM's; bit 63 is MOV to CR3's own (no flush), never in the register.
+    let beyond = cr3 & !(7 << 61) & (!0 << processor.physical_bits);
     if beyond != 0 {
         return Err(fields.error(format!(
             "the root has bits {beyond:#x} beyond the {} physical address bits",

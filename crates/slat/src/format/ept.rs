@@ -12,12 +12,14 @@ use core::fmt;
 
 use super::x86::long::{ADDRESS, address_bits};
 use super::{Decoded, Format, Found, Start};
-use crate::access::{Access, Kind, Purpose, Stage1Page};
-use crate::fault::{Cause, Denied, Reserved, Why};
+use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
+use crate::fault::{Cause, Denied, Fault, Reserved, Why};
 use crate::memory::EntryLayout;
 use crate::memory_type::StageType;
 use crate::memory_type::x86::Type;
 use crate::regime::Regime;
+
+pub mod sub_page;
 
 /// Bits of EPT entries (SDM 3C tables 30-1 to 30-7).
 pub mod bits {
@@ -70,6 +72,11 @@ pub struct Features {
     pub guest_paging_verification: bool,
     /// Supervisor shadow-stack control (EPTP bit 7).
     pub supervisor_shadow_stack: bool,
+    /// Paging-write control: leaves with bit 58 let guest paging write its tables.
+    pub paging_write: bool,
+    /// Sub-page write permissions: writes to read-only level-0 leaves with bit 61 set are for
+    /// [`sub_page::decide`] to decide.
+    pub sub_page: bool,
 }
 
 impl Default for Features {
@@ -85,6 +92,8 @@ impl Default for Features {
             mode_based_execute: false,
             guest_paging_verification: false,
             supervisor_shadow_stack: false,
+            paging_write: false,
+            sub_page: false,
         }
     }
 }
@@ -94,6 +103,8 @@ impl Default for Features {
 pub struct Ept {
     root_level: u8,
     features: Features,
+    /// Some feature of [`Ept::check_special`] is on.
+    special: bool,
     /// Bits whose presence makes an entry present.
     present: u64,
     table_reserved: u64,
@@ -118,6 +129,10 @@ impl Ept {
         Ept {
             root_level,
             features,
+            special: features.guest_paging_verification
+                || features.supervisor_shadow_stack
+                || features.paging_write
+                || features.sub_page,
             present: bits::R
                 | bits::W
                 | bits::X
@@ -143,6 +158,54 @@ impl Ept {
     pub fn counts_as_write(&self, access: &Access) -> bool {
         self.features.accessed_dirty
             && matches!(access.purpose, Purpose::Table { .. } | Purpose::Update { .. })
+    }
+
+    /// The rules of features that most hypervisors leave off.
+    #[cold]
+    fn check_special(&self, found: &Found, access: &Access, denied: Denied) -> Denied {
+        let Features { guest_paging_verification, supervisor_shadow_stack, .. } = self.features;
+        let Features { paging_write, sub_page, .. } = self.features;
+        let mut denied = denied;
+        // Paging-write access replaces the leaf's own W bit for accesses to guest tables.
+        let tables_writable = found.path.and & bits::W != 0;
+        if paging_write
+            && access.purpose.is_table()
+            && tables_writable
+            && found.entry & bits::PAGING_WRITE != 0
+        {
+            denied = denied.without(Denied::WRITE);
+        }
+        // SDM 3C 30.3.3.3: the leaf asks that all guest tables were reached by paging-write pages.
+        let unverified = guest_paging_verification
+            && found.entry & bits::VERIFY_GUEST_PAGING != 0
+            && access.page.is_some_and(|page| page.tables_via & bits::PAGING_WRITE == 0);
+        denied = denied.with(Denied::GUEST_PAGING, unverified);
+        // SDM 3C 30.3.3.2: a supervisor shadow-stack access needs bit 60 of a readable leaf, which
+        // then needs not be writable; tables above must be.
+        if supervisor_shadow_stack
+            && access.flavor == Flavor::ShadowStack
+            && access.privilege == Privilege::Supervisor
+            && access.purpose == Purpose::Final
+        {
+            let permitted = found.entry & (bits::SUPERVISOR_SHADOW_STACK | bits::R)
+                == bits::SUPERVISOR_SHADOW_STACK | bits::R
+                && found.path.and & (bits::R | bits::W) == bits::R | bits::W;
+            denied = denied.without(Denied::WRITE).with(Denied::SHADOW_STACK, !permitted);
+        }
+        let by_sub_page = sub_page
+            && found.level == 0
+            && found.entry & bits::SUB_PAGE != 0
+            && access.purpose == Purpose::Final
+            && tables_writable
+            && denied.contains(Denied::WRITE);
+        denied.with(Denied::SUB_PAGE, by_sub_page)
+    }
+
+    /// Whether the violation becomes a virtualization exception (#VE) in the guest, given that the
+    /// control is on and the processor is in a state to deliver one (SDM 3C 27.5.7.1): bit 63 of
+    /// the entry that ended the walk is clear. Misconfigurations never do.
+    pub fn converts_to_ve<I>(fault: &Fault<I>) -> bool {
+        !matches!(fault.cause, Cause::Reserved(_)) && fault.entry & bits::SUPPRESS_VE == 0
     }
 
     /// SDM 3C 30.3.3.1: what makes a present entry a misconfiguration.
@@ -242,15 +305,14 @@ impl Format for Ept {
             _ => bits::X,
         };
         let write = access.kind == Kind::Write || self.counts_as_write(access);
-        let unverified = self.features.guest_paging_verification
-            && found.entry & bits::VERIFY_GUEST_PAGING != 0
-            && access.page.is_some_and(|page| page.tables_via & bits::PAGING_WRITE == 0);
-        Denied::NONE
+        let denied = Denied::NONE
             .with(Denied::READ, access.kind == Kind::Read && and & bits::R == 0)
             .with(Denied::WRITE, write && and & bits::W == 0)
-            .with(Denied::EXECUTE, access.kind == Kind::Execute && and & execute == 0)
-            .with(Denied::GUEST_PAGING, unverified)
-            .into_result()
+            .with(Denied::EXECUTE, access.kind == Kind::Execute && and & execute == 0);
+        if self.special {
+            return self.check_special(found, access, denied).into_result();
+        }
+        denied.into_result()
     }
 
     #[inline]
@@ -307,10 +369,12 @@ impl Format for Ept {
         if is_leaf {
             // Bits of features that are off are the software's own.
             let Features { guest_paging_verification, supervisor_shadow_stack, .. } = self.features;
+            let Features { paging_write, sub_page, .. } = self.features;
             for (enabled, bit, name) in [
                 (guest_paging_verification, bits::VERIFY_GUEST_PAGING, " VGP"),
-                (guest_paging_verification, bits::PAGING_WRITE, " PW"),
+                (guest_paging_verification || paging_write, bits::PAGING_WRITE, " PW"),
                 (supervisor_shadow_stack, bits::SUPERVISOR_SHADOW_STACK, " SSS"),
+                (sub_page, bits::SUB_PAGE, " SPP"),
                 (true, bits::SUPPRESS_VE, " suppress-VE"),
             ] {
                 if enabled && entry & bit != 0 {

@@ -10,10 +10,10 @@ use core::fmt;
 use super::x86::legacy::Legacy;
 use super::x86::long::{Long, Processor};
 use super::x86::pae::{self, Pae};
-use super::x86::{Controls, leaf_type};
+use super::x86::{Controls, bits, leaf_type};
 use super::{Decoded, Format, Found, Path, Start};
-use crate::access::{Access, Flavor, Kind, Privilege, Stage1Page};
-use crate::fault::Cause;
+use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
+use crate::fault::{Cause, Denied};
 use crate::memory::EntryLayout;
 use crate::memory_type::StageType;
 use crate::regime::Regime;
@@ -31,34 +31,105 @@ enum Mode {
 pub struct Npt {
     mode: Mode,
     name: &'static str,
+    options: Options,
+}
+
+/// VMCB options that change how nested tables are checked (APM 2 appendix B, offset 090h).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub struct Options {
+    /// Guest mode execute trap (bit 3): accesses of the guest's supervisor are supervisor accesses,
+    /// and it may not execute nested user pages.
+    pub guest_mode_execute_trap: bool,
+    /// Supervisor shadow-stack restrictions (bit 4): supervisor shadow-stack accesses need a nested
+    /// page that is read-only and dirty under writable tables.
+    pub supervisor_shadow_stack: bool,
+    /// Read-only guest page tables (bit 6): a guest table that is only read need not be writable.
+    pub read_only_guest_tables: bool,
 }
 
 /// The rules that nested accesses are checked by (15.25.5): `nxe` is the host's `EFER.NXE`.
 fn nested_controls(nxe: bool) -> Controls {
-    Controls { write_protect: true, nxe, ..Controls::default() }
+    // SMEP's rule is the guest mode execute trap's: it meets supervisor fetches only with it.
+    Controls { write_protect: true, nxe, smep: true, ..Controls::default() }
 }
 
 impl Npt {
     /// Under a host with 4-level paging. `nxe` is the host's `EFER.NXE`.
     pub fn four(nxe: bool, processor: Processor) -> Npt {
-        Npt { mode: Mode::Long(Long::four(nested_controls(nxe), processor)), name: "npt4" }
+        Npt {
+            mode: Mode::Long(Long::four(nested_controls(nxe), processor)),
+            name: "npt4",
+            options: Options::default(),
+        }
     }
 
     /// Under a host with 5-level paging.
     pub fn five(nxe: bool, processor: Processor) -> Npt {
-        Npt { mode: Mode::Long(Long::five(nested_controls(nxe), processor)), name: "npt5" }
+        Npt {
+            mode: Mode::Long(Long::five(nested_controls(nxe), processor)),
+            name: "npt5",
+            options: Options::default(),
+        }
     }
 
     /// Under a host with PAE paging.
     pub fn pae(nxe: bool, processor: Processor) -> Npt {
-        Npt { mode: Mode::Pae(Pae::new(nested_controls(nxe), processor)), name: "npt-pae" }
+        Npt {
+            mode: Mode::Pae(Pae::new(nested_controls(nxe), processor)),
+            name: "npt-pae",
+            options: Options::default(),
+        }
     }
 
     /// Under a host with 32-bit paging; `large_pages` and `physical_bits` as for
     /// [`Legacy::new`].
     pub fn legacy(large_pages: bool, physical_bits: u8) -> Npt {
         let mode = Mode::Legacy(Legacy::new(nested_controls(false), large_pages, physical_bits));
-        Npt { mode, name: "npt-32" }
+        Npt { mode, name: "npt-32", options: Options::default() }
+    }
+
+    /// The same tables, checked with these options.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Npt {
+        Npt { options, ..self }
+    }
+
+    /// The options.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The kind that an access counts as: accesses to guest tables are writes.
+    #[inline]
+    pub fn checked_kind(&self, access: &Access) -> Kind {
+        match access.purpose {
+            Purpose::Final => access.kind,
+            Purpose::Table { .. } | Purpose::PdpteLoad if self.options.read_only_guest_tables => {
+                Kind::Read
+            }
+            _ => Kind::Write,
+        }
+    }
+
+    /// The access as the nested tables check it (15.25.5).
+    #[inline]
+    fn nested(&self, access: &Access) -> Access {
+        let as_guest = self.options.guest_mode_execute_trap && access.purpose == Purpose::Final;
+        Access {
+            kind: self.checked_kind(access),
+            privilege: if as_guest { access.privilege } else { Privilege::User },
+            flavor: Flavor::Plain,
+            ..*access
+        }
+    }
+
+    /// Whether the access is a supervisor shadow-stack access that its nested page does not permit.
+    fn shadow_stack_denied(&self, found: &Found, access: &Access) -> bool {
+        self.options.supervisor_shadow_stack
+            && access.flavor == Flavor::ShadowStack
+            && access.privilege == Privilege::Supervisor
+            && access.purpose == Purpose::Final
+            && !(found.path.and & bits::RW != 0 && found.entry & (bits::RW | bits::D) == bits::D)
     }
 
     /// Whether the nested tables may disable execution (the host's `EFER.NXE`).
@@ -68,17 +139,6 @@ impl Npt {
             Mode::Pae(pae) => pae.controls().nxe,
             Mode::Legacy(_) => false,
         }
-    }
-}
-
-/// The access as the nested tables check it (15.25.5).
-#[inline]
-fn nested(access: &Access) -> Access {
-    Access {
-        kind: if access.purpose.is_table() { Kind::Write } else { access.kind },
-        privilege: Privilege::User,
-        flavor: Flavor::Plain,
-        ..*access
     }
 }
 
@@ -154,13 +214,25 @@ impl Format for Npt {
 
     #[inline]
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        let access = nested(access);
-        in_mode!(self, mode => mode.check(found, &access, regime))
+        let sss = self.shadow_stack_denied(found, access);
+        if self.options.supervisor_shadow_stack
+            && access.flavor == Flavor::ShadowStack
+            && access.privilege == Privilege::Supervisor
+        {
+            return Denied::NONE.with(Denied::SHADOW_STACK, sss).into_result();
+        }
+        let access = self.nested(access);
+        match in_mode!(self, mode => mode.check(found, &access, regime)) {
+            Err(Cause::Permission(denied)) if denied.contains(Denied::SUPERVISOR_FETCH) => {
+                Err(Cause::Permission(denied.with(Denied::GUEST_MODE, true)))
+            }
+            outcome => outcome,
+        }
     }
 
     #[inline]
     fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64 {
-        let access = nested(access);
+        let access = self.nested(access);
         in_mode!(self, mode => mode.touched(entry, level, is_leaf, &access))
     }
 

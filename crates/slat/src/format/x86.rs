@@ -11,6 +11,8 @@ use crate::fault::Denied;
 use crate::memory_type::x86::{Type, pat_entry};
 use crate::regime::x86::State;
 
+pub mod hlat;
+pub mod identity;
 pub mod legacy;
 pub mod long;
 pub mod pae;

@@ -60,9 +60,16 @@ pub const fn pat_entry(pat: u64, index: u8) -> Type {
     }
 }
 
-/// The effective type of a native access (before MTRRs): UC while caches are disabled.
-pub(super) fn native(pat: Type, state: &State) -> Type {
-    if state.cache_disabled { Type::Uc } else { pat }
+/// The effective type of a native access: UC while caches are disabled, else PAT and MTRR combined.
+pub(super) fn native(pat: Type, address: u64, state: &State) -> Type {
+    if state.cache_disabled { Type::Uc } else { with_mtrrs(pat, address, state) }
+}
+
+fn with_mtrrs(pat: Type, address: u64, state: &State) -> Type {
+    match &state.mtrrs {
+        Some(mtrrs) => mtrr_and_pat(mtrrs.type_of(address), pat),
+        None => pat,
+    }
 }
 
 /// Intel SDM 3C 30.3.7.2: UC with CR0.CD set, else EPT's type alone where it ignores the PAT, else
@@ -94,12 +101,18 @@ pub fn mtrr_and_pat(mtrr: Type, pat: Type) -> Type {
     }
 }
 
-/// AMD APM 2 table 15-19.
-pub(super) fn under_npt(guest: Type, host: Type, state: &State) -> Type {
-    use Type::{Uc, UcMinus, Wb, Wc, Wp, Wt};
+/// AMD APM 2 15.25.8: guest and host PAT combined by table 15-19, then with the MTRR.
+pub(super) fn under_npt(guest: Type, host: Type, address: u64, state: &State) -> Type {
     if state.cache_disabled {
-        return Uc;
+        Type::Uc
+    } else {
+        with_mtrrs(guest_and_host_pat(guest, host), address, state)
     }
+}
+
+/// AMD APM 2 table 15-19.
+pub fn guest_and_host_pat(guest: Type, host: Type) -> Type {
+    use Type::{Uc, UcMinus, Wb, Wc, Wp, Wt};
     match (guest, host) {
         (Uc, _) => Uc,
         (UcMinus, Uc) => Uc,

@@ -1,5 +1,9 @@
 //! x86: PAT registers, cache control, protection-key registers, `AC`.
 
+pub mod mtrr;
+
+use mtrr::Mtrrs;
+
 /// PAT after reset (Intel SDM 3A table 13-12, AMD APM 2 7.8.2).
 pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
@@ -18,6 +22,9 @@ pub struct State {
     pub pkrs: u32,
     /// `RFLAGS.AC`: lets explicit supervisor accesses through SMAP.
     pub alignment_check: bool,
+    /// The MTRRs, where they are known; effective types are before MTRRs where not. EPT's types
+    /// take their place (Intel SDM 3C 30.3.7).
+    pub mtrrs: Option<Mtrrs>,
 }
 
 impl Default for State {
@@ -30,6 +37,7 @@ impl Default for State {
             pkru: 0,
             pkrs: 0,
             alignment_check: false,
+            mtrrs: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::access::{Access, Flavor, Kind, Privilege, Purpose};
 use crate::fault::{Cause, Denied, Fault};
 use crate::format::ept::{self, Ept};
+use crate::format::npt::Npt;
 use crate::format::x86::Controls;
 
 /// Bits of the #PF error code (Intel SDM 3A 5.7, AMD APM 2 8.4.2) and of `EXITINFO1` below bit 32.
@@ -141,8 +142,8 @@ pub fn ept_violation<I>(fault: &Fault<I>, format: &Ept, advanced: bool) -> Optio
 
 /// `EXITINFO1` of the #NPF that a fault of an NPT stage causes (AMD APM 2 15.25.6).
 ///
-/// `nxe` is the host's `EFER.NXE`: whether fetches are told apart.
-pub fn nested_page_fault<I>(fault: &Fault<I>, nxe: bool) -> u64 {
+/// `format` tells whether fetches are told apart, and whether reads of guest tables are writes.
+pub fn nested_page_fault<I>(fault: &Fault<I>, format: &Npt) -> u64 {
     use page_fault_bits as bits;
     let by_cause = match fault.cause {
         Cause::Reserved(_) => bits::P | bits::RSVD,
@@ -150,14 +151,26 @@ pub fn nested_page_fault<I>(fault: &Fault<I>, nxe: bool) -> u64 {
         _ => 0,
     };
     let by_access = if fault.access.purpose.is_table() {
-        bits::W | NPF_TABLE
+        let write = format.checked_kind(&fault.access) == Kind::Write;
+        bits::U | NPF_TABLE | if write { bits::W } else { 0 }
     } else {
-        access_bits(&fault.access, nxe) | NPF_FINAL
+        // Every nested access is a user access, unless the guest mode execute trap tells them apart.
+        let supervisor = matches!(
+            fault.cause,
+            Cause::Permission(denied) if denied.contains(Denied::GUEST_MODE)
+        );
+        access_bits(&fault.access, format.nxe()) | NPF_FINAL | if supervisor { 0 } else { bits::U }
     };
-    by_cause | by_access | bits::U
+    let by_shadow_stack = match fault.cause {
+        Cause::Permission(denied) if denied.contains(Denied::SHADOW_STACK) => NPF_SHADOW_STACK,
+        _ => 0,
+    };
+    by_cause | by_access | by_shadow_stack
 }
 
 /// `EXITINFO1` bit 32: the fault was on the guest's final physical address.
 pub const NPF_FINAL: u64 = 1 << 32;
+/// `EXITINFO1` bit 37: a supervisor shadow-stack access met a nested page that is none.
+pub const NPF_SHADOW_STACK: u64 = 1 << 37;
 /// `EXITINFO1` bit 33: the fault was on a guest table.
 pub const NPF_TABLE: u64 = 1 << 33;

@@ -11,7 +11,7 @@
 use core::fmt;
 
 use super::{Controls, Vendor, bits, describe_flags, leaf_type, touched};
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Flavor, Kind, Privilege, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::EntryLayout;
@@ -30,12 +30,20 @@ pub struct Processor {
     pub gigabyte_pages: bool,
     /// Whose manual decides reserved bits.
     pub vendor: Vendor,
+    /// AMD SME/SEV: the position of the C-bit, which is no address bit and may be set
+    /// (APM 2 7.10.1). `physical_bits` is then the reduced width.
+    pub encryption_bit: Option<u8>,
 }
 
 impl Default for Processor {
     /// 52 physical bits, 1 GiB pages, Intel.
     fn default() -> Self {
-        Processor { physical_bits: 52, gigabyte_pages: true, vendor: Vendor::Intel }
+        Processor {
+            physical_bits: 52,
+            gigabyte_pages: true,
+            vendor: Vendor::Intel,
+            encryption_bit: None,
+        }
     }
 }
 
@@ -48,6 +56,44 @@ pub struct Long {
     table_reserved: [u64; 5],
     /// Bits that must be zero in a leaf, by level.
     leaf_reserved: [u64; 5],
+    /// Address bits of an entry.
+    address: u64,
+    linear: Linear,
+}
+
+/// What is done to a linear address before paging (Intel SDM 3A 4.3 and 4.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub struct Linear {
+    /// Linear-address masking of user pointers (CR3 bits 62:61).
+    pub mask_user: Masking,
+    /// Linear-address masking of supervisor pointers (`CR4.LAM_SUP`): of the width of the paging
+    /// mode.
+    pub mask_supervisor: bool,
+    /// Linear-address-space separation (`CR4.LASS`).
+    pub separation: bool,
+}
+
+/// Linear-address masking of user pointers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub enum Masking {
+    /// Off.
+    #[default]
+    Off,
+    /// Bits 62:48 are ignored (LAM48).
+    From48,
+    /// Bits 62:57 are ignored (LAM57).
+    From57,
+}
+
+impl Masking {
+    /// What CR3 selects: `LAM_U57` (bit 61) counts before `LAM_U48` (bit 62).
+    pub const fn from_cr3(cr3: u64) -> Masking {
+        match (cr3 >> 61 & 1, cr3 >> 62 & 1) {
+            (1, _) => Masking::From57,
+            (_, 1) => Masking::From48,
+            _ => Masking::Off,
+        }
+    }
 }
 
 impl Long {
@@ -62,7 +108,12 @@ impl Long {
     }
 
     fn with_root_level(root_level: u8, controls: Controls, processor: Processor) -> Long {
-        let beyond = ADDRESS & !((1u64 << processor.physical_bits.clamp(32, 52)) - 1);
+        let encryption = match processor.encryption_bit {
+            Some(bit @ 32..=51) => 1u64 << bit,
+            _ => 0,
+        };
+        let address = ADDRESS & !encryption;
+        let beyond = address & !((1u64 << processor.physical_bits.clamp(32, 52)) - 1);
         let always = beyond | if controls.nxe { 0 } else { bits::XD };
         // AMD APM 2 5.3.3: bits 8:7 of PML4E and PML5E must be zero; Intel ignores bit 8.
         let top = always | bits::PS | if processor.vendor == Vendor::Amd { bits::G } else { 0 };
@@ -78,13 +129,56 @@ impl Long {
                 !0,
                 !0,
             ],
+            address,
+            linear: Linear::default(),
         }
+    }
+
+    /// The same paging with masking and separation of linear addresses.
+    #[must_use]
+    pub fn with_linear(self, linear: Linear) -> Long {
+        Long { linear, ..self }
+    }
+
+    /// Masking and separation, where some is enabled.
+    #[cold]
+    fn special(&self, input: u64, access: &Access, regime: &Regime) -> Result<u64, Cause> {
+        let Linear { mask_user, mask_supervisor, separation } = self.linear;
+        let upper_half = input >> 63 != 0;
+        if separation {
+            // SDM 3A 4.4: by bit 63 of the pointer, before paging.
+            let licensed = regime.x86.alignment_check && access.flavor != Flavor::Implicit;
+            let refused = match (access.privilege, access.kind) {
+                (Privilege::User, _) => upper_half,
+                (Privilege::Supervisor, Kind::Execute) => !upper_half,
+                (Privilege::Supervisor, _) => !upper_half && self.controls.smap && !licensed,
+            };
+            if refused {
+                return Err(Cause::AddressSpaceSeparation);
+            }
+        }
+        // SDM 3A 4.3: data accesses only; bit 63 selects, and takes part in canonicality.
+        if access.kind == Kind::Execute {
+            return Ok(input);
+        }
+        let from = match (upper_half, mask_supervisor, mask_user) {
+            (true, true, _) => 12 + 9 * (u32::from(self.root_level) + 1),
+            (false, _, Masking::From48) => 48,
+            (false, _, Masking::From57) => 57,
+            _ => return Ok(input),
+        };
+        // The ignored bits become copies of the highest translated one; bit 63 must equal it.
+        let extended = ((input << (64 - from)) as i64 >> (64 - from)) as u64;
+        if extended >> 63 != input >> 63 {
+            return Err(Cause::NonCanonical);
+        }
+        Ok(extended)
     }
 
     /// The table that a root register names.
     #[inline]
     pub(crate) fn table_address(&self, root: u64) -> u64 {
-        root & ADDRESS
+        root & self.address
     }
 
     /// The access controls.
@@ -116,13 +210,24 @@ impl Format for Long {
     }
 
     #[inline]
-    fn begin(&self, root: &u64, input: u64, _: &Access, _: &Regime) -> Result<Start, (u8, Cause)> {
+    fn begin(
+        &self,
+        root: &u64,
+        input: u64,
+        access: &Access,
+        regime: &Regime,
+    ) -> Result<Start, (u8, Cause)> {
+        let input = if self.linear == Linear::default() {
+            input
+        } else {
+            self.special(input, access, regime).map_err(|cause| (self.root_level, cause))?
+        };
         let unused = 64 - (12 + 9 * (u32::from(self.root_level) + 1));
         if ((input << unused) as i64 >> unused) as u64 != input {
             return Err((self.root_level, Cause::NonCanonical));
         }
         let input = input << unused >> unused;
-        Ok(Start::Table { table: root & ADDRESS, level: self.root_level, input })
+        Ok(Start::Table { table: self.table_address(*root), level: self.root_level, input })
     }
 
     #[inline]
@@ -147,13 +252,16 @@ impl Format for Long {
                 return Decoded::Reserved(Reserved { why: Why::Bits, bits: reserved });
             }
             let shift = self.shift(level);
-            return Decoded::Leaf { base: entry & ADDRESS & (!0 << shift), shift: shift as u8 };
+            return Decoded::Leaf {
+                base: entry & self.address & (!0 << shift),
+                shift: shift as u8,
+            };
         }
         let reserved = entry & self.table_reserved[slot];
         if reserved != 0 {
             return Decoded::Reserved(Reserved { why: Why::Bits, bits: reserved });
         }
-        Decoded::Table { next: entry & ADDRESS }
+        Decoded::Table { next: entry & self.address }
     }
 
     #[inline]
