@@ -1,5 +1,6 @@
 //! How an architecture reports a fault.
 
+pub mod riscv;
 pub mod x86;
 
 /// One field of a syndrome, as the manual constrains it.
