@@ -1,0 +1,10 @@
+//! RISC-V: every format bit against an independent description, walks against a naive reference,
+//! and what QEMU was seen to do.
+
+mod bits;
+mod counts;
+mod naive;
+mod qemu;
+mod ram;
+mod registers;
+mod traps;
