@@ -206,7 +206,8 @@ impl Explainer {
                         explained.gpa = Some(mapped.output.raw());
                         let own = stage.format.memory_type(&mapped.found, regime);
                         let unspecified = memory_type::StageType::Unspecified;
-                        let effective = memory_type::effective(own, unspecified, mapped.output.raw(), regime);
+                        let effective =
+                            memory_type::effective(own, unspecified, mapped.output.raw(), regime);
                         let permissions = Permissions::of(&stage.format, &mapped, access, regime);
                         explained.succeed(mapped.found.shift, permissions, effective);
                     }
@@ -224,7 +225,8 @@ impl Explainer {
                         explained.spa = Some(mapped.output.raw());
                         let own = stage.format.memory_type(&mapped.found, regime);
                         let unspecified = memory_type::StageType::Unspecified;
-                        let effective = memory_type::effective(unspecified, own, mapped.output.raw(), regime);
+                        let effective =
+                            memory_type::effective(unspecified, own, mapped.output.raw(), regime);
                         let permissions = Permissions::of(&stage.format, &mapped, access, regime);
                         explained.succeed(mapped.found.shift, permissions, effective);
                     }

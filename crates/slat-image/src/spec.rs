@@ -14,6 +14,7 @@ use std::fmt;
 use slat::Regime;
 use slat::format::any::AnyFormat;
 
+mod riscv;
 mod x86;
 
 /// The stages of a translation, and the state they share.
@@ -150,6 +151,7 @@ fn architecture(format: &str) -> &'static str {
 fn stage(mut fields: Fields, pair: &Pair, regime: &mut Regime) -> Result<Named, SpecError> {
     let named = match architecture(&fields.format) {
         "x86" => x86::stage(&mut fields, pair, regime)?,
+        "riscv" => riscv::stage(&mut fields, regime)?,
         _ => {
             let format = &fields.format;
             return Err(fields.error(format!("{format} is not yet readable here")));
@@ -250,16 +252,30 @@ impl Fields {
 
     /// The root: exactly one of `:ROOT` and the root register `key`.
     fn root(&mut self, key: &'static str) -> Result<Root, SpecError> {
-        let register = self.register(key)?;
-        match (self.root, register) {
-            (Some(table), None) => Ok(Root::Table(table)),
-            (None, Some(value)) => Ok(Root::Register(value)),
-            (Some(_), Some(_)) => Err(self.error(format!(
-                "the root is given twice, by :ROOT and by {key}=; give one of them"
+        Ok(self.root_of(&[key])?.0)
+    }
+
+    /// The root: exactly one of `:ROOT` and the root registers `keys`, and which it was (the first
+    /// for `:ROOT`).
+    fn root_of(&mut self, keys: &[&'static str]) -> Result<(Root, &'static str), SpecError> {
+        let mut given = Vec::new();
+        if let Some(table) = self.root {
+            given.push((Root::Table(table), keys[0], ":ROOT"));
+        }
+        for &key in keys {
+            if let Some(value) = self.register(key)? {
+                given.push((Root::Register(value), key, key));
+            }
+        }
+        match given[..] {
+            [(root, key, _)] => Ok((root, key)),
+            [] => Err(self.error(format!(
+                "no root; write {}:0x..., or a register: {}",
+                self.format,
+                keys.iter().map(|key| format!("{key}=0x...")).collect::<Vec<_>>().join(" or ")
             ))),
-            (None, None) => Err(self.error(format!(
-                "no root; write {}:0x... or {}:..., or the register {key}=0x...",
-                self.format, self.format
+            [(_, _, one), (_, _, other), ..] => Err(self.error(format!(
+                "the root is given twice, by {one} and by {other}; give one of them"
             ))),
         }
     }

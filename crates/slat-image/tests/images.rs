@@ -229,7 +229,8 @@ fn check_npt(image: &Image) {
         check_x86_mmio(&guest, image, |fault| {
             let Cause::Reserved(reserved) = fault.cause else { panic!("{fault:?}") };
             assert_eq!((reserved.why, reserved.bits), (Why::Bits, 1 << 51));
-            let exit_info = nested_page_fault(fault, true);
+            let AnyFormat::Npt(npt, _) = &guest.stage2.format else { panic!("{fault:?}") };
+            let exit_info = nested_page_fault(fault, npt);
             let expected =
                 NPF_FINAL | page_fault_bits::P | page_fault_bits::U | page_fault_bits::RSVD;
             assert_eq!(exit_info, expected);

@@ -52,7 +52,7 @@ pub(super) fn of<I: Address>(
         AnyFormat::Legacy(legacy, _) => {
             page_fault(fault, x86::fetch_flagged(legacy.controls(), false))
         }
-        AnyFormat::Flat(..) => None,
+        AnyFormat::Flat(..) | AnyFormat::Sv(..) => None,
         AnyFormat::Ept(ept, _) => {
             let gpa = fault.input.raw();
             Some(match x86::ept_violation(fault, ept, false) {

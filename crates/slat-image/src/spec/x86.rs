@@ -134,18 +134,17 @@ fn guest(
                 separation: cr4_bit(CR4_LASS),
             };
             let long = if name == "x86-4" { Long::four } else { Long::five };
-            (AnyFormat::Long(long(controls, processor).with_linear(linear), raw), raw & 0x000f_ffff_ffff_f000)
+            (
+                AnyFormat::Long(long(controls, processor).with_linear(linear), raw),
+                raw & 0x000f_ffff_ffff_f000,
+            )
         }
     };
     Ok(Named { format, root: Some((table, 4096)), load_pdptes: None })
 }
 
 /// CR3's upper bits: reserved ones cannot be loaded.
-fn check_cr3(
-    fields: &Fields,
-    cr3: u64,
-    processor: Processor,
-) -> Result<(), SpecError> {
+fn check_cr3(fields: &Fields, cr3: u64, processor: Processor) -> Result<(), SpecError> {
     // Bits 62:61 are LAM's; bit 63 is MOV to CR3's own (no flush), never in the register.
     let beyond = cr3 & !(7 << 61) & (!0 << processor.physical_bits);
     if beyond != 0 {

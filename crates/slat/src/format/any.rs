@@ -8,6 +8,7 @@ use core::fmt;
 use super::ept::Ept;
 use super::flat::Flat;
 use super::npt::Npt;
+use super::riscv::Sv;
 use super::x86::legacy::Legacy;
 use super::x86::long::Long;
 use super::x86::pae::{self, Pae};
@@ -127,4 +128,6 @@ formats! {
     Ept(Ept, u64),
     /// AMD NPT.
     Npt(Npt, u64),
+    /// RISC-V, either stage.
+    Sv(Sv, u64),
 }
