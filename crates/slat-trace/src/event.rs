@@ -94,6 +94,21 @@ impl Access {
         Self { frame, ..self }
     }
 
+    /// A fetch of `len` bytes by the same vCPU with the same privilege.
+    #[inline]
+    pub(crate) fn fetch(self, va: u64, len: u16, frame: u32) -> Self {
+        let flags = self.flags & Self::USER | Kind::Fetch as u8;
+        Self { va, frame, len, flags, ..self }
+    }
+
+    /// A data access by the same vCPU with the same privilege: bit 0 of `shape` says that it is a
+    /// store, bits 1..=3 the logarithm of its length.
+    #[inline]
+    pub(crate) fn data(self, va: u64, shape: u8) -> Self {
+        let flags = self.flags & Self::USER | shape & 1;
+        Self { va, frame: Self::NO_FRAME, len: 1 << (shape >> 1 & 7), flags, ..self }
+    }
+
     /// What the access does.
     #[inline]
     #[must_use]
@@ -320,6 +335,9 @@ pub struct Batch {
     pub accesses: Vec<Access>,
     /// The events in their order; `before` never decreases.
     pub events: Vec<At>,
+    /// How many instructions the fetches of this batch hold, where the source knows. A block that
+    /// an exception left early counts whole.
+    pub instructions: u64,
 }
 
 impl Batch {
@@ -331,6 +349,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.accesses.clear();
         self.events.clear();
+        self.instructions = 0;
     }
 
     /// Appends an event after all accesses that are there.
@@ -369,7 +388,7 @@ impl<'a> Iterator for Runs<'a> {
     type Item = Run<'a>;
 
     fn next(&mut self) -> Option<Run<'a>> {
-        let Batch { accesses, events } = self.batch;
+        let Batch { accesses, events, .. } = self.batch;
         if self.events == events.len() && self.accesses == accesses.len() {
             return None;
         }

@@ -5,6 +5,7 @@ pub mod compact;
 pub mod event;
 pub mod import;
 pub mod made_tables;
+pub mod recording;
 
 pub use event::{
     Access, Arch, At, Batch, Control, Event, Exception, Invalidation, Kind, Machine, Root, Run,

@@ -1,0 +1,356 @@
+//! From the streams of one block of the file back to accesses and events.
+
+use super::bytes::{Bytes, Short};
+use super::events::{EventState, get_event};
+use super::layout::{MAX_DEFINITIONS, MAX_SHAPE, Section};
+use super::model::{Definition, Model, Page, TooManySites, code, length};
+use crate::event::{Access, At, Batch, Event, Kind};
+
+/// The streams contradict each other or end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inconsistent;
+
+impl From<Short> for Inconsistent {
+    fn from(_: Short) -> Self {
+        Self
+    }
+}
+
+impl From<TooManySites> for Inconsistent {
+    fn from(_: TooManySites) -> Self {
+        Self
+    }
+}
+
+/// Appends the definitions of a block of the file to those of the blocks before.
+pub(crate) fn read_definitions(
+    data: &[u8],
+    definitions: &mut Vec<Definition>,
+) -> Result<(), Inconsistent> {
+    let mut bytes = Bytes::new(data);
+    let mut last = 0;
+    while !bytes.is_empty() {
+        let len = u16::try_from(bytes.varint()?).map_err(|_| Inconsistent)?;
+        let (mut gpa, mut instructions) = (0, 0);
+        if len != 0 {
+            instructions = u16::try_from(bytes.varint()?).map_err(|_| Inconsistent)?;
+            gpa = bytes.difference(last)?;
+            last = gpa;
+        }
+        let accesses = bytes.varint()?;
+        if accesses > MAX_SHAPE as u64 || definitions.len() == MAX_DEFINITIONS {
+            return Err(Inconsistent);
+        }
+        let shape = bytes.take(accesses as usize)?.into();
+        definitions.push(Definition { gpa, bytes: len, instructions, shape });
+    }
+    Ok(())
+}
+
+/// Reads the events of a block of the file on their own.
+pub(crate) fn read_events(
+    data: &[u8],
+    vcpus: u8,
+    mut sink: impl FnMut(u8, Event),
+) -> Result<(), Inconsistent> {
+    let mut bytes = Bytes::new(data);
+    let mut state = EventState::default();
+    while !bytes.is_empty() {
+        let vcpu = if vcpus > 1 { bytes.byte()? } else { 0 };
+        if vcpu >= vcpus {
+            return Err(Inconsistent);
+        }
+        get_event(&mut bytes, &mut state, |event| sink(vcpu, event))?;
+    }
+    Ok(())
+}
+
+/// How far the streams of one vCPU are read.
+#[derive(Debug, Default)]
+struct Stream {
+    sections: [Vec<u8>; Section::OF_VCPU.len()],
+    read: [usize; Section::OF_VCPU.len()],
+}
+
+/// One block of the file while it is read, and the models, which are reused.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    models: Vec<Model>,
+    users: Vec<bool>,
+    streams: Vec<Stream>,
+    turns: Vec<u8>,
+    turns_read: usize,
+    events: Vec<u8>,
+    events_read: usize,
+    event_state: EventState,
+    turn: u8,
+    /// Codes that are left of the turn.
+    left: usize,
+    expected: u64,
+}
+
+impl Decoder {
+    pub(crate) fn new(vcpus: u8) -> Self {
+        Self {
+            models: (0..vcpus).map(|_| Model::new()).collect(),
+            users: vec![false; usize::from(vcpus)],
+            streams: (0..vcpus).map(|_| Stream::default()).collect(),
+            turns: Vec::new(),
+            turns_read: 0,
+            events: Vec::new(),
+            events_read: 0,
+            event_state: EventState::default(),
+            turn: 0,
+            left: 0,
+            expected: 0,
+        }
+    }
+
+    /// The buffer of a section, to be filled before [`begin`](Self::begin); None for a vCPU that
+    /// the machine does not have.
+    pub(crate) fn buffer(&mut self, section: Section, vcpu: u8) -> Option<&mut Vec<u8>> {
+        Some(match section {
+            Section::Turns => &mut self.turns,
+            Section::Events => &mut self.events,
+            Section::Definitions => return None,
+            of_vcpu => {
+                let index = Section::OF_VCPU.iter().position(|&s| s == of_vcpu)?;
+                &mut self.streams.get_mut(usize::from(vcpu))?.sections[index]
+            }
+        })
+    }
+
+    /// Empties all buffers.
+    pub(crate) fn clear(&mut self) {
+        self.turns.clear();
+        self.events.clear();
+        for stream in &mut self.streams {
+            stream.sections.iter_mut().for_each(Vec::clear);
+        }
+        self.left = 0;
+    }
+
+    /// Notes the privilege of a vCPU, as known from the blocks before.
+    pub(crate) fn set_user(&mut self, vcpu: u8, user: bool) {
+        self.users[usize::from(vcpu)] = user;
+    }
+
+    /// Begins to read what is in the buffers: `accesses` accesses, as the block's header says.
+    pub(crate) fn begin(&mut self, accesses: u64, restart: bool) {
+        for (model, stream) in self.models.iter_mut().zip(&mut self.streams) {
+            stream.read = Default::default();
+            if restart {
+                *model = Model::new();
+            } else if !stream.sections[0].is_empty() {
+                model.reset();
+            }
+        }
+        (self.turns_read, self.events_read) = (0, 0);
+        self.event_state = EventState::default();
+        self.turn = 0;
+        self.left = if self.streams.len() == 1 { self.streams[0].sections[0].len() } else { 0 };
+        self.expected = accesses;
+    }
+
+    /// Appends to `batch` until it has `enough` accesses or the block is read. Returns whether there
+    /// is more.
+    pub(crate) fn read<const WITH_FRAMES: bool>(
+        &mut self,
+        definitions: &[Definition],
+        batch: &mut Batch,
+        enough: usize,
+    ) -> Result<bool, Inconsistent> {
+        while batch.accesses.len() < enough && batch.events.len() < enough {
+            if self.left == 0 && !self.next_turn()? {
+                return if self.expected == 0 { Ok(false) } else { Err(Inconsistent) };
+            }
+            self.read_turn::<WITH_FRAMES>(definitions, batch, enough)?;
+        }
+        Ok(true)
+    }
+
+    fn next_turn(&mut self) -> Result<bool, Inconsistent> {
+        let mut turns = Bytes::new(&self.turns[self.turns_read..]);
+        if turns.is_empty() {
+            return Ok(false);
+        }
+        let (vcpu, codes) = (turns.varint()?, turns.varint()?);
+        self.turns_read = self.turns.len() - turns.remaining();
+        let vcpu = u8::try_from(vcpu).map_err(|_| Inconsistent)?;
+        let stream = self.streams.get(usize::from(vcpu)).ok_or(Inconsistent)?;
+        let there = stream.sections[0].len() - stream.read[0];
+        let codes = usize::try_from(codes).map_err(|_| Inconsistent)?;
+        if codes == 0 || codes > there {
+            return Err(Inconsistent);
+        }
+        (self.turn, self.left) = (vcpu, codes);
+        Ok(true)
+    }
+
+    fn read_turn<const WITH_FRAMES: bool>(
+        &mut self,
+        definitions: &[Definition],
+        batch: &mut Batch,
+        enough: usize,
+    ) -> Result<(), Inconsistent> {
+        let vcpu = self.turn;
+        let several = self.models.len() > 1;
+        let model = &mut self.models[usize::from(vcpu)];
+        let user = &mut self.users[usize::from(vcpu)];
+        let Stream { sections, read } = &mut self.streams[usize::from(vcpu)];
+        let codes = &sections[0][read[0]..][..self.left];
+        let rest = |index: usize| Bytes::new(&sections[index][read[index]..]);
+        let mut successors = rest(1);
+        let mut shapes = rest(2);
+        let mut lengths = rest(3);
+        let mut differences = rest(4);
+        let mut pages = rest(5);
+        let mut frames = rest(6);
+        let mut events = Bytes::new(&self.events[self.events_read..]);
+        let out = &mut batch.accesses;
+        let start = out.len();
+        let mut template = Access::new(Kind::Load, 0, 0).on(vcpu).with_user(*user);
+        let mut done = 0;
+
+        for &flags in codes {
+            if out.len() >= enough || batch.events.len() >= enough {
+                break;
+            }
+            done += 1;
+            if flags & code::EVENTS != 0 {
+                for _ in 0..flags & !code::EVENTS {
+                    if several && events.byte()? != vcpu {
+                        return Err(Inconsistent);
+                    }
+                    let before = out.len() as u32;
+                    get_event(&mut events, &mut self.event_state, |event| {
+                        if let Event::Mode { user: now } = event {
+                            *user = now;
+                            template = template.with_user(now);
+                        }
+                        batch.events.push(At { before, vcpu, event });
+                    })?;
+                }
+                continue;
+            }
+            let mut number = model.by_history();
+            if flags & code::SUCCESSOR != 0 {
+                number = match successors.varint()? {
+                    0 => model.by_last(),
+                    number => u32::try_from(number).map_err(|_| Inconsistent)?,
+                };
+            }
+            let id = number.wrapping_sub(1);
+            let definition = definitions.get(id as usize).ok_or(Inconsistent)?;
+            model.enter(id, definitions)?;
+            if definition.bytes != 0 {
+                let frame = definition.gpa >> 12;
+                if flags & code::PAGE != 0 {
+                    let page = pages.difference(model.last_page)?;
+                    model.last_page = page;
+                    *model.page(frame) = Page { from: frame, to: page };
+                }
+                let page = model.page(frame).to;
+                batch.instructions += u64::from(definition.instructions);
+                let va = page << 12 | definition.gpa & 0xfff;
+                let frame = if WITH_FRAMES { frame as u32 } else { Access::NO_FRAME };
+                out.push(template.fetch(va, definition.bytes, frame));
+            }
+            let first = out.len();
+            let mut count = usize::MAX;
+            if flags & code::SHAPE != 0 {
+                let shape = shapes.varint()?;
+                count = usize::try_from(shape >> 1).map_err(|_| Inconsistent)?;
+                if count > MAX_SHAPE {
+                    return Err(Inconsistent);
+                }
+                if shape & 1 != 0 {
+                    model.reshape(shapes.take(count)?)?;
+                }
+            }
+            let mut moved = model.moved;
+            let sites = model.sites();
+            let count = count.min(sites.len());
+            let sites = &mut sites[..count];
+            if flags & code::ADDRESSES == 0 {
+                out.extend(sites.iter_mut().map(|site| {
+                    site.last = site.last.wrapping_add(site.stride);
+                    moved = site.stride;
+                    template.data(site.last, site.shape)
+                }));
+            } else {
+                let lengths = lengths.take(count)?;
+                for (site, &length) in sites.iter_mut().zip(lengths) {
+                    let difference = match length {
+                        length::PREDICTED => site.stride,
+                        length::ALONG => moved,
+                        1..=length::LONGEST => {
+                            let coded = differences.partial(usize::from(length))?;
+                            super::bytes::unzigzag(coded)
+                        }
+                        length::WHOLE => differences.u64()?.wrapping_sub(site.last),
+                        _ => return Err(Inconsistent),
+                    };
+                    site.last = site.last.wrapping_add(difference);
+                    site.stride = difference;
+                    moved = difference;
+                    out.push(template.data(site.last, site.shape));
+                }
+            }
+            model.moved = moved;
+            if WITH_FRAMES {
+                let mut from = first;
+                if flags & code::FRAMES != 0 {
+                    loop {
+                        let skip = usize::try_from(frames.varint()?).map_err(|_| Inconsistent)?;
+                        if skip == 0 {
+                            break;
+                        }
+                        let at = from.checked_add(skip - 1).ok_or(Inconsistent)?;
+                        let known = out.get(at).ok_or(Inconsistent)?.va >> 12;
+                        fill_frames(model, &mut out[from..at])?;
+                        let last = model.last_frame;
+                        let guess = last.to.wrapping_add(known).wrapping_sub(last.from);
+                        let page = Page { from: known, to: frames.difference(guess)? };
+                        *model.frame(known) = page;
+                        model.last_frame = page;
+                        fill_frames(model, &mut out[at..=at])?;
+                        from = at + 1;
+                    }
+                }
+                fill_frames(model, &mut out[from..])?;
+            }
+        }
+
+        let made = (out.len() - start) as u64;
+        self.expected = self.expected.checked_sub(made).ok_or(Inconsistent)?;
+        let left = [
+            codes.len() - done,
+            successors.remaining(),
+            shapes.remaining(),
+            lengths.remaining(),
+            differences.remaining(),
+            pages.remaining(),
+            frames.remaining(),
+        ];
+        read[0] += done;
+        for index in 1..read.len() {
+            read[index] = sections[index].len() - left[index];
+        }
+        self.events_read = self.events.len() - events.remaining();
+        self.left -= done;
+        Ok(())
+    }
+}
+
+#[inline]
+fn fill_frames(model: &mut Model, accesses: &mut [Access]) -> Result<(), Inconsistent> {
+    for access in accesses {
+        let page = *model.frame(access.va >> 12);
+        if page.from != access.va >> 12 {
+            return Err(Inconsistent);
+        }
+        access.frame = page.to as u32;
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! What writer and reader both predict, so that only what differs is stored.
+//!
+//! A machine repeats itself: the same block of instructions follows, makes the same accesses, each
+//! at the address of the last time plus the stride of the last time. Each vCPU has one model; it is
+//! forgotten at every block of the file, so that a reader can begin at any of them.
+
+use super::layout::MAX_SITES;
+
+const HISTORY: usize = 1 << 15;
+const PAGES: usize = 1 << 12;
+const FRAMES: usize = 1 << 16;
+
+/// One access of a block of instructions, as it was the last time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Site {
+    pub(crate) last: u64,
+    pub(crate) stride: u64,
+    pub(crate) shape: u8,
+}
+
+/// A block of instructions: what is known of it in the whole file.
+#[derive(Clone, Debug)]
+pub(crate) struct Definition {
+    /// The guest-physical address of its first byte.
+    pub(crate) gpa: u64,
+    /// Its length; 0 for a continuation, which has no fetch.
+    pub(crate) bytes: u16,
+    pub(crate) instructions: u16,
+    /// One byte an access, as it was at the first execution.
+    pub(crate) shape: Box<[u8]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    epoch: u32,
+    /// Where its sites begin.
+    first: u32,
+    /// How many accesses the last execution made.
+    len: u16,
+    /// For how many accesses there is room.
+    room: u16,
+    /// What followed the last time, plus 1.
+    next: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+const NOWHERE: Page = Page { from: u64::MAX, to: 0 };
+
+/// The accesses of a block would need more sites than a file's block may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TooManySites;
+
+#[derive(Debug)]
+pub(crate) struct Model {
+    epoch: u32,
+    states: Vec<State>,
+    sites: Vec<Site>,
+    history: Box<[u32]>,
+    before: u32,
+    current: u32,
+    /// How far the last access of the vCPU was from where its site had been the time before.
+    pub(crate) moved: u64,
+    /// Physical to virtual pages of fetches.
+    pages: Box<[Page]>,
+    pub(crate) last_page: u64,
+    /// Virtual to physical pages of data.
+    frames: Box<[Page]>,
+    pub(crate) last_frame: Page,
+}
+
+impl Model {
+    pub(crate) fn new() -> Self {
+        Self {
+            epoch: 1,
+            states: Vec::new(),
+            sites: Vec::new(),
+            history: vec![0; HISTORY].into(),
+            before: 0,
+            current: 0,
+            moved: 0,
+            pages: vec![NOWHERE; PAGES].into(),
+            last_page: 0,
+            frames: vec![NOWHERE; FRAMES].into(),
+            last_frame: Page { from: 0, to: 0 },
+        }
+    }
+
+    /// Forgets everything, as at the start of a block of the file.
+    pub(crate) fn reset(&mut self) {
+        // An epoch makes all states void at once; at its wrap they are cleared in earnest.
+        self.epoch = self.epoch.wrapping_add(1);
+        if self.epoch == 0 {
+            self.states.clear();
+            self.epoch = 1;
+        }
+        self.sites.clear();
+        self.history.fill(0);
+        (self.before, self.current, self.moved, self.last_page) = (0, 0, 0, 0);
+        self.pages.fill(NOWHERE);
+        self.frames.fill(NOWHERE);
+        self.last_frame = Page { from: 0, to: 0 };
+    }
+
+    pub(crate) fn sites_in_use(&self) -> usize {
+        self.sites.len()
+    }
+
+    #[inline]
+    fn slot(&self) -> usize {
+        let mixed = self.current.wrapping_mul(0x9e37_79b1) ^ self.before.wrapping_mul(0x85eb_ca6b);
+        (mixed >> 17) as usize & (HISTORY - 1)
+    }
+
+    /// The block expected next by the last two, plus 1; 0 if there is no expectation.
+    #[inline]
+    pub(crate) fn by_history(&self) -> u32 {
+        self.history[self.slot()]
+    }
+
+    /// The block expected next by the last one alone, plus 1; 0 if there is no expectation.
+    #[inline]
+    pub(crate) fn by_last(&self) -> u32 {
+        match self.current {
+            0 => 0,
+            current => {
+                let state = self.states[current as usize - 1];
+                if state.epoch == self.epoch { state.next } else { 0 }
+            }
+        }
+    }
+
+    /// Notes that block `id` is executed; there must be a definition of it.
+    #[inline]
+    pub(crate) fn enter(
+        &mut self,
+        id: u32,
+        definitions: &[Definition],
+    ) -> Result<(), TooManySites> {
+        let slot = self.slot();
+        self.history[slot] = id + 1;
+        if self.current != 0 {
+            self.states[self.current as usize - 1].next = id + 1;
+        }
+        self.before = self.current;
+        self.current = id + 1;
+        if self.states.len() <= id as usize {
+            self.states.resize(definitions.len(), State::default());
+        }
+        if self.states[id as usize].epoch != self.epoch {
+            self.first_entry(id, &definitions[id as usize])?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn first_entry(&mut self, id: u32, definition: &Definition) -> Result<(), TooManySites> {
+        let first = self.sites.len();
+        let len = definition.shape.len();
+        if first + len > MAX_SITES {
+            return Err(TooManySites);
+        }
+        let site = |&shape| Site { last: 0, stride: 0, shape };
+        self.sites.extend(definition.shape.iter().map(site));
+        let (first, len) = (first as u32, len as u16);
+        self.states[id as usize] = State { epoch: self.epoch, first, len, room: len, next: 0 };
+        Ok(())
+    }
+
+    /// The sites of the block that was entered last.
+    #[inline]
+    pub(crate) fn sites(&mut self) -> &mut [Site] {
+        let state = self.states[self.current as usize - 1];
+        &mut self.sites[state.first as usize..][..usize::from(state.len)]
+    }
+
+    /// Gives the block that was entered last another shape; addresses of sites that stay are kept.
+    pub(crate) fn reshape(&mut self, shape: &[u8]) -> Result<(), TooManySites> {
+        let state = &mut self.states[self.current as usize - 1];
+        if shape.len() > usize::from(state.room) {
+            // Doubling keeps what is left behind below what is in use.
+            let room = shape.len().next_power_of_two();
+            let first = self.sites.len();
+            if first + room > MAX_SITES {
+                return Err(TooManySites);
+            }
+            let old = state.first as usize..state.first as usize + usize::from(state.room);
+            self.sites.extend_from_within(old);
+            self.sites.resize(first + room, Site::default());
+            state.first = first as u32;
+            state.room = room as u16;
+        }
+        state.len = shape.len() as u16;
+        for (site, &shape) in self.sites[state.first as usize..].iter_mut().zip(shape) {
+            site.shape = shape;
+        }
+        Ok(())
+    }
+
+    /// What is known of the virtual page of the physical page `frame` in fetches.
+    #[inline]
+    pub(crate) fn page(&mut self, frame: u64) -> &mut Page {
+        &mut self.pages[frame as usize & (PAGES - 1)]
+    }
+
+    /// What is known of the physical page of the virtual page `page` in data accesses.
+    #[inline]
+    pub(crate) fn frame(&mut self, page: u64) -> &mut Page {
+        &mut self.frames[(page ^ page >> 16) as usize & (FRAMES - 1)]
+    }
+}
+
+/// How an access is shaped: bit 0 store, bits 1..=3 the logarithm of its length.
+#[inline]
+pub(crate) fn shape(store: bool, log2_len: u8) -> u8 {
+    u8::from(store) | log2_len << 1
+}
+
+/// Codes: what a byte of the stream of codes says of an executed block. No bit: all as predicted.
+pub(crate) mod code {
+    /// The next block is not the expected one: [`Successors`](super::super::layout::Section).
+    pub(crate) const SUCCESSOR: u8 = 1;
+    /// Not all addresses are as predicted.
+    pub(crate) const ADDRESSES: u8 = 2;
+    /// The accesses are not the same in number and shape.
+    pub(crate) const SHAPE: u8 = 4;
+    /// The virtual page of the fetch is not the known one.
+    pub(crate) const PAGE: u8 = 8;
+    /// The physical page of some access is not the known one.
+    pub(crate) const FRAMES: u8 = 16;
+    /// Not a block: the low seven bits count events.
+    pub(crate) const EVENTS: u8 = 128;
+}
+
+/// Lengths: how the address of one access is stored.
+pub(crate) mod length {
+    /// Last time's address plus the last stride.
+    pub(crate) const PREDICTED: u8 = 0;
+    /// In 1 to 6 bytes: the difference from last time's address.
+    pub(crate) const LONGEST: u8 = 6;
+    /// The address itself, in 8 bytes.
+    pub(crate) const WHOLE: u8 = 7;
+    /// Moved from last time's address as far as the access before moved from its own.
+    pub(crate) const ALONG: u8 = 8;
+}
