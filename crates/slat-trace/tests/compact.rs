@@ -397,7 +397,7 @@ fn access(kind: Kind, page: u64) -> Access {
 }
 
 fn one_batch(accesses: &[Access]) -> Vec<Batch> {
-    vec![Batch { accesses: accesses.to_vec(), events: Vec::new() }]
+    vec![Batch { accesses: accesses.to_vec(), ..Batch::default() }]
 }
 
 #[test]
