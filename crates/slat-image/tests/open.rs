@@ -421,3 +421,46 @@ mod overlapping_segments {
         }
     }
 }
+
+/// Damage anywhere: opening ends, without a panic, and what opens can be read.
+mod damage {
+    use proptest::prelude::*;
+
+    use super::{CORE, Core, Options, pattern};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn never_panics(
+            wide: bool,
+            big_endian: bool,
+            extended: bool,
+            packed: bool,
+            damage in prop::collection::vec((0usize..400, any::<u8>()), 0..6),
+            keep in 0usize..800,
+        ) {
+            let memory = pattern(0x100);
+            let segments: &[(u64, &[u8])] = &[(0x1000, &memory), (0x1080, &memory[0x80..])];
+            let core = Core { wide, big_endian, extended, segments, ..CORE };
+            let mut file = core.build();
+            if packed {
+                file = zstd::encode_all(&file[..], 1).unwrap();
+            }
+            for (at, byte) in damage {
+                if let Some(slot) = file.get_mut(at) {
+                    *slot = byte;
+                }
+            }
+            file.truncate(keep);
+            match Options::new().decompressed_limit(1 << 20).open_bytes("damaged", file) {
+                Ok(image) => {
+                    for range in image.ranges() {
+                        let mut bytes = vec![0; (range.end() - range.start() + 1) as usize];
+                        prop_assert!(image.read(*range.start(), &mut bytes));
+                    }
+                }
+                Err(error) => prop_assert!(!error.to_string().contains('\n')),
+            }
+        }
+    }
+}
