@@ -4,12 +4,15 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+mod check;
 mod completions;
 mod man;
 mod walk;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Tell whether this machine has SLAT, whether it is on and whether it is used
+    Check(check::Args),
     /// Explain one translation, step by step
     Walk(walk::Args),
     /// Print a completion script for a shell
@@ -22,6 +25,7 @@ impl Command {
     /// Runs the subcommand; the exit code follows the table in the README.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Command::Check(args) => check::run(args),
             Command::Walk(args) => walk::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Man(args) => man::run(args),
@@ -29,8 +33,14 @@ impl Command {
     }
 }
 
-/// What `slat` without arguments prints.
+/// What `slat` without arguments prints: the verdict on this machine, and where to go from there.
 pub(crate) fn welcome() -> anyhow::Result<ExitCode> {
-    anstream::println!("slat: try `slat --help`");
+    anstream::println!(
+        "{}\n\n{}\n\nTry:\n  slat check          what this rests on, and what to do about it\n  \
+         slat walk --help    how one address is translated, step by step\n  \
+         slat --help         everything else",
+        check::this_machine().headline,
+        slat_check::text::WHAT_SLAT_IS,
+    );
     Ok(ExitCode::SUCCESS)
 }
