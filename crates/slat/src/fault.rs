@@ -17,6 +17,8 @@ pub enum Cause {
     InputSize,
     /// Walks through this half are disabled (`TCR_ELx.EPD0`, `EPD1`).
     Disabled,
+    /// The registers hold a geometry for which every translation faults (Arm `TxSZ`, `SL0`).
+    Geometry,
     /// An entry translates nothing.
     Empty,
     /// An entry has an encoding that its format reserves.
@@ -234,6 +236,9 @@ impl fmt::Display for Cause {
             }
             Cause::InputSize => f.write_str("the address lies outside the stage's input width"),
             Cause::Disabled => f.write_str("walks through this half are disabled"),
+            Cause::Geometry => {
+                f.write_str("the registers' input size or start level is out of range")
+            }
             Cause::Empty => f.write_str("the entry is not present"),
             Cause::Reserved(reserved) => reserved.fmt(f),
             Cause::AccessFlag => {

@@ -5,13 +5,14 @@
 
 use core::fmt;
 
-use crate::access::Access;
+use crate::access::{Access, Kind};
 use crate::fault::{Cause, Reserved};
 use crate::memory::EntryLayout;
 use crate::memory_type::StageType;
 use crate::regime::Regime;
 
 pub mod any;
+pub mod arm64;
 pub mod ept;
 pub mod flat;
 pub mod npt;
@@ -95,6 +96,9 @@ pub struct Found {
     pub path: Path,
     /// The input address as software gave it.
     pub input: u64,
+    /// The kind of access the walk was made for: Arm's memory attributes differ between data and
+    /// instructions.
+    pub kind: Kind,
 }
 
 impl Found {
@@ -112,6 +116,18 @@ impl Found {
 pub trait Format: Copy {
     /// What the architecture's root registers hold, decoded: a table address for most formats.
     type Root: Copy;
+
+    /// Whether the encoding of tables depends on the half of the input space that is walked
+    /// (AArch64 with `TG0` other than `TG1`), so that [`Format::half`] must be asked first.
+    const HALVES: bool = false;
+
+    /// The format as the tables for `input` use it: to be asked before any other method where
+    /// [`Format::HALVES`] holds. Walks do so themselves.
+    #[must_use]
+    fn half(&self, input: u64) -> Self {
+        let _ = input;
+        *self
+    }
 
     /// The name that `slat walk` and JSON use, such as `x86-4`.
     fn name(&self) -> &'static str;

@@ -4,6 +4,7 @@ use core::fmt;
 
 use crate::regime::Regime;
 
+pub mod arm;
 pub mod riscv;
 pub mod x86;
 
@@ -25,6 +26,10 @@ pub enum StageType {
     },
     /// RISC-V: the PBMT field of the leaf; `Pma` where the stage is off.
     Pbmt(riscv::Pbmt),
+    /// Arm stage 1: the attributes that MAIR gives, or those of a stage that is off.
+    Arm(arm::Attributes),
+    /// Arm stage 2: what it does to stage 1's.
+    ArmStage2(arm::Stage2),
 }
 
 /// The effective memory type of an access.
@@ -36,6 +41,8 @@ pub enum MemoryType {
     X86(x86::Type),
     /// RISC-V: what overrides the physical memory attributes.
     Riscv(riscv::Pbmt),
+    /// Arm attributes.
+    Arm(arm::Attributes),
 }
 
 /// The type that both stages make together: before MTRRs unless `regime` has them (EPT's types
@@ -44,7 +51,7 @@ pub enum MemoryType {
 /// `stage2` is [`StageType::Unspecified`] for a native walk; `output` is the system physical
 /// address, for the MTRRs.
 pub fn effective(stage1: StageType, stage2: StageType, output: u64, regime: &Regime) -> MemoryType {
-    use StageType::{Ept, HostPat, Pat, Pbmt, Unspecified};
+    use StageType::{Arm, ArmStage2, Ept, HostPat, Pat, Pbmt, Unspecified};
     match (stage1, stage2) {
         (Unspecified, Unspecified) => MemoryType::Unspecified,
         (Pat(guest), Unspecified) => MemoryType::X86(x86::native(guest, output, &regime.x86)),
@@ -63,6 +70,13 @@ pub fn effective(stage1: StageType, stage2: StageType, output: u64, regime: &Reg
         }
         (Pbmt(only), Unspecified) | (Unspecified, Pbmt(only)) => MemoryType::Riscv(only),
         (Pbmt(vs), Pbmt(g)) => MemoryType::Riscv(riscv::under_g_stage(vs, g)),
+        (Arm(only), Unspecified) => MemoryType::Arm(only.effective()),
+        (Arm(first), ArmStage2(second)) => MemoryType::Arm(second.combined_with(first)),
+        // No stage 1 was given: what stage 2 makes of write-back memory.
+        (Unspecified, ArmStage2(second)) => {
+            let memory = arm::Attributes::new(arm::Memory::WRITE_BACK, arm::Shareability::Non);
+            MemoryType::Arm(second.combined_with(memory))
+        }
         // A second stage's entry as a first stage, or two architectures: no rule combines them.
         _ => MemoryType::Unspecified,
     }
@@ -77,6 +91,8 @@ impl fmt::Display for StageType {
                 write!(f, "{memory_type}{}", if *ignore_pat { " (PAT ignored)" } else { "" })
             }
             StageType::Pbmt(pbmt) => pbmt.fmt(f),
+            StageType::Arm(attributes) => attributes.fmt(f),
+            StageType::ArmStage2(stage2) => stage2.fmt(f),
         }
     }
 }
@@ -87,6 +103,7 @@ impl fmt::Display for MemoryType {
             MemoryType::Unspecified => f.write_str("unspecified"),
             MemoryType::X86(memory_type) => memory_type.fmt(f),
             MemoryType::Riscv(pbmt) => pbmt.fmt(f),
+            MemoryType::Arm(attributes) => attributes.fmt(f),
         }
     }
 }

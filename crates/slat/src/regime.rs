@@ -1,5 +1,6 @@
 //! State that belongs to the combination of stages rather than to one of them.
 
+pub mod arm;
 pub mod riscv;
 pub mod x86;
 
@@ -12,6 +13,8 @@ pub mod x86;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Regime {
+    /// Arm's part, of both execution states.
+    pub arm: arm::State,
     /// RISC-V's part.
     pub riscv: riscv::State,
     /// x86's part.

@@ -178,7 +178,13 @@ where
 {
     #[inline(always)]
     fn attempt<const UPDATES: bool>(&mut self) -> Result<Mapped<O>, Ended<I, M::Fault>> {
-        let format = &self.stage.format;
+        let half;
+        let format = if F::HALVES {
+            half = self.stage.format.half(self.input.raw());
+            &half
+        } else {
+            &self.stage.format
+        };
         let layout = format.layout();
         let start = format.begin(&self.stage.root, self.input.raw(), self.access, self.regime);
         let (mut table, mut level, input) = match start {
@@ -228,7 +234,10 @@ where
                     continue;
                 }
                 Decoded::Leaf { base, shift } => {
-                    let found = Found { entry, level, base, shift, path, input: self.input.raw() };
+                    let input_address = self.input.raw();
+                    let kind = self.access.kind;
+                    let found =
+                        Found { entry, level, base, shift, path, input: input_address, kind };
                     match format.check(&found, self.access, self.regime) {
                         Ok(()) => {
                             if UPDATES {
@@ -277,6 +286,7 @@ where
             shift: 64,
             path: Path::START,
             input: self.input.raw(),
+            kind: self.access.kind,
         };
         match self.stage.format.check(&found, self.access, self.regime) {
             Ok(()) => Ok(Mapped { output: O::new(output), found }),

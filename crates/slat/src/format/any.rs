@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use super::arm64;
 use super::ept::Ept;
 use super::flat::Flat;
 use super::npt::Npt;
@@ -30,6 +31,14 @@ macro_rules! formats {
         impl Format for AnyFormat {
             /// The root is in the value.
             type Root = ();
+
+            const HALVES: bool = true;
+
+            fn half(&self, input: u64) -> AnyFormat {
+                match self {
+                    $(AnyFormat::$name(format, root) => AnyFormat::$name(format.half(input), *root),)*
+                }
+            }
 
             fn name(&self) -> &'static str {
                 match self { $(AnyFormat::$name(format, _) => format.name(),)* }
@@ -130,4 +139,8 @@ formats! {
     Npt(Npt, u64),
     /// RISC-V, either stage.
     Sv(Sv, u64),
+    /// AArch64 stage 1.
+    Arm64(arm64::Stage1, arm64::Root),
+    /// AArch64 stage 2.
+    Arm64Stage2(arm64::Stage2, u64),
 }

@@ -160,8 +160,15 @@ fn every_right_and_every_access() {
             if !matches!(format.decode(low, 0), Decoded::Leaf { .. }) {
                 continue;
             }
-            let found =
-                Found { entry: low, level: 0, base: 0, shift: 12, path: Path::START, input: 0 };
+            let found = Found {
+                entry: low,
+                level: 0,
+                base: 0,
+                shift: 12,
+                path: Path::START,
+                input: 0,
+                kind: Kind::Read,
+            };
             for kind in [Kind::Read, Kind::Write, Kind::Execute] {
                 for privilege in [Privilege::Supervisor, Privilege::User] {
                     for flavor in [Flavor::Plain, Flavor::Hlvx, Flavor::ShadowStack] {
