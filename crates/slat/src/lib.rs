@@ -88,4 +88,4 @@ pub use translate::{
     NestedFailure, NestedTranslation, Permissions, Translation, TwoStageFailure, translate,
     translate_nested,
 };
-pub use walk::{Mapped, Nested, Stage, Updates, walk};
+pub use walk::{Mapped, Nested, Partial, Stage, Updates, walk, walk_from};

@@ -104,23 +104,70 @@ where
     M: Memory<Address = O>,
     W: Observer,
 {
-    let mut one = Walk { stage, memory, input, access, regime, observer };
-    let outcome = if !W::WATCHES && stage.updates == Updates::Never {
-        match one.attempt::<false>() {
-            Ok(mapped) => Ok(mapped),
-            Err(Ended::Failed(failed)) => Err(failed),
-            Err(Ended::Lost { level }) => Err(Failed::Here(one.fault_at(level, Cause::Contended))),
-        }
-    } else {
-        walk_with_updates(one.reborrow())
-    };
-    match outcome {
+    match run(Walk { stage, from: None, memory, input, access, regime, observer }) {
         Err(Failed::Here(Fault { cause: Cause::Restart, .. })) => {
             let stage = Stage { format: stage.format.after_restart(), ..*stage };
-            walk_with_updates(Walk { stage: &stage, memory, input, access, regime, observer })
+            run(Walk { stage: &stage, from: None, memory, input, access, regime, observer })
         }
         outcome => outcome,
     }
+}
+
+/// One walk, its updates compiled in only where some are to be made or watched.
+#[inline(always)]
+fn run<F, I, O, M, W>(mut walk: Walk<'_, F, I, O, M, W>) -> Result<Mapped<O>, Failed<I, M::Fault>>
+where
+    F: Format,
+    I: Address,
+    O: Address,
+    M: Memory<Address = O>,
+    W: Observer,
+{
+    if W::WATCHES || walk.stage.updates != Updates::Never {
+        return walk_with_updates(walk);
+    }
+    match walk.attempt::<false>() {
+        Ok(mapped) => Ok(mapped),
+        Err(Ended::Failed(failed)) => Err(failed),
+        Err(Ended::Lost { level }) => Err(Failed::Here(walk.fault_at(level, Cause::Contended))),
+    }
+}
+
+/// Where a walk takes up what a cache of table entries remembers: the entries above `level` are not
+/// read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Partial {
+    /// Level of the first entry to read.
+    pub level: u8,
+    /// Address of its table in the output space.
+    pub table: u64,
+    /// What the entries above said.
+    pub path: Path,
+}
+
+/// As [`walk`], but begins at a table that a paging-structure cache remembers. Accessed bits of the
+/// entries above are left as they are: a processor set them when it cached the entries.
+///
+/// # Errors
+/// As [`walk`].
+#[inline]
+pub fn walk_from<F, I, O, M, W>(
+    stage: &Stage<F, I, O>,
+    from: &Partial,
+    memory: &mut M,
+    input: I,
+    access: &Access,
+    regime: &Regime,
+    observer: &W,
+) -> Result<Mapped<O>, Failed<I, M::Fault>>
+where
+    F: Format,
+    I: Address,
+    O: Address,
+    M: Memory<Address = O>,
+    W: Observer,
+{
+    run(Walk { stage, from: Some(from), memory, input, access, regime, observer })
 }
 
 fn walk_with_updates<F, I, O, M, W>(
@@ -154,6 +201,7 @@ enum Ended<I, B> {
 
 struct Walk<'a, F: Format, I, O, M, W> {
     stage: &'a Stage<F, I, O>,
+    from: Option<&'a Partial>,
     memory: &'a mut M,
     input: I,
     access: &'a Access,
@@ -197,6 +245,13 @@ where
         let mut trail = Trail { entries: [(0, 0, 0); MAX_LEVELS], len: 0 };
         let mut path = Path::START;
         let mut index = input >> format.shift(level);
+        if let Some(from) = self.from {
+            if from.level < level {
+                index = (input >> format.shift(from.level))
+                    & ((1 << format.index_bits(from.level)) - 1);
+            }
+            (level, table, path) = (from.level.min(level), from.table, from.path);
+        }
         loop {
             let entry_address = table.wrapping_add(index * layout.size.bytes());
             let read = self
@@ -271,10 +326,6 @@ where
                 access: *self.access,
             })));
         }
-    }
-
-    fn reborrow(&mut self) -> Walk<'_, F, I, O, M, W> {
-        Walk { memory: self.memory, ..*self }
     }
 
     /// The stage is off: nothing is read, the output is the input.
