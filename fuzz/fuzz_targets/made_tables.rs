@@ -9,7 +9,7 @@ use slat_trace::made_tables::{Damage, MadeTables, Pages, Policy};
 fuzz_target!(|bytes: &[u8]| {
     let file = slat_fuzz::file(bytes);
     let policy = Policy { pages: Pages::Transparent, fragmentation: 20, seed: 1, memory: 1 << 28 };
-    let made = MadeTables::open(file.path(), &Options::default(), policy, Damage::TakeWhatPrecedes);
+    let made = MadeTables::open(&[file.path()], &Options::default(), policy, Damage::TakeWhatPrecedes);
     let Ok(source) = made else { return };
     let expected = source.counts().accesses();
     let mut compact = Compact::new(source, &Hierarchy::default()).expect("the default is served");

@@ -23,7 +23,7 @@ fn decode(path: &Path) -> Result<u64, Box<dyn std::error::Error>> {
 
 fn stream(path: &Path) -> Result<u64, Box<dyn std::error::Error>> {
     let mut source =
-        MadeTables::open(path, &Options::default(), Policy::default(), Damage::Refuse)?;
+        MadeTables::open(&[path], &Options::default(), Policy::default(), Damage::Refuse)?;
     let (mut batch, mut count) = (Batch::default(), 0);
     while source.next(&mut batch)? {
         count += batch.accesses.len() as u64;
@@ -32,7 +32,7 @@ fn stream(path: &Path) -> Result<u64, Box<dyn std::error::Error>> {
 }
 
 fn runs(path: &Path) -> Result<u64, Box<dyn std::error::Error>> {
-    let source = MadeTables::open(path, &Options::default(), Policy::default(), Damage::Refuse)?;
+    let source = MadeTables::open(&[path], &Options::default(), Policy::default(), Damage::Refuse)?;
     let mut compact = Compact::new(source, &Hierarchy::default())?;
     let (mut batch, mut count) = (RunBatch::default(), 0);
     while compact.next(&mut batch)? {

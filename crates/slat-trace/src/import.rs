@@ -30,6 +30,7 @@ mod error;
 mod gem5;
 mod input;
 mod lackey;
+mod mix;
 mod pinatrace;
 mod plain;
 mod ramulator;
@@ -47,6 +48,7 @@ use champsim::ChampSim;
 use drmemtrace::Drmemtrace;
 use gem5::Gem5;
 use input::Input;
+use mix::Mix;
 use text::TextReader;
 
 use crate::{Arch, Kind};
@@ -251,6 +253,38 @@ impl Trace {
             return Ok(Trace::new(path, Format::Drmemtrace, Box::new(reader)));
         }
         Trace::of(open_stream(path)?, options)
+    }
+
+    /// Opens one trace, or several as one.
+    ///
+    /// Several drmemtrace files are threads, in the order of their time stamps as in a directory. Any
+    /// other traces take turns of a thousand accesses, each on vCPUs and in address spaces of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trace::open`], and when there is none.
+    pub fn open_all(paths: &[impl AsRef<Path>], options: &Options) -> Result<Trace, ImportError> {
+        let traces = match paths {
+            [] => {
+                let cause = Cause::Refused("no trace is named".into());
+                return Err(ImportError::whole(Path::new(""), cause));
+            }
+            [path] => return Trace::open(path.as_ref(), options),
+            paths => paths
+                .iter()
+                .map(|path| Trace::open(path.as_ref(), options))
+                .collect::<Result<Vec<_>, _>>()?,
+        };
+        let (path, format) = (traces[0].path.clone(), traces[0].format);
+        let threads = paths.iter().all(|path| !path.as_ref().is_dir())
+            && traces.iter().all(|trace| trace.format == Format::Drmemtrace);
+        let reader: Box<dyn Reader> = if threads {
+            let inputs = paths.iter().map(|path| open_stream(path.as_ref()));
+            Box::new(Drmemtrace::files(inputs.collect::<Result<_, _>>()?, options.lanes)?)
+        } else {
+            Box::new(Mix::new(traces))
+        };
+        Ok(Trace::new(&path, format, reader))
     }
 
     /// Reads a trace that is not compressed from anything that can be read; `path` is its name in errors.

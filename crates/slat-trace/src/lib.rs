@@ -5,6 +5,7 @@ pub mod compact;
 pub mod event;
 pub mod import;
 pub mod made_tables;
+pub mod open;
 pub mod recording;
 
 pub use event::{

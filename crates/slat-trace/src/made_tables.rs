@@ -26,6 +26,7 @@
 
 mod encoding;
 mod frames;
+mod record;
 mod survey;
 
 use std::collections::HashMap;
@@ -39,6 +40,7 @@ use survey::{REGION_PAGES, Survey};
 use crate::import::{Cause, ImportError, Options, Place, Reference, References, Trace};
 use crate::{Access, Arch, Batch, Event, Kind, Machine, Source};
 
+pub use record::{RecordError, Recorded};
 pub use survey::Counts;
 
 /// Which page sizes made tables have.
@@ -130,32 +132,31 @@ pub struct MadeTables {
     spaces: Vec<Option<Space>>,
     recent: Box<[Option<Recent>]>,
     references: References,
+    /// What the format leaves open, from the first pass.
+    format_notes: Vec<String>,
     begun: bool,
     given: u64,
 }
 
 impl MadeTables {
-    /// Opens a trace and reads it once to the end, to find out what the tables must be.
+    /// Opens a trace, or several as one, and reads it once to the end, to find out what the tables must be.
     ///
     /// # Errors
     ///
-    /// As [`Trace::open`]; where the trace is damaged, unless `damage` accepts that; when it has no
+    /// As [`Trace::open_all`]; where the trace is damaged, unless `damage` accepts that; when it has no
     /// accesses, an address that no program can have, more than 255 threads, or needs more memory than
     /// the policy allows.
     pub fn open(
-        path: &Path,
+        paths: &[impl AsRef<Path>],
         options: &Options,
         policy: Policy,
         damage: Damage,
     ) -> Result<Self, ImportError> {
         let policy = Policy { fragmentation: policy.fragmentation.min(100), ..policy };
-        let refuse = |what: String| ImportError {
-            path: path.to_owned(),
-            place: Place::Whole,
-            cause: Cause::Refused(what),
-        };
-        let mut trace = Trace::open(path, options)?;
+        let mut trace = Trace::open_all(paths, options)?;
         let survey = survey::survey(&mut trace, &policy, damage == Damage::TakeWhatPrecedes)?;
+        let path = trace.path().to_owned();
+        let refuse = |what: String| ImportError::whole(&path, Cause::Refused(what));
         if survey.counts.accesses() == 0 {
             return Err(refuse("the trace has no accesses".to_owned()));
         }
@@ -176,13 +177,14 @@ impl MadeTables {
         let vcpus = u8::try_from(survey.lanes.len()).expect("the survey refuses more");
         let memory = Some(start << PAGE_BITS..end << PAGE_BITS);
         Ok(MadeTables {
-            trace: Trace::open(path, options)?,
+            trace: Trace::open_all(paths, options)?,
             machine: Machine { arch: survey.encoding.arch, vcpus, tables: true, memory },
             frames: Frames::new(start + REGION_PAGES, end, policy.fragmentation, policy.seed),
             running: survey.lanes.clone(),
             spaces: (0..survey.spaces.len()).map(|_| None).collect(),
             recent: vec![None; RECENT].into_boxed_slice(),
             references: References::default(),
+            format_notes: trace.notes(),
             begun: false,
             given: 0,
             policy,
@@ -209,7 +211,7 @@ impl MadeTables {
     }
 
     /// What has to be known to judge results from this stream: first that the tables were made and how,
-    /// then what the format leaves open; complete once the stream has ended.
+    /// then what the format leaves open.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let Encoding { arch, levels } = self.survey.encoding;
@@ -221,7 +223,7 @@ impl MadeTables {
             "the trace has no tables; guest tables were made: {arch}, {levels} levels, {}",
             self.policy
         )];
-        notes.extend(self.trace.notes());
+        notes.extend(self.format_notes.iter().cloned());
         if let Some(damage) = &self.survey.damage {
             notes.push(format!("only what precedes the damage was taken: {damage}"));
         }
@@ -306,8 +308,19 @@ impl MadeTables {
         batch
             .accesses
             .push(Access::new(reference.kind, va, reference.size).on(vcpu).with_frame(frame));
+        batch.instructions += u64::from(reference.kind == Kind::Fetch);
         self.given += 1;
         Ok(())
+    }
+
+    /// The frame of a page that is mapped under the root register's `value`.
+    fn frame_under(&self, value: u64, page: u64) -> Option<u32> {
+        let gpa = value & 0xffff_ffff_f000;
+        let space = self.spaces.iter().flatten().find(|space| space.root == gpa)?;
+        match space.huge.get(&(page / REGION_PAGES)) {
+            Some(Some(first)) => Some(first + (page % REGION_PAGES) as u32),
+            _ => space.small.get(&page).copied(),
+        }
     }
 
     /// The frame of a page, which is mapped first if it is not yet.

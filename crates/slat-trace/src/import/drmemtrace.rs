@@ -383,6 +383,18 @@ impl Drmemtrace {
         Drmemtrace::of(vec![ThreadFile::new(input)], by, 0)
     }
 
+    /// A reader of several threads' files.
+    ///
+    /// # Errors
+    ///
+    /// When they are more than a thousand.
+    pub(crate) fn files(inputs: Vec<Input>, by: LaneBy) -> Result<Self, ImportError> {
+        if inputs.len() > MOST_FILES {
+            return Err(too_many(inputs[0].path()));
+        }
+        Ok(Drmemtrace::of(inputs.into_iter().map(ThreadFile::new).collect(), by, 0))
+    }
+
     fn of(files: Vec<ThreadFile>, by: LaneBy, other_files: usize) -> Self {
         let waiting = (0..files.len()).map(|index| Reverse((0, index))).collect();
         let (lanes, left_out) = (Lanes::new(by), LeftOut::default());
@@ -406,12 +418,7 @@ impl Drmemtrace {
                     Probe::Trace(input) if files.len() < MOST_FILES => {
                         files.push(ThreadFile::new(input))
                     }
-                    Probe::Trace(_) => {
-                        let what = format!(
-                            "more than {MOST_FILES} threads' files; import a part of them at a time"
-                        );
-                        return Err(ImportError::whole(path, Cause::Refused(what)));
-                    }
+                    Probe::Trace(_) => return Err(too_many(path)),
                     Probe::Refused(text) => remedy = Some(text),
                     Probe::Other => other_files += 1,
                 }
@@ -435,6 +442,11 @@ impl Drmemtrace {
             },
         ))
     }
+}
+
+fn too_many(path: &Path) -> ImportError {
+    let what = format!("more than {MOST_FILES} threads' files; import a part of them at a time");
+    ImportError::whole(path, Cause::Refused(what))
 }
 
 fn listed(directory: &Path) -> Result<Vec<PathBuf>, ImportError> {

@@ -3,5 +3,6 @@
 mod counts;
 mod damage;
 mod formats;
+mod recordings;
 mod samples;
 mod tables;

@@ -125,7 +125,7 @@ impl Replayed {
 
 /// Runs a trace through made tables and walks them for every access, at the time of the access.
 fn replay_with(path: &Path, options: &Options, policy: Policy) -> (Replayed, MadeTables) {
-    let mut source = MadeTables::open(path, options, policy, Damage::Refuse).unwrap();
+    let mut source = MadeTables::open(&[path], options, policy, Damage::Refuse).unwrap();
     let arch = source.machine().arch;
     let memory = source.machine().memory.clone().unwrap();
     let mut replayed = Replayed::default();
@@ -277,7 +277,7 @@ fn an_address_of_no_program_is_named() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"R 1000\nR 2000\nR 8000000000000000\n").unwrap();
     let error =
-        MadeTables::open(file.path(), &Options::default(), SMALL, Damage::Refuse).unwrap_err();
+        MadeTables::open(&[file.path()], &Options::default(), SMALL, Damage::Refuse).unwrap_err();
     assert_eq!(error.place, Place::Access(2));
     assert!(error.to_string().contains("0x8000000000000000 is no canonical address"), "{error}");
 }
@@ -351,7 +351,7 @@ fn limits_are_kept() {
     let open = |bytes: &[u8], policy, damage| {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        MadeTables::open(file.path(), &Options::default(), policy, damage)
+        MadeTables::open(&[file.path()], &Options::default(), policy, damage)
     };
     let scattered: Vec<_> = (0..4000).map(|i| reference(Kind::Load, i << 30, 1)).collect();
     let little = Policy { memory: 16 << 20, ..SMALL };
@@ -380,7 +380,7 @@ fn what_precedes_the_damage_is_taken_when_asked() {
     bytes.truncate(bytes.len() - 30);
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&bytes).unwrap();
-    let open = |damage| MadeTables::open(file.path(), &Options::default(), SMALL, damage);
+    let open = |damage| MadeTables::open(&[file.path()], &Options::default(), SMALL, damage);
     let error = open(Damage::Refuse).unwrap_err();
     assert!(matches!(error.cause, Cause::Truncated(_)), "{error}");
 
