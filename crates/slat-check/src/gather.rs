@@ -7,7 +7,7 @@ use crate::facts::cpuinfo::CpuInfo;
 use crate::facts::kernel_log::KernelLog;
 use crate::facts::kvm::Kvm;
 use crate::facts::{number, parameter};
-use crate::machine::{Machine, Os, Source, System, Unread};
+use crate::machine::{Arch, Machine, Os, Source, System, Unread};
 use crate::report::Unreadable;
 
 /// The parsed sources of one machine.
@@ -41,8 +41,8 @@ impl<'m> Facts<'m> {
         };
         if let Ok(text) = machine.read(Source::Cpuid) {
             facts.cpuid = Cpuid::parse(&text);
-            if facts.cpuid.is_empty() {
-                facts.note(Source::Cpuid, "holds no line of the form that cpuid -r prints");
+            if facts.cpuid.vendor().is_none() {
+                facts.note(Source::Cpuid, "holds no leaf 0 of the form that cpuid -r prints");
             }
         }
         if system.os == Os::Linux {
@@ -52,6 +52,8 @@ impl<'m> Facts<'m> {
                     facts.cpuinfo = CpuInfo::parse(&text);
                     if facts.cpuinfo == CpuInfo::default() {
                         facts.note(cpuinfo, "holds no line that describes a processor");
+                    } else if system.arch == Arch::X86 && facts.cpuinfo.flags.is_none() {
+                        facts.note(cpuinfo, "has no list of flags that a processor would have");
                     }
                 }
                 Err(why) => facts.note(cpuinfo, why),
@@ -186,12 +188,17 @@ impl<'m> Facts<'m> {
     /// Whether KVM has registered its device, seen from outside a container's /dev too; `None` when
     /// neither /sys nor the device can be asked.
     pub(crate) fn kvm_runs(&self) -> Option<bool> {
-        let registered = self.file("/sys/class/misc/kvm/dev").is_some();
-        match &self.kvm {
-            Ok(_) | Err(Unread::Denied) => Some(true),
-            _ if registered => Some(true),
-            Err(Unread::Absent) if self.modules.is_some() => Some(false),
-            _ => None,
+        if self.kvm.as_ref().is_ok_and(Kvm::works) {
+            return Some(true);
+        }
+        match self.machine.read(Source::File("/sys/class/misc/kvm/dev")) {
+            // Miscellaneous devices have the major number 10.
+            Ok(text) => text.starts_with("10:").then_some(true),
+            // A device that may not be opened proves nothing: in some sandboxes all of /dev is closed.
+            Err(Unread::Absent) if self.kvm == Err(Unread::Absent) && self.modules.is_some() => {
+                Some(false)
+            }
+            Err(_) => None,
         }
     }
 }

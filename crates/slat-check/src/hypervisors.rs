@@ -82,7 +82,7 @@ const X86: &[Product] = &[
     Product {
         name: "Parallels",
         requires: true,
-        why: "needs SLAT: current versions run on Macs that all have it",
+        why: "needs SLAT, which all Macs have that current versions run on",
         on: Some(Os::Macos),
         system: "macOS",
     },
@@ -134,7 +134,7 @@ const ARM: &[Product] = &[
     Product {
         name: "Parallels",
         requires: true,
-        why: "needs SLAT: it runs on Macs, which all have it",
+        why: "needs SLAT, which all Macs of this kind have",
         on: Some(Os::Macos),
         system: "macOS",
     },
@@ -159,14 +159,14 @@ pub(crate) fn hypervisors(system: System, judgement: &Judgement) -> Vec<Hypervis
     products
         .iter()
         .map(|product| {
-            let (here, because, telling) = here(product, system, gives, judgement);
+            let (here, because, remark) = here(product, system, gives, judgement);
             Hypervisor {
                 name: product.name,
                 requires_slat: product.requires,
                 why: product.why,
                 here,
                 because,
-                telling,
+                remark,
             }
         })
         .collect()
@@ -175,7 +175,7 @@ pub(crate) fn hypervisors(system: System, judgement: &Judgement) -> Vec<Hypervis
 fn gives(judgement: &Judgement) -> Gives {
     match (&judgement.cause, judgement.processor.answer, judgement.firmware.answer) {
         (Cause::UsedBy(_), ..) => Gives::Slat,
-        (Cause::HiddenInVm { .. } | Cause::FirmwareOff | Cause::NoEl2, ..) => Gives::Nothing,
+        (Cause::HiddenInVm { .. } | Cause::FirmwareOff { .. } | Cause::NoEl2, ..) => Gives::Nothing,
         (_, Answer::Yes, Answer::Yes) => Gives::Slat,
         (_, Answer::No, Answer::Yes) => Gives::VirtualizationOnly,
         (_, Answer::No, Answer::No) => Gives::Nothing,
@@ -183,55 +183,57 @@ fn gives(judgement: &Judgement) -> Gives {
     }
 }
 
-/// Whether it could run here, what makes it so, and whether that says more than "SLAT is here" or not.
+/// Whether it could run here, what makes it so, and what of that is worth a person's time.
 fn here(
     product: &Product,
     system: System,
     gives: Gives,
     judgement: &Judgement,
-) -> (Answer, String, bool) {
+) -> (Answer, String, Option<String>) {
+    let plain = |answer, because: &str| (answer, because.to_string(), None);
+    let telling = |answer, because: &str| (answer, because.to_string(), Some(because.to_string()));
     // What is in use is the best proof of what can run.
     match &judgement.cause {
-        Cause::UsedBy(user) if *user == product.name => {
-            return (Answer::Yes, "it runs".to_string(), true);
-        }
+        Cause::UsedBy(user) if *user == product.name => return telling(Answer::Yes, "it runs"),
         Cause::ParameterOff { .. } if product.name == "KVM" => {
-            return (Answer::Yes, "it runs, told to do without".to_string(), true);
+            return telling(Answer::Yes, "it runs, told to do without");
         }
-        Cause::HiddenInVm { software: Some(_) } | Cause::ProcessorLacks { software: Some(_) }
+        Cause::HiddenInVm { software: Some(_) }
+        | Cause::ProcessorLacks { software: Some(_) }
+        | Cause::FirmwareOff { software: Some(_) }
             if product.name == "KVM" =>
         {
-            return (Answer::Yes, "it runs".to_string(), true);
+            return telling(Answer::Yes, "it runs");
         }
         _ => {}
     }
     if product.name == "Parallels" && system.os != Os::Macos {
-        return (Answer::No, "it needs a Mac".to_string(), true);
+        return telling(Answer::No, "it runs on Macs only");
     }
     let elsewhere = product.on.is_some_and(|os| os != system.os || os == Os::Other);
-    let yes = |what: &str| {
-        let with = if elsewhere { format!(", with {}", product.system) } else { String::new() };
-        let because = format!("{what}{with}");
-        (Answer::Yes, because, false)
+    let yes = |because: &str| match elsewhere {
+        true => {
+            let under = format!("under {}", product.system);
+            (Answer::Yes, format!("{because}, {under}"), Some(under))
+        }
+        false => plain(Answer::Yes, because),
     };
     match (gives, product.requires) {
         (Gives::Slat, _) => yes("SLAT is here"),
         (Gives::VirtualizationOnly, false) => yes("it does without"),
-        (Gives::VirtualizationOnly, true) => (Answer::No, "there is no SLAT here".into(), false),
+        (Gives::VirtualizationOnly, true) => plain(Answer::No, "there is no SLAT here"),
         // Xen on x86 has guests that know that they are guests and need nothing of the processor.
         (Gives::Nothing, false) if product.name == "Xen" => {
-            (Answer::Yes, "here for paravirtualized guests only, which need neither".into(), true)
+            telling(Answer::Yes, "here for paravirtualized guests only, which need neither")
         }
         (Gives::Nothing, requires) => match &judgement.cause {
-            Cause::FirmwareOff => {
-                (Answer::No, "virtualization is switched off in the firmware".into(), false)
+            Cause::FirmwareOff { .. } => {
+                plain(Answer::No, "virtualization is switched off in the firmware")
             }
-            Cause::NoEl2 => (Answer::No, "something else keeps EL2".into(), false),
-            _ if requires => (Answer::No, "there is no SLAT here".into(), false),
-            _ => (Answer::No, "neither is here".into(), true),
+            Cause::NoEl2 => plain(Answer::No, "something else keeps EL2"),
+            _ if requires => plain(Answer::No, "there is no SLAT here"),
+            _ => telling(Answer::No, "neither is here"),
         },
-        (Gives::Unclear, _) => {
-            (Answer::Unknown, "could not tell what the hardware gives".into(), false)
-        }
+        (Gives::Unclear, _) => plain(Answer::Unknown, "could not tell what the hardware gives"),
     }
 }

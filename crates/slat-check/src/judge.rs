@@ -35,8 +35,8 @@ pub(crate) enum Cause {
     NothingRuns { module: Option<&'static str> },
     /// The kernel's command line forbids KVM.
     DisabledByUser,
-    /// The firmware switched virtualization off.
-    FirmwareOff,
+    /// The firmware switched virtualization off; KVM runs all the same when `software` names its module.
+    FirmwareOff { software: Option<String> },
     /// The processor has none; KVM runs all the same when `software` names its module.
     ProcessorLacks { software: Option<String> },
     /// A virtual machine that shows none; KVM runs all the same when `software` names its module.

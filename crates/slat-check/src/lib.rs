@@ -18,7 +18,7 @@
 //!      system linux x86\n\
 //!      === file /proc/cpuinfo\n\
 //!      vendor_id : GenuineIntel\n\
-//!      flags : vmx ept vpid\n\
+//!      flags : fpu vmx ept vpid\n\
 //!      === file /sys/class/misc/kvm/dev\n\
 //!      10:232\n\
 //!      === modules\n\

@@ -139,9 +139,9 @@ pub struct Hypervisor {
     pub here: Answer,
     /// What makes it so.
     pub because: String,
-    /// Whether `because` says more than that SLAT is here or not; the text leaves it out otherwise.
+    /// What of it says more than that SLAT is here or not; the text leaves the rest out.
     #[serde(skip)]
-    pub(crate) telling: bool,
+    pub(crate) remark: Option<String>,
 }
 
 /// A source that could not be read.

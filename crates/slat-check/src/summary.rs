@@ -30,7 +30,12 @@ pub(crate) fn headline(
             None,
         ),
         Cause::UsedBy(user) => {
-            (format!("Yes: this machine has SLAT{called}, and {user} uses it."), None)
+            let remark = (*user == "Hyper-V").then(|| {
+                "Tools that ask Windows may say no here, because Hyper-V hides SLAT from the Windows \
+                 above it."
+                    .to_string()
+            });
+            (format!("Yes: this machine has SLAT{called}, and {user} uses it."), remark)
         }
         Cause::ParameterOff { parameter, .. } => (
             format!("No: this machine has SLAT{called}, but KVM was told not to use it."),
@@ -57,14 +62,14 @@ pub(crate) fn headline(
         Cause::DisabledByUser => {
             ("No: the kernel's command line forbids KVM, and SLAT with it.".to_string(), None)
         }
-        Cause::FirmwareOff if judgement.processor.answer == Answer::Yes => (
-            "No: the processor has SLAT, but its virtualization is switched off.".to_string(),
-            Some("The switch is in the machine's firmware setup (BIOS, UEFI).".to_string()),
-        ),
-        Cause::FirmwareOff => (
-            "No: the processor's virtualization is switched off, and SLAT with it.".to_string(),
-            Some("The switch is in the machine's firmware setup (BIOS, UEFI).".to_string()),
-        ),
+        Cause::FirmwareOff { software } => {
+            let headline = match judgement.processor.answer {
+                Answer::Yes => "the processor has SLAT, but its virtualization is switched off.",
+                _ => "the processor's virtualization is switched off, and SLAT with it.",
+            };
+            let switch = "The switch is in the machine's firmware setup (BIOS, UEFI).".to_string();
+            (format!("No: {headline}"), software_remark(software).or(Some(switch)))
+        }
         Cause::ProcessorLacks { software } if in_vm => (
             "No: this virtual machine is offered virtualization, but without SLAT.".to_string(),
             software_remark(software).or(below),
@@ -121,7 +126,7 @@ pub(crate) fn advice(facts: &Facts<'_>, judgement: &Judgement, vm: &VirtualMachi
         Cause::DisabledByUser => {
             add("Remove kvm-arm.mode=none from the kernel's command line and reboot.");
         }
-        Cause::FirmwareOff => {
+        Cause::FirmwareOff { .. } => {
             add(
                 "Enter the firmware setup (F2, F10, F12, Del or Esc at power-on) and switch on \"Intel \
                  Virtualization Technology\", \"VT-x\", \"VMX\", \"SVM Mode\", \"AMD-V\" or \

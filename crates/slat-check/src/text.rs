@@ -59,13 +59,13 @@ pub fn machine(report: &Report, width: usize) -> String {
     if !report.hypervisors.is_empty() {
         page.section("Which hypervisors could run here, and which need SLAT");
         for hypervisor in &report.hypervisors {
-            let because = match hypervisor.telling {
-                true => format!("; {}", hypervisor.because),
-                false => String::new(),
+            let remark = match &hypervisor.remark {
+                Some(remark) => format!("; {remark}"),
+                None => String::new(),
             };
             page.hanging(
                 &format!("{:13}", hypervisor.name),
-                &format!("{}{because}", hypervisor.why),
+                &format!("{}{remark}", hypervisor.why),
                 Some(hypervisor.here),
             );
         }
@@ -270,8 +270,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     let mut length = 0;
-    // Nothing that was read from a file may move the cursor.
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = text.chars().map(|c| if moves_the_cursor(c) { ' ' } else { c }).collect();
     for word in text.split_ascii_whitespace() {
         let mut word: Vec<char> = word.chars().collect();
         if length > 0 && length + 1 + word.len() > width {
@@ -294,6 +293,12 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// Nothing that was read from a file may move the cursor or turn the writing around.
+fn moves_the_cursor(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -32,7 +32,11 @@ impl CpuInfo {
                 "model name" => keep_first(&mut info.model_name, value),
                 // "isa" is what all processors share, "hart isa" what this one has.
                 "isa" => keep_first(&mut info.isa, value),
-                "flags" if info.flags.is_none() => info.flags = Some(words(value)),
+                "flags" if info.flags.is_none() => {
+                    // Every processor that runs 64-bit Linux has a floating-point unit: a list without
+                    // it is not one.
+                    info.flags = Some(words(value)).filter(|flags| flags.contains("fpu"));
+                }
                 "vmx flags" if info.vmx_flags.is_none() => info.vmx_flags = Some(words(value)),
                 "CPU implementer" => implementer = super::number(value),
                 "CPU part" => {

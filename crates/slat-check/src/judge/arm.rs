@@ -72,7 +72,7 @@ fn in_use(facts: &Facts<'_>, in_vm: bool, around: &Surroundings) -> (Verdict, Ca
             (Verdict::new(Answer::Yes, reason, found), Cause::UsedBy("KVM"))
         }
         None => {
-            let reason = "neither /sys nor /dev/kvm could be asked";
+            let reason = "neither /sys nor /dev/kvm tells whether KVM runs";
             (Verdict::new(Answer::Unknown, reason, found), Cause::Unclear)
         }
         Some(false) if around.xen_control_domain => {

@@ -26,7 +26,7 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
             Err(why) => why.to_string(),
         },
     );
-    let processor = processor(facts, runs, &device);
+    let shown = processor(facts, runs, &device);
     let (in_use, cause) = match runs {
         Some(true) => (
             Verdict::new(
@@ -37,7 +37,7 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
             Cause::UsedBy("KVM"),
         ),
         Some(false) => {
-            let cause = match processor.answer {
+            let cause = match shown.answer {
                 Answer::No if in_vm => Cause::HiddenInVm { software: None },
                 Answer::No => Cause::ProcessorLacks { software: None },
                 _ => Cause::NothingRuns { module: Some("kvm") },
@@ -47,11 +47,28 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
         None => (
             Verdict::new(
                 Answer::Unknown,
-                "neither /sys nor /dev/kvm could be asked",
+                "neither /sys nor /dev/kvm tells whether KVM runs",
                 vec![device.clone()],
             ),
             Cause::Unclear,
         ),
+    };
+    let nested = in_vm.then(|| {
+        let reason = match shown.answer {
+            Answer::Yes => "the hypervisor extension is offered to it",
+            Answer::No => "no hypervisor extension is offered to it",
+            Answer::Unknown => "what it is offered could not be read",
+        };
+        Verdict::new(shown.answer, reason, shown.evidence.clone())
+    });
+    let processor = match shown.answer {
+        Answer::No if in_vm => Verdict::new(
+            Answer::Unknown,
+            "none is visible from inside this virtual machine; what the physical processor has cannot \
+             be read from here",
+            shown.evidence,
+        ),
+        _ => shown,
     };
     let firmware = match processor.answer {
         Answer::Yes => Verdict::new(
@@ -62,16 +79,13 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
         Answer::No => {
             Verdict::new(Answer::No, "there is nothing that it could switch on", Vec::new())
         }
+        Answer::Unknown if in_vm => Verdict::new(
+            Answer::Unknown,
+            "the physical machine's firmware cannot be read from here",
+            Vec::new(),
+        ),
         Answer::Unknown => Verdict::new(Answer::Unknown, processor.reason.clone(), Vec::new()),
     };
-    let nested = in_vm.then(|| {
-        let reason = match processor.answer {
-            Answer::Yes => "the hypervisor extension is offered to it",
-            Answer::No => "no hypervisor extension is offered to it",
-            Answer::Unknown => "what it is offered could not be read",
-        };
-        Verdict::new(processor.answer, reason, processor.evidence.clone())
-    });
     Judgement {
         technology: Some("G-stage"),
         processor,

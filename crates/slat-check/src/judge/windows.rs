@@ -129,7 +129,7 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
         (Answer::Unknown, ..) => Cause::Unclear,
         _ if in_vm && slat != Some(true) => Cause::HiddenInVm { software: None },
         (_, Answer::No, _) => Cause::ProcessorLacks { software: None },
-        (_, _, Answer::No) => Cause::FirmwareOff,
+        (_, _, Answer::No) => Cause::FirmwareOff { software: None },
         _ => Cause::NothingRuns { module: None },
     };
     let nested = in_vm.then(|| match slat {

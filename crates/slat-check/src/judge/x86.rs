@@ -168,7 +168,7 @@ impl X86<'_> {
         match self.facts.kvm_runs() {
             Some(false) => return Running::Nothing,
             Some(true) => {}
-            None => return Running::Unclear("neither /sys nor /dev/kvm could be asked"),
+            None => return Running::Unclear("neither /sys nor /dev/kvm tells whether KVM runs"),
         }
         let Some(modules) = &self.facts.modules else {
             return Running::Unclear("/sys/module, which tells the kind of KVM, cannot be read");
@@ -205,9 +205,13 @@ impl X86<'_> {
         }
     }
 
-    /// Signs that KVM uses SLAT that hold whatever its module is called.
+    /// Signs that KVM uses SLAT that hold whatever its module is called. They count only while KVM runs:
+    /// a kernel with KVM built in shows tdp_mmu at its default even where KVM did not start.
     fn indirect(&self) -> Vec<Evidence> {
         let mut signs = Vec::new();
+        if self.facts.kvm_runs() != Some(true) || self.base_shown() == Some(false) {
+            return signs;
+        }
         if self.facts.parameter("kvm", "tdp_mmu") == Some(true) {
             signs.push(evidence("/sys/module/kvm/parameters/tdp_mmu", "Y"));
         }
@@ -282,7 +286,7 @@ impl X86<'_> {
 
     fn in_use_by_other_kvm(&self, module: &str) -> (Verdict, Cause) {
         let signs = self.indirect();
-        if !signs.is_empty() && self.base_shown() != Some(false) {
+        if !signs.is_empty() {
             let reason = format!("KVM ({module}) runs and shows what it shows with SLAT only");
             return (Verdict::new(Answer::Yes, reason, signs), Cause::UsedBy("KVM"));
         }
@@ -305,18 +309,20 @@ impl X86<'_> {
         if self.facts.parameter("kvm", "tdp_mmu") == Some(false) {
             found.push(evidence("/sys/module/kvm/parameters/tdp_mmu", "N"));
         }
-        found.extend(self.device_evidence());
+        found.extend(self.device_evidence().into_iter().map(|mut device| {
+            device.says.push_str("; that alone proves no SLAT");
+            device
+        }));
         let reason = format!("{what} shadows page tables in software");
         let software = Some(module.unwrap_or("kvm").to_string());
         (Verdict::new(Answer::No, reason, found), Cause::ProcessorLacks { software })
     }
 
+    /// What the device says; it is never proof of SLAT.
     fn device_evidence(&self) -> Vec<Evidence> {
         let says = match &self.facts.kvm {
             Ok(kvm) => match (&kvm.create_vm, kvm.api) {
-                (Some(Ok(())), Some(api)) => {
-                    format!("works (API {api}); alone that proves no SLAT")
-                }
+                (Some(Ok(())), Some(api)) => format!("works (API {api})"),
                 (Some(Err(why)), _) => format!("answers, but makes no virtual machine: {why}"),
                 _ => "answers, but not as KVM does".to_string(),
             },
@@ -623,7 +629,7 @@ impl X86<'_> {
             return Cause::HiddenInVm { software };
         }
         if firmware.answer == Answer::No && processor.answer != Answer::No {
-            return Cause::FirmwareOff;
+            return Cause::FirmwareOff { software };
         }
         if processor.answer == Answer::No {
             let software = software.or_else(|| match cause {
@@ -641,7 +647,7 @@ impl X86<'_> {
             Cause::ProcessorLacks { software: None } => {
                 in_use.reason = "without SLAT in the processor there is nothing to use".into();
             }
-            Cause::FirmwareOff => {
+            Cause::FirmwareOff { software: None } => {
                 in_use.reason =
                     format!("{}, because virtualization is switched off", in_use.reason);
             }

@@ -35,9 +35,12 @@ pub(super) fn words(name: &str) -> Vec<String> {
         if clock || says_nothing {
             continue;
         }
-        match word {
-            "core2" => words.extend(["core".to_string(), "2".to_string()]),
-            _ => words.push(word.to_string()),
+        match word.strip_prefix("core2") {
+            Some(rest) => {
+                words.extend(["core".to_string(), "2".to_string()]);
+                words.extend((!rest.is_empty()).then(|| rest.to_string()));
+            }
+            None => words.push(word.to_string()),
         }
     }
     words
@@ -88,6 +91,7 @@ mod tests {
         for (name, form) in [
             ("Intel(R) Core(TM)2 Duo CPU     E8400  @ 3.00GHz", "core 2 duo e8400"),
             ("Core 2 Duo E8400", "core 2 duo e8400"),
+            ("Core2Duo E8400", "core 2 duo e8400"),
             ("Intel(R) Core(TM) i7-2600K CPU @ 3.40GHz", "core i7 2600k"),
             ("Quad-Core AMD Opteron(tm) Processor 2350", "quad core opteron 2350"),
             ("AMD Ryzen 5 3600 6-Core Processor", "ryzen 5 3600 6 core"),
