@@ -212,7 +212,7 @@ impl Explainer {
                         explained.succeed(mapped.found.shift, permissions, effective);
                     }
                     Err(Failed::Here(fault)) => {
-                        explained.fault = Some(self.fault(&fault, &stage.format, None));
+                        explained.fault = Some(self.fault(&fault, &stage.format, None, access));
                     }
                     Err(Failed::Below(missing)) => explained.fault = Some(self.missing(&missing)),
                 }
@@ -231,7 +231,7 @@ impl Explainer {
                         explained.succeed(mapped.found.shift, permissions, effective);
                     }
                     Err(Failed::Here(fault)) => {
-                        explained.fault = Some(self.fault(&fault, &stage.format, None));
+                        explained.fault = Some(self.fault(&fault, &stage.format, None, access));
                     }
                     Err(Failed::Below(missing)) => explained.fault = Some(self.missing(&missing)),
                 }
@@ -239,7 +239,7 @@ impl Explainer {
             (None, None) => {}
         }
         explained.references = self.steps.count() as u64;
-        explained.steps = self.steps.iter().map(|step| self.step(&step)).collect();
+        explained.steps = self.steps.iter().map(|step| self.step(&step, input)).collect();
         explained
     }
 
@@ -268,13 +268,14 @@ impl Explainer {
                 explained.succeed(found.shift(), permissions, memory_type);
             }
             Err(Failed::Here(fault)) => {
-                explained.fault = Some(self.fault(&fault, &stage1.format, None));
+                explained.fault = Some(self.fault(&fault, &stage1.format, None, access));
             }
             Err(Failed::Below(Failed::Here(fault))) => {
                 if fault.access.purpose == Purpose::Final {
                     explained.gpa = Some(fault.input.raw());
                 }
-                explained.fault = Some(self.fault(&fault, &stage2.format, Some(&stage1.format)));
+                explained.fault =
+                    Some(self.fault(&fault, &stage2.format, Some(&stage1.format), access));
             }
             Err(Failed::Below(Failed::Below(missing))) => {
                 explained.fault = Some(self.missing(&missing));
@@ -282,8 +283,9 @@ impl Explainer {
         }
     }
 
-    fn step(&self, step: &Step) -> ExplainedStep {
-        let format = self.format_of(step.stage);
+    fn step(&self, step: &Step, input: u64) -> ExplainedStep {
+        // Only stage-1 formats have halves.
+        let format = self.format_of(step.stage).half(input);
         let mut meaning = String::new();
         // Writing into a String cannot fail.
         let _ = format.describe(step.entry, step.level, &mut meaning);
@@ -323,6 +325,7 @@ impl Explainer {
         fault: &Fault<I>,
         format: &AnyFormat,
         guest: Option<&AnyFormat>,
+        access: &Access,
     ) -> ExplainedFault {
         ExplainedFault {
             stage: fault.stage,
@@ -331,7 +334,7 @@ impl Explainer {
             during: during(fault.access.purpose),
             address: fault.input.raw(),
             text: sentence(fault, format),
-            syndrome: syndrome::of(fault, format, guest, &self.setup.regime),
+            syndrome: syndrome::of(fault, format, guest, access, &self.setup.regime),
         }
     }
 
@@ -382,6 +385,7 @@ fn cause_word(cause: &slat::Cause, format: &AnyFormat) -> &'static str {
         Cause::AddressSpaceSeparation => "address-space-separation",
         Cause::InputSize => "input-size",
         Cause::Disabled => "disabled",
+        Cause::Geometry => "geometry",
         Cause::Empty => "not-present",
         Cause::Reserved(_) if matches!(format, AnyFormat::Ept(..)) => "misconfiguration",
         Cause::Reserved(reserved) => match reserved.why {

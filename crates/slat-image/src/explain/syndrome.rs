@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use slat::format::any::AnyFormat;
-use slat::syndrome::x86;
-use slat::{Address, Cause, Fault, Regime};
+use slat::syndrome::{arm64, x86};
+use slat::{Access, Address, Cause, Fault, Kind, Regime};
 
 /// How an architecture reports a fault: its name, its registers, and what the set bits mean.
 #[derive(Clone, Debug, Serialize)]
@@ -39,11 +39,12 @@ impl Syndrome {
 }
 
 /// The syndrome of a fault of `format`'s stage; `guest` is stage 1's format where this is stage 2's
-/// fault under one.
+/// fault under one; `access` is what software did.
 pub(super) fn of<I: Address>(
     fault: &Fault<I>,
     format: &AnyFormat,
     guest: Option<&AnyFormat>,
+    access: &Access,
     _regime: &Regime,
 ) -> Option<Syndrome> {
     match format {
@@ -53,6 +54,10 @@ pub(super) fn of<I: Address>(
             page_fault(fault, x86::fetch_flagged(legacy.controls(), false))
         }
         AnyFormat::Flat(..) | AnyFormat::Sv(..) => None,
+        AnyFormat::Arm64(..) => Some(arm64_abort(arm64::stage1(fault)?, access.kind)),
+        AnyFormat::Arm64Stage2(..) => {
+            Some(arm64_abort(arm64::stage2(fault, access.kind)?, access.kind))
+        }
         AnyFormat::Ept(ept, _) => {
             let gpa = fault.input.raw();
             Some(match x86::ept_violation(fault, ept, false) {
@@ -87,6 +92,18 @@ pub(super) fn of<I: Address>(
     }
 }
 
+/// `kind` is what the instruction did.
+fn arm64_abort(abort: arm64::Abort, kind: Kind) -> Syndrome {
+    let name = if kind == Kind::Execute { "Instruction Abort" } else { "Data Abort" };
+    let mut syndrome = Syndrome::new(name).value("esr", abort.esr.value);
+    for (key, field) in [("far", abort.far), ("hpfar", abort.hpfar)] {
+        if let Some(value) = field.choose() {
+            syndrome = syndrome.value(key, value);
+        }
+    }
+    syndrome.flags(abort.esr.value, ARM64_FLAGS)
+}
+
 fn page_fault<I: Address>(fault: &Fault<I>, fetch_flagged: bool) -> Option<Syndrome> {
     match fault.cause {
         Cause::NonCanonical | Cause::AddressSpaceSeparation => {
@@ -103,6 +120,9 @@ fn page_fault<I: Address>(fault: &Fault<I>, fetch_flagged: bool) -> Option<Syndr
         }
     }
 }
+
+const ARM64_FLAGS: &[(u64, &str)] =
+    &[(arm64::iss::WNR, "write"), (arm64::iss::S1PTW, "stage-1 table walk")];
 
 const PAGE_FAULT_FLAGS: &[(u64, &str)] = &[
     (1 << 0, "present"),
