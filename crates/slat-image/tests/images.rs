@@ -10,10 +10,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use slat::format::any::AnyFormat;
+use slat::format::arm64;
+use slat::syndrome::arm64::iss;
 use slat::syndrome::x86::{NPF_FINAL, ept_violation, nested_page_fault, page_fault_bits};
+use slat::syndrome::{self, Field};
 use slat::{
-    Access, Cause, EntryLayout, Failed, Fault, Gpa, Gva, Kind, Memory, Privilege, Spa, Stage,
-    Updates, Why, translate, walk,
+    Access, Cause, EntryLayout, Failed, Fault, Gpa, Gva, Kind, Memory, Privilege, Regime, Spa,
+    Stage, Updates, Why, regime, translate, walk,
 };
 use slat_image::spec::Setup;
 use slat_image::{Image, Options};
@@ -25,7 +28,7 @@ const PAGE: u64 = 4096;
 /// A guest as the truth describes it, and the stages that its registers and its root make.
 struct Guest {
     name: String,
-    setup: Setup,
+    regime: Regime,
     stage1: Stage<AnyFormat, Gva, Gpa>,
     stage2: Stage<AnyFormat, Gpa, Spa>,
     /// GPA to SPA of every page that the host had backed.
@@ -67,12 +70,14 @@ fn whole(name: &str) -> Option<Image> {
     Some(Options::new().base(base).open(file).unwrap())
 }
 
-/// The guests of an image, with the stages that these specifications make of each.
-fn guests(name: &str, specs: impl Fn(&Value, &Value) -> (String, String)) -> Vec<Guest> {
+/// The guests of an image; `formats` says from the truth how each one's stages are encoded.
+fn guests(
+    name: &str,
+    formats: impl Fn(&Value, &Value) -> (AnyFormat, AnyFormat, Regime),
+) -> Vec<Guest> {
     let truth = truth(name);
     let guest = |guest: &Value| {
-        let (stage1, stage2) = specs(&truth, guest);
-        let setup = Setup::parse(Some(&stage1), Some(&stage2)).unwrap();
+        let (stage1, stage2, regime) = formats(&truth, guest);
         let mut pages = BTreeMap::new();
         for run in guest["runs"].as_array().unwrap() {
             for page in 0..run[2].as_u64().unwrap() {
@@ -88,9 +93,9 @@ fn guests(name: &str, specs: impl Fn(&Value, &Value) -> (String, String)) -> Vec
         }
         Guest {
             name: guest["name"].as_str().unwrap().to_owned(),
-            stage1: Stage::new(setup.stage1.as_ref().unwrap().format, ()),
-            stage2: Stage::new(setup.stage2.as_ref().unwrap().format, ()),
-            setup,
+            regime,
+            stage1: Stage::new(stage1, ()),
+            stage2: Stage::new(stage2, ()),
             pages,
             slots,
         }
@@ -108,7 +113,37 @@ fn x86_guests(name: &str) -> Vec<Guest> {
             "npt-tdp" => format!("npt4,ncr3={root}"),
             _ => format!("ept4,eptp={}", root | 0x5e),
         };
-        (stage1, stage2)
+        let setup = Setup::parse(Some(&stage1), Some(&stage2)).unwrap();
+        (setup.stage1.unwrap().format, setup.stage2.unwrap().format, setup.regime)
+    })
+}
+
+/// The registers are those of the processor that ran A when the image was made; B's differ in the
+/// root alone. A Cortex-A57 has 44 physical address bits.
+fn arm_guests(name: &str) -> Vec<Guest> {
+    guests(name, |truth, guest| {
+        let processor = arm64::Processor { physical_bits: 44, ..Default::default() };
+        let el2 = &truth["el2_registers"]["p1.2"];
+        let (vtcr, hcr) = (number(&el2["VTCR_EL2"]), number(&el2["HCR_EL2"]));
+        let state = &guest["state"];
+        let [ttbr0, ttbr1, tcr, sctlr] =
+            ["ttbr0", "ttbr1", "tcr", "sctlr"].map(|name| number(&state[name]));
+        let stage1 =
+            arm64::Stage1::new(arm64::TranslationRegime::El10, tcr, sctlr, hcr, &processor)
+                .unwrap();
+        let stage2 = arm64::Stage2::new(vtcr, hcr, 0, &processor).unwrap();
+        let vttbr = match number(&el2["VTTBR_EL2"]) {
+            vttbr if guest["name"] == "A" => vttbr,
+            _ => number(&guest["root"]),
+        };
+        assert_eq!(vttbr & 0xffff_ffff_f000, number(&guest["root"]));
+        // MAIR_EL1 of both: attribute 0 Normal write-back, 1 Device.
+        let arm = regime::arm::State::new(0xff, hcr);
+        (
+            AnyFormat::Arm64(stage1, arm64::Root { ttbr0, ttbr1 }),
+            AnyFormat::Arm64Stage2(stage2, vttbr),
+            Regime { arm, ..Regime::default() },
+        )
     })
 }
 
@@ -121,8 +156,7 @@ impl Guest {
         kind: Kind,
     ) -> Result<slat::Mapped<Spa>, Failed<Gpa, slat::Outside<Spa>>> {
         let access = Access::new(kind, Privilege::Supervisor);
-        let regime = &self.setup.regime;
-        walk(&self.stage2, &mut image.read_only(), Gpa::new(gpa), &access, regime, &())
+        walk(&self.stage2, &mut image.read_only(), Gpa::new(gpa), &access, &self.regime, &())
     }
 
     /// Both stages.
@@ -135,7 +169,7 @@ impl Guest {
         let access = Access::new(kind, Privilege::Supervisor);
         let mut memory = image.read_only();
         let (stage1, stage2) = (&self.stage1, &self.stage2);
-        translate(stage1, stage2, &mut memory, Gva::new(gva), &access, &self.setup.regime, &())
+        translate(stage1, stage2, &mut memory, Gva::new(gva), &access, &self.regime, &())
     }
 
     /// All pages of all slots, through stage 2: the backed ones lead where the host's pagemap says
@@ -185,21 +219,28 @@ impl Guest {
     }
 
     /// The alias in the high half: 1024 pages from `start` in an order of their own, every second not
-    /// executable.
-    fn check_alias(&self, image: &Image, start: u64, target: u64) {
+    /// executable. Those that are, stage 2 lets execute only where `stage2_executes`.
+    fn check_alias(&self, image: &Image, start: u64, target: u64, stage2_executes: bool) {
         for index in 0..1024 {
             let gpa = target + (index * 619 + 37) % 1024 * PAGE;
             for kind in [Kind::Read, Kind::Write, Kind::Execute] {
                 let found = self.translate(image, start + index * PAGE, kind);
-                if kind == Kind::Execute && index % 2 == 1 {
-                    let fault = found.expect_err("the page is not executable");
-                    let Failed::Here(Fault { cause: Cause::Permission(_), .. }) = fault else {
-                        panic!("{}: {index}: {fault:?}", self.name)
-                    };
-                } else {
-                    let found = found.unwrap_or_else(|fault| panic!("{index}: {fault:?}"));
-                    assert_eq!(found.stage1.output.raw(), gpa);
-                    assert_eq!(Some(&found.output().raw()), self.pages.get(&gpa));
+                let fault = match kind {
+                    Kind::Execute if index % 2 == 1 => 1,
+                    Kind::Execute if !stage2_executes => 2,
+                    _ => 0,
+                };
+                match (fault, found) {
+                    (0, Ok(found)) => {
+                        assert_eq!(found.stage1.output.raw(), gpa);
+                        assert_eq!(Some(&found.output().raw()), self.pages.get(&gpa));
+                    }
+                    (1, Err(Failed::Here(Fault { cause: Cause::Permission(_), .. }))) => {}
+                    (2, Err(Failed::Below(Failed::Here(fault)))) => {
+                        assert!(matches!(fault.cause, Cause::Permission(_)), "{fault:?}");
+                        assert_eq!(fault.input.raw(), gpa);
+                    }
+                    (_, found) => panic!("{}: {index} {kind:?}: {found:?}", self.name),
                 }
             }
         }
@@ -225,7 +266,7 @@ fn check_npt(image: &Image) {
     for guest in x86_guests("npt-tdp") {
         guest.check_stage2(image);
         guest.check_content(image);
-        guest.check_alias(image, 0xffff_8000_0000_0000, 32 << 20);
+        guest.check_alias(image, 0xffff_8000_0000_0000, 32 << 20, true);
         check_x86_mmio(&guest, image, |fault| {
             let Cause::Reserved(reserved) = fault.cause else { panic!("{fault:?}") };
             assert_eq!((reserved.why, reserved.bits), (Why::Bits, 1 << 51));
@@ -242,7 +283,7 @@ fn check_ept(image: &Image) {
     for guest in x86_guests("ept-bochs") {
         guest.check_stage2(image);
         guest.check_content(image);
-        guest.check_alias(image, 0xffff_8000_0000_0000, 32 << 20);
+        guest.check_alias(image, 0xffff_8000_0000_0000, 32 << 20, true);
         let AnyFormat::Ept(ept, _) = guest.stage2.format else { panic!() };
         check_x86_mmio(&guest, image, |fault| {
             let Cause::Reserved(reserved) = fault.cause else { panic!("{fault:?}") };
@@ -250,6 +291,39 @@ fn check_ept(image: &Image) {
             assert_eq!(ept_violation(fault, &ept, true), None, "a misconfiguration, no violation");
         });
     }
+}
+
+fn check_arm(image: &Image) {
+    for guest in arm_guests("arm-nvhe") {
+        guest.check_stage2(image);
+        guest.check_content(image);
+        // KVM maps for execution what was executed, and nobody executed these.
+        guest.check_alias(image, 0xffff_ff80_0000_0000, 0x4200_0000, false);
+
+        // MMIO: GVA 2 GiB, GPA 0x0900_0000. KVM maps nothing there.
+        let access = Access::new(Kind::Read, Privilege::Supervisor);
+        let failed =
+            guest.translate(image, 0x8000_0010, Kind::Read).expect_err("MMIO is not mapped");
+        let Failed::Below(Failed::Here(fault)) = failed else { panic!("{failed:?}") };
+        assert_eq!((fault.cause, fault.input), (Cause::Empty, Gpa::new(0x0900_0010)));
+        let abort = syndrome::arm64::abort(&failed, &access).unwrap();
+        assert_eq!(abort.far, Field::Defined(0x8000_0010));
+        assert_eq!(abort.hpfar, Field::Defined(0x0900_0000 >> 8));
+        // A translation fault, read, from a lower level: DFSC 0b0001LL.
+        let level = 3 - u64::from(fault.level);
+        let expected = iss::DATA_ABORT << iss::EC_SHIFT | iss::IL | 0b000100 | level;
+        assert!(abort.esr.permits(expected), "{abort:x?}");
+    }
+}
+
+#[test]
+fn arm_slice() {
+    check_arm(&slice("arm-nvhe"));
+}
+
+#[test]
+fn arm_whole() {
+    whole("arm-nvhe").iter().for_each(check_arm);
 }
 
 #[test]
@@ -272,12 +346,13 @@ fn ept_whole() {
     whole("ept-bochs").iter().for_each(check_ept);
 }
 
-/// The two guests share 512 frames, GPA 64 to 66 MiB of both, and nothing else.
+/// The two guests share 512 frames, at offset 64 to 66 MiB of the memory of both, and nothing else.
 #[test]
 fn shared_frames_are_those_of_the_shared_slot() {
-    for name in ["npt-tdp", "ept-bochs"] {
+    for (name, memory) in [("npt-tdp", 0), ("ept-bochs", 0), ("arm-nvhe", 1 << 30)] {
         let image = slice(name);
-        let [a, b] = x86_guests(name).try_into().ok().unwrap();
+        let both = if name == "arm-nvhe" { arm_guests(name) } else { x86_guests(name) };
+        let [a, b] = both.try_into().ok().unwrap();
         let frames = |guest: &Guest| -> BTreeMap<u64, u64> {
             let spa =
                 |gpa| guest.stage2(&image, gpa, Kind::Read).ok().map(|found| found.output.raw());
@@ -287,7 +362,7 @@ fn shared_frames_are_those_of_the_shared_slot() {
         let shared: Vec<_> = a.iter().filter(|(spa, _)| b.contains_key(spa)).collect();
         assert_eq!(shared.len(), 512);
         for (spa, &gpa) in shared {
-            assert!((64 << 20..66 << 20).contains(&gpa) && b[spa] == gpa, "{gpa:#x}");
+            assert!((64 << 20..66 << 20).contains(&(gpa - memory)) && b[spa] == gpa, "{gpa:#x}");
         }
     }
 }
@@ -298,7 +373,7 @@ fn walks_with_updates_leave_the_image_alone() {
     const DIRTY: u64 = 1 << 9;
     let image = slice("ept-bochs");
     let guest = &x86_guests("ept-bochs")[0];
-    let regime = &guest.setup.regime;
+    let regime = &guest.regime;
     let access = Access::new(Kind::Write, Privilege::Supervisor);
     let stage2 = guest.stage2.with_updates(Updates::AsWalked);
 
