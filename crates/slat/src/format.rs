@@ -12,6 +12,7 @@ use crate::memory_type::StageType;
 use crate::regime::Regime;
 
 pub mod any;
+pub mod arm32;
 pub mod arm64;
 pub mod ept;
 pub mod flat;

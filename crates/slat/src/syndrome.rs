@@ -1,5 +1,6 @@
 //! How an architecture reports a fault.
 
+pub mod arm32;
 pub mod arm64;
 pub mod riscv;
 pub mod x86;

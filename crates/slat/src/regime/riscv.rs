@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// `SUM` of the status register that governs stage 1: `sstatus` without virtualization,
-    /// `vsstatus` with it (the HS-level bit is then ignored: privileged manual, 21.3.1).
+    /// `vsstatus` with it (the HS-level bit is then ignored).
     pub sum: bool,
     /// `sstatus.MXR`, the HS-level bit: execute-only pages are readable in both stages.
     pub mxr: bool,

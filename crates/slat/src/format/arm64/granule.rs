@@ -64,7 +64,7 @@ pub struct Geometry {
 impl Geometry {
     /// The geometry of tables with this granule. `ds` is `TCR_ELx.DS`, `size` the output size field
     /// (`IPS`, `PS`); `physical_bits` and `lpa2` are the processor's.
-    pub(super) fn new(
+    pub(in crate::format) fn new(
         granule: Granule,
         ds: bool,
         size: u64,
@@ -163,7 +163,7 @@ impl Geometry {
 
     /// What an entry says (`AArch64.DecodeDescriptorType`), both stages alike.
     #[inline]
-    pub(super) fn decode(&self, entry: u64, level: u8) -> Decoded {
+    pub(in crate::format) fn decode(&self, entry: u64, level: u8) -> Decoded {
         if entry & bits::VALID == 0 {
             return Decoded::Empty;
         }
