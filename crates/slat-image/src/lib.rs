@@ -39,6 +39,7 @@ mod layout;
 mod mapping;
 mod memory;
 mod open;
+pub mod roots;
 pub mod spec;
 mod zst;
 
