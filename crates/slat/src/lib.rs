@@ -66,8 +66,10 @@ extern crate std;
 
 pub mod access;
 pub mod address;
+pub mod edit;
 pub mod fault;
 pub mod format;
+pub mod invalidate;
 pub mod memory;
 pub mod memory_type;
 pub mod observe;

@@ -1,0 +1,278 @@
+//! Editing tables that hardware walks.
+//!
+//! [`Tables`] are one radix tree in lent memory. A [`Cursor`] over a range of them maps, unmaps,
+//! protects, splits and collapses; exactly the requested range changes. What the change leaves to
+//! be done is a [`Gather`]: invalidations, and frames that come free only after them.
+//!
+//! ```
+//! use slat::edit::{Arena, Leaves, Live, Step, Tables, Slots, ept::Attributes};
+//! use slat::format::ept::{Ept, Features};
+//! use slat::invalidate::{By, Context};
+//! use slat::{Gpa, Permissions, Spa, memory_type::x86::Type};
+//! use core::sync::atomic::AtomicU64;
+//!
+//! let cells: Vec<AtomicU64> = (0..16 * 512).map(|_| AtomicU64::new(0)).collect();
+//! let arena = Arena::<u64>::new(0x10_0000, &cells).unwrap();
+//! let format = Ept::four(Features::default());
+//! let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena)?;
+//!
+//! let all = Permissions { read: true, write: true, execute: true };
+//! let leaves = Leaves::new(&format, &Attributes::new(all, Type::Wb))?;
+//!
+//! // The storage of the gather is the caller's.
+//! let (mut ranges, mut detached) = ([Default::default(); 8], [Default::default(); 8]);
+//! let slots = Slots {
+//!     ranges: &mut ranges,
+//!     detached: &mut detached,
+//!     pending: &mut [],
+//!     report: |leak| panic!("{leak}"),
+//! };
+//! let context = Context::Ept { eptp: tables.root() | 0x1e };
+//! let mut cursor = tables.cursor::<_, Live>(&arena, context, slots, Gpa::new(0), 1 << 39)?;
+//!
+//! let mut map = cursor.map(Gpa::new(0), Spa::new(1 << 30), 4 << 20, &leaves)?;
+//! assert!(matches!(cursor.step(&mut map, u32::MAX)?, Step::Done));
+//! let mut unmap = cursor.unmap(Gpa::new(0x1000), 0x1000, ())?; // splits one 2 MiB page
+//! assert!(matches!(cursor.step(&mut unmap, u32::MAX)?, Step::Done));
+//!
+//! let gather = cursor.finish();
+//! // Here `INVEPT` would be executed.
+//! let completed = gather.complete(&mut By(|gather: &slat::edit::Gather<'_>| {
+//!     assert_eq!(gather.context(), context);
+//!     assert!(!gather.is_empty());
+//! }));
+//! let reclaim = completed.unwrap().reclaim(&tables).unwrap();
+//! reclaim.into_source(&arena)?;
+//!
+//! assert_eq!(tables.translate(Gpa::new(0x2008)).unwrap().output, Spa::new((1 << 30) + 0x2008));
+//! assert!(tables.translate(Gpa::new(0x1000)).is_none());
+//! # Ok::<(), slat::edit::Error>(())
+//! ```
+
+use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
+
+use crate::access::Access;
+use crate::address::Address;
+use crate::format::{Decoded, MAX_LEVELS, Start};
+use crate::invalidate::Context;
+use crate::memory::ByteOrder;
+use crate::regime::Regime;
+use crate::walk::Stage;
+
+mod adjust;
+mod collapse;
+mod cursor;
+mod encode;
+mod error;
+mod fault;
+mod frames;
+mod gather;
+mod map;
+mod mappings;
+mod memory;
+mod remap;
+mod split;
+mod unmap;
+mod walkers;
+mod witness;
+mod word;
+
+pub use adjust::{Adjust, Which};
+pub use collapse::Collapse;
+pub use cursor::{Cursor, Operation, Step, Verb};
+pub use encode::{Change, Effect, Encode, Leaves, Refused, ept, x86};
+pub use error::Error;
+pub use fault::{Served, Shared, Walker};
+pub use frames::{Arena, Donated, Frame, FrameSource};
+pub use gather::{Completed, Detached, Gather, Leak, Pending, Ready, Reclaim, Slots, Stale};
+pub use map::Map;
+pub use mappings::{Mapping, Mappings};
+pub use memory::{Cells, TableMemory};
+pub use remap::Remap;
+pub use split::Split;
+pub use unmap::Unmap;
+pub use walkers::{Guard, Mark, Walkers};
+pub use witness::{Watch, Witness};
+pub use word::{Faulting, Live, Mode, Quiet, Word};
+
+/// One radix tree in lent memory: from addresses `I` to addresses `O`, tables at addresses `O`.
+///
+/// Whoever owns it alone may change it. To change it while other threads map and walk, make it
+/// [`Shared`].
+#[derive(Debug)]
+pub struct Tables<F: Encode, I, O, M> {
+    pub(crate) format: F,
+    /// Address of the root table.
+    pub(crate) root: u64,
+    pub(crate) top: u8,
+    root_entries: usize,
+    pub(crate) memory: M,
+    spaces: PhantomData<fn(I) -> O>,
+}
+
+impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O, M> {
+    /// Empty tables, whose root comes from `source`.
+    ///
+    /// # Errors
+    /// [`Error::NoFrame`], [`Error::NotLent`] where the frame is not in `memory`, and
+    /// [`Error::Layout`].
+    pub fn create<S: FrameSource>(format: F, memory: M, source: &S) -> Result<Self, Error> {
+        let mut tables = Self::describe(format, 0, memory)?;
+        let bytes = tables.table_bytes(tables.top);
+        let frame = source.take(bytes).ok_or(Error::NoFrame { at: 0, bytes })?;
+        tables.root = frame.address();
+        tables.clear(&frame, tables.top)?;
+        tables.memory.publish(tables.root, bytes);
+        Ok(tables)
+    }
+
+    /// The tables whose root table is at `root` already.
+    ///
+    /// # Errors
+    /// [`Error::NotLent`] and [`Error::Layout`].
+    pub fn adopt(format: F, root: u64, memory: M) -> Result<Self, Error> {
+        let tables = Self::describe(format, root, memory)?;
+        tables.cells(root, tables.top)?;
+        Ok(tables)
+    }
+
+    fn describe(format: F, root: u64, memory: M) -> Result<Self, Error> {
+        let layout = format.layout();
+        if layout.size != <F::Word as Word>::SIZE || layout.order != ByteOrder::Little {
+            return Err(Error::Layout);
+        }
+        let top = format.top();
+        if usize::from(top) >= MAX_LEVELS {
+            return Err(Error::Layout);
+        }
+        let root_entries = 1 << (format.input_bits() - format.shift(top));
+        Ok(Tables { format, root, top, root_entries, memory, spaces: PhantomData })
+    }
+
+    /// What the root register is to hold.
+    pub fn root(&self) -> F::Root {
+        self.format.root(self.root)
+    }
+
+    /// How the tables are encoded.
+    pub fn format(&self) -> &F {
+        &self.format
+    }
+
+    /// The stage that [`walk`](crate::walk) takes.
+    pub fn stage(&self) -> Stage<F, I, O> {
+        Stage::new(self.format, self.root())
+    }
+
+    /// A cursor over `bytes` bytes from `start`: the only one, since the tables are borrowed for
+    /// it. `X` says whether hardware may set bits meanwhile ([`Quiet`] or [`Live`]); frames come
+    /// from `source`; the gather has `context` and `slots`.
+    ///
+    /// # Errors
+    /// [`Error::OutsideInput`] where the range is not wholly translatable by these tables.
+    pub fn cursor<'t, 'g, S: FrameSource, X: Mode>(
+        &'t mut self,
+        source: &'t S,
+        context: Context,
+        slots: Slots<'g>,
+        start: I,
+        bytes: u64,
+    ) -> Result<Cursor<'t, 'g, F, I, O, M, S, X>, Error> {
+        Cursor::new(self, source, context, slots, None, start.raw(), bytes)
+    }
+
+    /// What `address` is mapped to, whatever the access; `None` where it is not, or its entry is
+    /// reserved.
+    #[inline]
+    pub fn translate(&self, address: I) -> Option<Mapping<I, O>> {
+        let input = self.strip(address.raw())?;
+        let mut level = self.top;
+        let mut table = self.root;
+        let mut count = self.root_entries;
+        loop {
+            let cells = self.memory.table(table, count)?;
+            let index = (input >> self.format.shift(level)) as usize & (count - 1);
+            let entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
+            match self.format.decode(entry, level) {
+                Decoded::Table { next } if level > 0 => {
+                    level -= 1;
+                    table = next;
+                    count = 1 << self.format.index_bits(level);
+                }
+                Decoded::Leaf { base, shift } => {
+                    let within = (1u64 << shift) - 1;
+                    return Some(Mapping {
+                        start: I::new(address.raw() & !within),
+                        bytes: within + 1,
+                        output: O::new(base | input & within),
+                        level,
+                        entry,
+                    });
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// The input of these tables that `address` is, without tags and sign extension.
+    #[inline(always)]
+    pub(crate) fn strip(&self, address: u64) -> Option<u64> {
+        let root = self.format.root(self.root);
+        match self.format.begin(&root, address, &Access::default(), &Regime::default()) {
+            Ok(Start::Table { table, level, input })
+                if table == self.root
+                    && level == self.top
+                    && input >> self.format.input_bits() == 0 =>
+            {
+                Some(input)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl<F: Encode, I, O, M: TableMemory<F::Word>> Tables<F, I, O, M> {
+    /// Number of entries of a table of this level.
+    #[inline(always)]
+    pub(crate) fn entries(&self, level: u8) -> usize {
+        if level == self.top { self.root_entries } else { 1 << self.format.index_bits(level) }
+    }
+
+    /// Size of a table of this level in bytes.
+    #[inline(always)]
+    pub(crate) fn table_bytes(&self, level: u8) -> u64 {
+        self.entries(level) as u64 * <F::Word as Word>::SIZE.bytes()
+    }
+
+    /// log2 of the bytes that a table of this level translates.
+    #[inline(always)]
+    pub(crate) fn reach(&self, level: u8) -> u32 {
+        self.format.shift(level) + self.entries(level).trailing_zeros()
+    }
+
+    /// The entries of the table at `table`.
+    #[inline(always)]
+    pub(crate) fn cells(
+        &self,
+        table: u64,
+        level: u8,
+    ) -> Result<&[<F::Word as Word>::Atomic], Error> {
+        self.memory.table(table, self.entries(level)).ok_or(Error::NotLent { table })
+    }
+
+    /// The entries of a frame that is to be a table of this level, all empty.
+    pub(crate) fn clear(
+        &self,
+        frame: &Frame,
+        level: u8,
+    ) -> Result<&[<F::Word as Word>::Atomic], Error> {
+        let cells = self.cells(frame.address(), level)?;
+        if !frame.is_zeroed() {
+            for cell in cells {
+                F::Word::store(cell, 0, Ordering::Relaxed);
+            }
+        }
+        Ok(cells)
+    }
+}

@@ -1,0 +1,482 @@
+//! A cursor over a range of tables, and operations that advance in bounded steps.
+
+use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
+
+use super::encode::{Effect, Encode};
+use super::frames::{Frame, FrameSource};
+use super::gather::{Detached, Gather, Inner, Pending, Ready, Slots};
+use super::memory::TableMemory;
+use super::walkers::Walkers;
+use super::word::{Mode, Word};
+use super::{Error, Tables};
+use crate::address::Address;
+use crate::format::{Decoded, MAX_LEVELS};
+use crate::invalidate::Context;
+
+/// The cell of one entry.
+pub(super) type Cell<F> = <<F as Encode>::Word as Word>::Atomic;
+
+/// Changes one range of tables. Made by [`Tables::cursor`] or [`Shared::cursor`](super::Shared).
+///
+/// An operation is made (which checks it and changes nothing), and then stepped:
+///
+/// ```
+/// # use slat::edit::*;
+/// # use slat::{Address, invalidate::Invalidate};
+/// # fn example<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource>(
+/// #     cursor: &mut Cursor<'_, '_, F, I, O, M, S, Live>, start: I, bytes: u64,
+/// #     invalidate: &mut impl Invalidate, tables: &Tables<F, I, O, M>, source: &S,
+/// # ) -> Result<(), Error> {
+/// let mut operation = cursor.unmap(start, bytes, ())?;
+/// loop {
+///     match cursor.step(&mut operation, 16)? {
+///         Step::Done => break,
+///         Step::Yield => { /* let others run; operation.bytes_done() have changed */ }
+///         Step::Invalidate(gather) => {
+///             let Ok(completed) = gather.complete(invalidate) else { unimplemented!() };
+///             let Ok(reclaim) = completed.reclaim(tables) else { unimplemented!() };
+///             cursor.resume(reclaim.into_source(source)?)?;
+///         }
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+#[must_use = "the gather is lost with the cursor; finish it"]
+pub struct Cursor<'t, 'g, F: Encode, I, O, M, S, X> {
+    pub(super) tables: &'t Tables<F, I, O, M>,
+    pub(super) source: &'t S,
+    /// `None` while the caller has it for an invalidation.
+    inner: Option<Inner<'g>>,
+    /// Entries of the tables that translate `here`, valid from level `depth` up.
+    path: [&'t [Cell<F>]; MAX_LEVELS],
+    /// Where those tables are.
+    addresses: [u64; MAX_LEVELS],
+    depth: u8,
+    here: u64,
+    /// The range, as software writes its addresses.
+    first: u64,
+    last: u64,
+    /// What such an address is more than the tables' input.
+    offset: u64,
+    mode: PhantomData<X>,
+}
+
+/// How far a step came.
+#[derive(Debug)]
+#[must_use]
+pub enum Step<'g> {
+    /// The operation is complete.
+    Done,
+    /// It cannot go on before this is invalidated: [`Cursor::resume`] with the proof.
+    Invalidate(Gather<'g>),
+    /// The budget is spent; exactly [`Operation::bytes_done`] bytes have changed.
+    Yield,
+}
+
+/// An operation under way.
+#[derive(Debug)]
+pub struct Operation<V> {
+    pub(super) verb: V,
+    start: u64,
+    at: u64,
+    end: u64,
+}
+
+impl<V> Operation<V> {
+    /// How many bytes from the start of its range have changed as asked; none after them have.
+    pub fn bytes_done(&self) -> u64 {
+        self.at - self.start
+    }
+
+    /// What is left of it, as input addresses.
+    pub(super) fn span(&self) -> (u64, u64) {
+        (self.at, self.end)
+    }
+
+    /// Whether all have.
+    pub fn is_done(&self) -> bool {
+        self.at == self.end
+    }
+
+    /// What it does, with what it has learnt.
+    pub fn verb(&self) -> &V {
+        &self.verb
+    }
+
+    /// Ends it here and returns what it had learnt: a witness, for one.
+    pub fn into_verb(self) -> V {
+        self.verb
+    }
+}
+
+/// Where an operation is after one table's worth of work.
+#[derive(Debug)]
+pub enum Advance {
+    /// Everything before this input address is done.
+    To(u64),
+    /// Not without an invalidation.
+    Invalidate,
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::super::Map {}
+    impl<W> Sealed for super::super::Unmap<W> {}
+    impl<W> Sealed for super::super::Adjust<W> {}
+    impl Sealed for super::super::Split {}
+    impl Sealed for super::super::Collapse {}
+    impl<W> Sealed for super::super::Remap<W> {}
+}
+
+/// What an [`Operation`] does. Implemented by this library's verbs alone.
+pub trait Verb<F: Encode>: sealed::Sealed {
+    /// Does at most one table's worth of work at `at`.
+    ///
+    /// # Errors
+    /// Why `at` could not be passed.
+    #[doc(hidden)]
+    fn advance<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
+        &mut self,
+        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+        at: u64,
+        end: u64,
+    ) -> Result<Advance, Error>;
+}
+
+impl<'t, 'g, F, I, O, M, S, X> Cursor<'t, 'g, F, I, O, M, S, X>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    pub(super) fn new(
+        tables: &'t Tables<F, I, O, M>,
+        source: &'t S,
+        context: Context,
+        slots: Slots<'g>,
+        walkers: Option<&'g Walkers<'g>>,
+        first: u64,
+        bytes: u64,
+    ) -> Result<Self, Error> {
+        let page = 1u64 << tables.format.shift(0);
+        let last = bytes
+            .checked_sub(1)
+            .filter(|_| (first | bytes) & (page - 1) == 0)
+            .ok_or(Error::Misaligned { value: if bytes == 0 { 0 } else { first | bytes } })
+            .and_then(|less| first.checked_add(less).ok_or(Error::OutsideInput { at: u64::MAX }))?;
+        let input = tables.strip(first).ok_or(Error::OutsideInput { at: first })?;
+        let input_last = tables.strip(last).ok_or(Error::OutsideInput { at: last })?;
+        if input_last.checked_sub(input) != Some(bytes - 1) {
+            return Err(Error::OutsideInput { at: last });
+        }
+        let mut path: [&'t [Cell<F>]; MAX_LEVELS] = [&[]; MAX_LEVELS];
+        path[usize::from(tables.top)] = tables.cells(tables.root, tables.top)?;
+        let mut addresses = [0; MAX_LEVELS];
+        addresses[usize::from(tables.top)] = tables.root;
+        Ok(Cursor {
+            tables,
+            source,
+            inner: Some(Inner::new(slots, context, tables.root, walkers)),
+            path,
+            addresses,
+            depth: tables.top,
+            here: input,
+            first,
+            last,
+            offset: first.wrapping_sub(input),
+            mode: PhantomData,
+        })
+    }
+
+    /// Advances `operation` by at most `budget` tables, each with its entries.
+    ///
+    /// # Errors
+    /// Why the operation cannot pass [`Operation::bytes_done`]. Nothing beyond that has changed;
+    /// the same operation may be stepped again once the cause is gone.
+    #[inline]
+    pub fn step<V: Verb<F>>(
+        &mut self,
+        operation: &mut Operation<V>,
+        budget: u32,
+    ) -> Result<Step<'g>, Error> {
+        if self.inner.is_none() {
+            return Err(Error::AwaitingInvalidation);
+        }
+        let mut left = budget;
+        while operation.at < operation.end {
+            if left == 0 {
+                return Ok(Step::Yield);
+            }
+            left -= 1;
+            match operation.verb.advance(self, operation.at, operation.end)? {
+                Advance::To(at) => operation.at = at,
+                Advance::Invalidate => return self.give(),
+            }
+        }
+        if F::BREAKS && self.gather().pending() > 0 {
+            return self.give();
+        }
+        Ok(Step::Done)
+    }
+
+    /// Hands the gather out.
+    #[cold]
+    fn give(&mut self) -> Result<Step<'g>, Error> {
+        match self.inner.take() {
+            Some(inner) => Ok(Step::Invalidate(Gather { inner })),
+            None => Err(Error::AwaitingInvalidation),
+        }
+    }
+
+    /// Goes on after [`Step::Invalidate`]: makes what was broken, and takes the storage back.
+    ///
+    /// # Errors
+    /// [`Error::Occupied`] where somebody wrote to an entry that was broken, [`Error::NotLent`].
+    pub fn resume(&mut self, ready: Ready<'g>) -> Result<(), Error> {
+        let mut inner = ready.inner;
+        let mut outcome = Ok(());
+        while let Some(Pending { at, level, entry }) = inner.pop_pending() {
+            if let Err(error) = self.make(at, level, entry) {
+                outcome = Err(error);
+            }
+        }
+        self.inner = Some(inner);
+        outcome
+    }
+
+    /// The make half of break-before-make. Nothing can fail in it but a memory that was taken
+    /// away, or a writer who ignored the frozen entry.
+    fn make(&mut self, at: u64, level: u8, entry: u64) -> Result<(), Error> {
+        let (found_level, _) = self.locate(at, level)?;
+        if found_level != level {
+            return Err(Error::Frozen { at: self.address(at) });
+        }
+        let frozen = self.tables.format.frozen();
+        let cell = self.cell(at, level);
+        match X::replace::<F::Word>(cell, frozen, entry) {
+            Ok(()) => {
+                self.publish(at, level, 1);
+                Ok(())
+            }
+            Err(entry) => Err(Error::Occupied { at: self.address(at), entry }),
+        }
+    }
+
+    /// What is to be invalidated, and the detached tables. An empty gather may be dropped.
+    pub fn finish(mut self) -> Gather<'g> {
+        match self.inner.take() {
+            Some(inner) => Gather { inner },
+            // The caller has the gather: it is completed there.
+            None => Gather {
+                inner: Inner::new(
+                    Slots { ranges: &mut [], detached: &mut [], pending: &mut [], report: |_| {} },
+                    Context::All,
+                    self.tables.root,
+                    None,
+                ),
+            },
+        }
+    }
+
+    /// The operation of `verb` on `bytes` bytes from `start`.
+    #[inline(always)]
+    pub(super) fn operation<V>(
+        &self,
+        start: I,
+        bytes: u64,
+        verb: V,
+    ) -> Result<Operation<V>, Error> {
+        let start = start.raw();
+        let page = (1u64 << self.tables.format.shift(0)) - 1;
+        if bytes == 0 || (start | bytes) & page != 0 {
+            return Err(Error::Misaligned { value: if bytes == 0 { 0 } else { start | bytes } });
+        }
+        if start < self.first || start > self.last || bytes - 1 > self.last - start {
+            let at = if start < self.first || start > self.last { start } else { self.last };
+            return Err(Error::OutsideInput { at });
+        }
+        let at = start.wrapping_sub(self.offset);
+        Ok(Operation { verb, start: at, at, end: at + bytes })
+    }
+
+    /// The address that software writes for an input.
+    #[inline(always)]
+    pub(super) fn address(&self, input: u64) -> u64 {
+        input.wrapping_add(self.offset)
+    }
+
+    /// The gather; the caller has checked that it is here.
+    #[inline(always)]
+    pub(super) fn gather(&mut self) -> &mut Inner<'g> {
+        match &mut self.inner {
+            Some(inner) => inner,
+            None => unreachable!("no verb runs while the gather is away"),
+        }
+    }
+
+    /// Notes that the translations of inputs `start..end` may be stale.
+    #[inline(always)]
+    pub(super) fn note(&mut self, start: u64, end: u64, levels: u8, effect: Effect) {
+        if effect != Effect::None {
+            let (first, last) = (self.address(start), self.address(end - 1));
+            self.gather().note(first, last, levels, effect);
+        }
+    }
+
+    /// The index of `at` in a table of this level.
+    #[inline(always)]
+    pub(super) fn index(&self, at: u64, level: u8) -> usize {
+        (at >> self.tables.format.shift(level)) as usize & (self.tables.entries(level) - 1)
+    }
+
+    /// First input after the table of this level that translates `at`.
+    #[inline(always)]
+    pub(super) fn table_end(&self, at: u64, level: u8) -> u64 {
+        (at | ((1u64 << self.tables.reach(level)) - 1)) + 1
+    }
+
+    /// First input after the entry of this level that translates `at`.
+    #[inline(always)]
+    pub(super) fn entry_end(&self, at: u64, level: u8) -> u64 {
+        (at | ((1u64 << self.tables.format.shift(level)) - 1)) + 1
+    }
+
+    /// Whether an entry of this level at `at` begins there and ends by `end`.
+    #[inline(always)]
+    pub(super) fn covers(&self, at: u64, end: u64, level: u8) -> bool {
+        let bytes = 1u64 << self.tables.format.shift(level);
+        at & (bytes - 1) == 0 && end - at >= bytes
+    }
+
+    /// Finds the lowest table, of level `floor` or above, on the way to `at`. Returns its level
+    /// and the entry there, which is not a table unless the level is `floor`.
+    #[inline(always)]
+    pub(super) fn locate(&mut self, at: u64, floor: u8) -> Result<(u8, u64), Error> {
+        let tables = self.tables;
+        let mut level = self.depth;
+        while level < tables.top && (level < floor || (at ^ self.here) >> tables.reach(level) != 0)
+        {
+            level += 1;
+        }
+        loop {
+            let cells = self.path[usize::from(level)];
+            let entry = match cells.get(self.index(at, level)) {
+                Some(cell) => F::Word::load(cell, Ordering::Acquire),
+                None => return Err(Error::NotLent { table: tables.root }),
+            };
+            if level > floor
+                && let Decoded::Table { next } = tables.format.decode(entry, level)
+            {
+                level -= 1;
+                self.path[usize::from(level)] = tables.cells(next, level)?;
+                self.addresses[usize::from(level)] = next;
+                continue;
+            }
+            self.depth = level;
+            self.here = at;
+            return Ok((level, entry));
+        }
+    }
+
+    /// The cells of the located table of this level, from `at` on to `end` or the table's end.
+    #[inline(always)]
+    pub(super) fn run(&self, at: u64, end: u64, level: u8) -> &'t [Cell<F>] {
+        let index = self.index(at, level);
+        let shift = self.tables.format.shift(level);
+        let count = ((end - at) >> shift).min((self.tables.entries(level) - index) as u64);
+        self.path[usize::from(level)].get(index..index + count as usize).unwrap_or(&[])
+    }
+
+    /// The cell of `at` in the located table of this level.
+    #[inline(always)]
+    pub(super) fn cell(&self, at: u64, level: u8) -> &'t Cell<F> {
+        &self.path[usize::from(level)][self.index(at, level)]
+    }
+
+    /// Tells the memory that `count` entries of the located table have been written, from `at` on.
+    #[inline(always)]
+    pub(super) fn publish(&self, at: u64, level: u8, count: usize) {
+        let bytes = <F::Word as Word>::SIZE.bytes();
+        let table = self.addresses[usize::from(level)];
+        let first = table + self.index(at, level) as u64 * bytes;
+        self.tables.memory.publish(first, count as u64 * bytes);
+    }
+
+    /// A frame for a table of this level.
+    #[inline(always)]
+    pub(super) fn frame(&self, at: u64, level: u8) -> Result<Frame, Error> {
+        let bytes = self.tables.table_bytes(level);
+        match self.source.take(bytes) {
+            Some(frame) => Ok(frame),
+            None => Err(Error::NoFrame { at: self.address(at), bytes }),
+        }
+    }
+
+    /// Why a leaf was expected and is not there.
+    #[cold]
+    pub(super) fn obstacle(&self, at: u64, entry: u64) -> Error {
+        let at = self.address(at);
+        if entry == self.tables.format.frozen() {
+            Error::Frozen { at }
+        } else {
+            Error::Occupied { at, entry }
+        }
+    }
+
+    /// Whether a table may be detached now; else what to do first.
+    #[inline(always)]
+    pub(super) fn room(&mut self) -> Result<bool, Error> {
+        if self.gather().has_room() {
+            Ok(true)
+        } else if self.gather().has_slots() {
+            Ok(false)
+        } else {
+            Err(Error::NoSlot)
+        }
+    }
+
+    /// Whether an entry may be broken now; else what to do first.
+    pub(super) fn pending_room(&mut self) -> Result<bool, Error> {
+        if self.gather().has_pending_room() {
+            Ok(true)
+        } else if self.gather().has_pending_slots() {
+            Ok(false)
+        } else {
+            Err(Error::NoSlot)
+        }
+    }
+
+    /// The break half of break-before-make: freezes the entry, and has `make` compute, from what
+    /// it was at the last, the entry to make after the invalidation. The caller has checked that
+    /// there is room.
+    pub(super) fn break_entry(
+        &mut self,
+        at: u64,
+        level: u8,
+        make: impl FnOnce(&Self, u64) -> u64,
+    ) -> u64 {
+        let frozen = self.tables.format.frozen();
+        let was = X::swap::<F::Word>(self.cell(at, level), frozen);
+        self.publish(at, level, 1);
+        let entry = make(self, was);
+        self.gather().pend(Pending { at, level, entry });
+        let start = at & !((1u64 << self.tables.format.shift(level)) - 1);
+        self.note(start, self.entry_end(at, level), 1 << level, Effect::Stale);
+        was
+    }
+
+    /// Notes the table at `next`, whose entries are of `level`, as detached from under `at`.
+    #[inline(always)]
+    pub(super) fn detach(&mut self, at: u64, next: u64, level: u8) {
+        let start = at & !((1u64 << self.tables.reach(level)) - 1);
+        let end = start + (1u64 << self.tables.reach(level));
+        let address = self.address(start);
+        self.note(start, end, ((2u16 << level) - 1) as u8, Effect::Stale);
+        self.gather().detach(Detached { table: next, level, start: address });
+    }
+}

@@ -1,0 +1,421 @@
+//! Mapping: leaves where nothing was.
+
+use core::sync::atomic::{Ordering, fence};
+
+use super::Error;
+use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
+use super::encode::{Effect, Encode, Leaves};
+use super::frames::{Frame, FrameSource};
+use super::memory::TableMemory;
+use super::word::{Mode, Word};
+use crate::address::Address;
+use crate::format::{Decoded, MAX_LEVELS};
+
+/// Maps a range to consecutive output addresses. Made by [`Cursor::map`].
+#[derive(Clone, Copy, Debug)]
+pub struct Map {
+    leaves: Leaves,
+    /// Output address less input address.
+    delta: u64,
+    /// Everything before this input is known to be unoccupied.
+    verified: u64,
+}
+
+impl<'t, 'g, F, I, O, M, S, X> Cursor<'t, 'g, F, I, O, M, S, X>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    /// Maps `bytes` bytes from `start` to `output` and what follows it, by the largest pages among
+    /// `leaves` that fit ([`Leaves::up_to`] chooses smaller ones). All of the range must be
+    /// unoccupied: that is checked before anything changes. Tables without a single occupied entry
+    /// give way to larger pages.
+    ///
+    /// # Errors
+    /// Of the range or the output range; stepping yields [`Error::Occupied`],
+    /// [`Error::Frozen`] and [`Error::NoFrame`].
+    #[inline(always)]
+    pub fn map(
+        &self,
+        start: I,
+        output: O,
+        bytes: u64,
+        leaves: &Leaves,
+    ) -> Result<Operation<Map>, Error> {
+        let output = output.raw();
+        let format = &self.tables.format;
+        let page = 1u64 << format.shift(0);
+        if output & (page - 1) != 0 {
+            return Err(Error::Misaligned { value: output });
+        }
+        let last = output.checked_add(bytes.wrapping_sub(page));
+        let fits = last.is_some_and(|last| {
+            let entry = leaves.at(0) | format.place(last, 0);
+            matches!(format.decode(entry, 0), Decoded::Leaf { base, .. } if base == last)
+        });
+        if !fits {
+            return Err(Error::OutsideOutput { output: last.unwrap_or(u64::MAX) });
+        }
+        let mut operation =
+            self.operation(start, bytes, Map { leaves: *leaves, delta: 0, verified: 0 })?;
+        let (at, end) = operation.span();
+        operation.verb.delta = output.wrapping_sub(at);
+        // What lies in one lowest table is verified and written in one go.
+        if (at ^ (end - 1)) >> self.tables.reach(0) == 0 {
+            operation.verb.verified = end;
+        } else {
+            operation.verb.verified = at;
+        }
+        Ok(operation)
+    }
+
+    /// Whether every cell is empty; else the first that is not.
+    #[inline(always)]
+    fn vacant(&self, cells: &[Cell<F>], at: u64, level: u8) -> Result<(), Error> {
+        for (index, cell) in cells.iter().enumerate() {
+            let entry = F::Word::load(cell, Ordering::Relaxed);
+            if entry != 0 {
+                let at = at + ((index as u64) << self.tables.format.shift(level));
+                return Err(self.obstacle(at, entry));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing below the table is occupied.
+    fn is_hollow(&self, table: u64, level: u8) -> Result<bool, Error> {
+        for cell in self.tables.cells(table, level)? {
+            let entry = F::Word::load(cell, Ordering::Acquire);
+            let hollow = match self.tables.format.decode(entry, level) {
+                Decoded::Table { next } if level > 0 => self.is_hollow(next, level - 1)?,
+                _ => entry == 0,
+            };
+            if !hollow {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Writes consecutive leaves, the first at output address `base`.
+#[inline(always)]
+pub(super) fn fill<F: Encode>(format: &F, cells: &[Cell<F>], leaf: u64, base: u64, level: u8) {
+    // What the pages hold is visible before the entries are.
+    fence(Ordering::Release);
+    match format.stride(level) {
+        Some(stride) => {
+            let mut entry = leaf | format.place(base, level);
+            for cell in cells {
+                F::Word::store(cell, entry, Ordering::Relaxed);
+                entry = entry.wrapping_add(stride);
+            }
+        }
+        None => {
+            let mut base = base;
+            for cell in cells {
+                F::Word::store(cell, leaf | format.place(base, level), Ordering::Relaxed);
+                base += 1 << format.shift(level);
+            }
+        }
+    }
+}
+
+impl Map {
+    /// The level of the largest page at `at`.
+    #[inline(always)]
+    fn level<F: Encode>(&self, format: &F, at: u64, end: u64) -> u8 {
+        let mut level = self.leaves.largest();
+        while level > 0 {
+            let bytes = 1u64 << format.shift(level);
+            let aligned = (at | at.wrapping_add(self.delta)) & (bytes - 1) == 0;
+            if aligned && end - at >= bytes && self.leaves.has(level) {
+                break;
+            }
+            level -= 1;
+        }
+        level
+    }
+
+    /// Makes the missing tables down to `target`, the lowest of them with its leaves in place.
+    fn grow<F, I, O, M, S, X>(
+        &self,
+        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+        at: u64,
+        end: u64,
+        level: u8,
+        target: u8,
+    ) -> Result<Advance, Error>
+    where
+        F: Encode,
+        I: Address,
+        O: Address,
+        M: TableMemory<F::Word>,
+        S: FrameSource,
+        X: Mode,
+    {
+        let tables = cursor.tables;
+        let format = &tables.format;
+        // All frames before the first store: what fails here has changed nothing.
+        let mut frames: [Option<Frame>; MAX_LEVELS] = [const { None }; MAX_LEVELS];
+        let give_back = |frames: [Option<Frame>; MAX_LEVELS], source: &S| {
+            frames.into_iter().flatten().for_each(|frame| source.put(frame));
+        };
+        for below in target..level {
+            match cursor.frame(at, below) {
+                Ok(frame) => frames[usize::from(below)] = Some(frame),
+                Err(error) => {
+                    give_back(frames, cursor.source);
+                    return Err(error);
+                }
+            }
+        }
+        // From the bottom up, so that the one store that links them links them all.
+        let shift = format.shift(target);
+        let mut upper = None;
+        let mut reached = at;
+        for below in target..level {
+            let Some(frame) = &frames[usize::from(below)] else { break };
+            let cells = match tables.cells(frame.address(), below) {
+                Ok(cells) => cells,
+                Err(error) => {
+                    give_back(frames, cursor.source);
+                    return Err(error);
+                }
+            };
+            let index = cursor.index(at, below);
+            let count = match upper {
+                None => ((end - at) >> shift).min((cells.len() - index) as u64) as usize,
+                Some(_) => 1,
+            };
+            let (before, rest) = cells.split_at(index);
+            let (written, after) = rest.split_at(count);
+            if !frame.is_zeroed() {
+                for cell in before.iter().chain(after) {
+                    F::Word::store(cell, 0, Ordering::Relaxed);
+                }
+            }
+            match upper {
+                None => {
+                    let base = at.wrapping_add(self.delta);
+                    fill(format, written, self.leaves.at(target), base, target);
+                    reached = at + ((count as u64) << shift);
+                }
+                Some(entry) => F::Word::store(&written[0], entry, Ordering::Relaxed),
+            }
+            tables.memory.publish(frame.address(), frame.bytes());
+            upper = Some(format.table(frame.address(), below + 1));
+        }
+        let Some(entry) = upper else { return Ok(Advance::To(at)) };
+        match X::replace::<F::Word>(cursor.cell(at, level), 0, entry) {
+            Ok(()) => {
+                cursor.publish(at, level, 1);
+                if format.caches_invalid() {
+                    cursor.note(at, reached, 1 << target, Effect::Stale);
+                    cursor.gather().tables_changed();
+                }
+                Ok(Advance::To(reached))
+            }
+            Err(_) => {
+                // A fault was faster; its table takes the leaves.
+                give_back(frames, cursor.source);
+                Ok(Advance::To(at))
+            }
+        }
+    }
+}
+
+impl<F: Encode> Verb<F> for Map {
+    #[inline(always)]
+    fn advance<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
+        &mut self,
+        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+        at: u64,
+        end: u64,
+    ) -> Result<Advance, Error> {
+        if self.verified < end {
+            self.verified = verify(cursor, self.verified, end)?;
+            return Ok(Advance::To(at));
+        }
+        let tables = cursor.tables;
+        let target = self.level(&tables.format, at, end);
+        let (level, entry) = cursor.locate(at, target)?;
+        if level > target {
+            if entry != 0 {
+                return Err(cursor.obstacle(at, entry));
+            }
+            return self.grow(cursor, at, end, level, target);
+        }
+        let cells = cursor.run(at, end, level);
+        let base = at.wrapping_add(self.delta);
+        let shift = tables.format.shift(level);
+        if X::SHARED || level > 0 {
+            return self.install(cursor, cells, at, level);
+        }
+        cursor.vacant(cells, at, level)?;
+        fill(&tables.format, cells, self.leaves.at(level), base, level);
+        cursor.publish(at, level, cells.len());
+        let reached = at + ((cells.len() as u64) << shift);
+        if tables.format.caches_invalid() {
+            cursor.note(at, reached, 1 << level, Effect::Stale);
+        }
+        Ok(Advance::To(reached))
+    }
+}
+
+impl Map {
+    /// Writes leaves one by one: where faults may be faster, or an empty table may have to give way.
+    fn install<F, I, O, M, S, X>(
+        &self,
+        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+        cells: &[Cell<F>],
+        start: u64,
+        level: u8,
+    ) -> Result<Advance, Error>
+    where
+        F: Encode,
+        I: Address,
+        O: Address,
+        M: TableMemory<F::Word>,
+        S: FrameSource,
+        X: Mode,
+    {
+        let tables = cursor.tables;
+        let format = &tables.format;
+        let mut at = start;
+        for cell in cells {
+            let base = at.wrapping_add(self.delta);
+            let leaf = self.leaves.at(level) | format.place(base, level);
+            match X::replace::<F::Word>(cell, 0, leaf) {
+                Ok(()) => {
+                    cursor.publish(at, level, 1);
+                    if format.caches_invalid() {
+                        let end = cursor.entry_end(at, level);
+                        cursor.note(at, end, 1 << level, Effect::Stale);
+                    }
+                }
+                Err(entry) => match format.decode(entry, level) {
+                    Decoded::Table { next } if level > 0 => {
+                        if !cursor.is_hollow(next, level - 1)? {
+                            return stopped(cursor, start, at, entry);
+                        }
+                        match supplant(cursor, at, level, entry, next, leaf)? {
+                            Supplanted::Done => {}
+                            // Tables that faults fill meanwhile are found occupied next time.
+                            Supplanted::Lost => return Ok(Advance::To(at)),
+                            Supplanted::Invalidate if at > start => return Ok(Advance::To(at)),
+                            Supplanted::Invalidate => return Ok(Advance::Invalidate),
+                        }
+                    }
+                    _ => return stopped(cursor, start, at, entry),
+                },
+            }
+            at = cursor.entry_end(at, level);
+        }
+        Ok(Advance::To(at))
+    }
+}
+
+/// Reports what was done before an obstacle; the next step meets it first.
+#[cold]
+fn stopped<F, I, O, M, S, X>(
+    cursor: &Cursor<'_, '_, F, I, O, M, S, X>,
+    start: u64,
+    at: u64,
+    entry: u64,
+) -> Result<Advance, Error>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    if at > start { Ok(Advance::To(at)) } else { Err(cursor.obstacle(at, entry)) }
+}
+
+/// What became of a table that was to give way to a leaf.
+pub(super) enum Supplanted {
+    /// The leaf is there, or will be made after the invalidation.
+    Done,
+    /// Somebody else changed the entry.
+    Lost,
+    /// Not without an invalidation first.
+    Invalidate,
+}
+
+/// Puts `leaf` where `entry` links the table at `next`, and detaches that.
+pub(super) fn supplant<F, I, O, M, S, X>(
+    cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+    at: u64,
+    level: u8,
+    entry: u64,
+    next: u64,
+    leaf: u64,
+) -> Result<Supplanted, Error>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    let tables = cursor.tables;
+    let format = &tables.format;
+    if !cursor.room()? {
+        return Ok(Supplanted::Invalidate);
+    }
+    if F::BREAKS && format.breaks(entry, leaf, level) {
+        if !cursor.pending_room()? {
+            return Ok(Supplanted::Invalidate);
+        }
+        cursor.break_entry(at, level, |_, _| leaf);
+        cursor.detach(at, next, level - 1);
+        return Ok(Supplanted::Done);
+    }
+    let mut entry = entry;
+    loop {
+        match X::replace::<F::Word>(cursor.cell(at, level), entry, leaf) {
+            Ok(()) => break,
+            // Hardware may set an accessed bit in a table entry.
+            Err(now) if format.decode(now, level) == (Decoded::Table { next }) => entry = now,
+            Err(_) => return Ok(Supplanted::Lost),
+        }
+    }
+    cursor.publish(at, level, 1);
+    cursor.detach(at, next, level - 1);
+    Ok(Supplanted::Done)
+}
+
+/// Checks one table's worth of entries from `at` on for being unoccupied. Returns how far.
+#[inline(never)]
+fn verify<F, I, O, M, S, X>(
+    cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+    at: u64,
+    end: u64,
+) -> Result<u64, Error>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    let (level, entry) = cursor.locate(at, 0)?;
+    if level > 0 {
+        if entry != 0 {
+            return Err(cursor.obstacle(at, entry));
+        }
+        return Ok(cursor.entry_end(at, level).min(end));
+    }
+    let cells = cursor.run(at, end, 0);
+    cursor.vacant(cells, at, 0)?;
+    Ok(at + ((cells.len() as u64) << cursor.tables.format.shift(0)))
+}

@@ -1,0 +1,203 @@
+//! Unmapping: nothing where leaves, or anything else, was.
+
+use core::sync::atomic::Ordering;
+
+use super::Error;
+use super::cursor::{Advance, Cursor, Operation, Verb};
+use super::encode::{Effect, Encode};
+use super::frames::FrameSource;
+use super::memory::TableMemory;
+use super::split::Divided;
+use super::witness::Witness;
+use super::word::{Mode, Word};
+use crate::address::Address;
+use crate::format::Decoded;
+
+/// The highest level of a table that is detached in one step while faults may fill it: freezing
+/// reads every entry below.
+const SHARED_DETACH: u8 = 1;
+
+/// Removes everything in a range. Made by [`Cursor::unmap`].
+#[derive(Clone, Copy, Debug)]
+pub struct Unmap<W> {
+    witness: W,
+}
+
+impl<W> Unmap<W> {
+    /// The witness.
+    pub fn into_witness(self) -> W {
+        self.witness
+    }
+}
+
+impl<'t, 'g, F, I, O, M, S, X> Cursor<'t, 'g, F, I, O, M, S, X>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    /// Removes every occupied entry of `bytes` bytes from `start`: leaves, and values that
+    /// translate nothing, alike. A page of which only a part is asked for is split. A table whose
+    /// whole range goes is detached by one exchange, with all below it.
+    ///
+    /// `witness` sees each leaf that is removed by itself, with its last accessed and dirty bits;
+    /// those of detached tables are seen by [`Reclaim::next_frame`](super::Reclaim::next_frame),
+    /// after hardware has let go of them.
+    ///
+    /// # Errors
+    /// Of the range; stepping yields [`Error::NoFrame`] for a split, [`Error::Grouped`],
+    /// [`Error::NoSlot`] and, for a part of a larger value that is no leaf, [`Error::Occupied`].
+    #[inline(always)]
+    pub fn unmap<W: Witness>(
+        &self,
+        start: I,
+        bytes: u64,
+        witness: W,
+    ) -> Result<Operation<Unmap<W>>, Error> {
+        self.operation(start, bytes, Unmap { witness })
+    }
+
+    /// Freezes every empty entry of a table and of all below it, so that no fault can install
+    /// anything there any more.
+    fn freeze(&self, table: u64, level: u8) -> Result<(), Error> {
+        let format = &self.tables.format;
+        for cell in self.tables.cells(table, level)? {
+            let mut entry = F::Word::load(cell, Ordering::Acquire);
+            if entry == 0 {
+                match F::Word::compare_exchange(cell, 0, format.frozen()) {
+                    Ok(()) => continue,
+                    Err(now) => entry = now,
+                }
+            }
+            if let Decoded::Table { next } = format.decode(entry, level)
+                && level > 0
+            {
+                self.freeze(next, level - 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
+    #[inline(always)]
+    fn advance<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
+        &mut self,
+        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+        at: u64,
+        end: u64,
+    ) -> Result<Advance, Error> {
+        let tables = cursor.tables;
+        let format = &tables.format;
+        let mut floor = 0;
+        let highest = if X::SHARED { SHARED_DETACH + 1 } else { tables.top };
+        while floor < highest.min(tables.top) && cursor.covers(at, end, floor + 1) {
+            floor += 1;
+        }
+        let (level, entry) = cursor.locate(at, floor)?;
+        if level > floor && !cursor.covers(at, end, level) {
+            return part(cursor, at, end, level, entry);
+        }
+        let cells = cursor.run(at, end, level);
+        let shift = format.shift(level);
+        let mut reached = at;
+        let mut removed = false;
+        for cell in cells {
+            let entry = F::Word::load(cell, Ordering::Relaxed);
+            if entry != 0 {
+                if level > 0
+                    && let Decoded::Table { next } = format.decode(entry, level)
+                {
+                    if level > floor {
+                        // Larger than what may be detached at once: go into it.
+                        break;
+                    }
+                    if !cursor.room()? {
+                        finish::<F, I, O, M, S, X>(cursor, at, reached, level, removed);
+                        return Ok(if reached > at {
+                            Advance::To(reached)
+                        } else {
+                            Advance::Invalidate
+                        });
+                    }
+                    if X::SHARED {
+                        cursor.freeze(next, level - 1)?;
+                    }
+                    X::swap::<F::Word>(cell, 0);
+                    cursor.detach(reached, next, level - 1);
+                } else {
+                    if entry == format.frozen() {
+                        if reached == at {
+                            return Err(Error::Frozen { at: cursor.address(at) });
+                        }
+                        break;
+                    }
+                    let was = X::swap::<F::Word>(cell, 0);
+                    removed = true;
+                    if W::WATCHES
+                        && let Decoded::Leaf { .. } = format.decode(was, level)
+                    {
+                        self.witness.leaf(cursor.address(reached), level, was);
+                    }
+                }
+            }
+            reached += 1 << shift;
+        }
+        finish::<F, I, O, M, S, X>(cursor, at, reached, level, removed);
+        Ok(Advance::To(reached))
+    }
+}
+
+/// Notes what was removed from one table.
+#[inline(always)]
+fn finish<F, I, O, M, S, X>(
+    cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+    at: u64,
+    reached: u64,
+    level: u8,
+    removed: bool,
+) where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    if reached > at {
+        let count = (reached - at) >> cursor.tables.format.shift(level);
+        cursor.publish(at, level, count as usize);
+        if removed {
+            cursor.note(at, reached, 1 << level, Effect::Stale);
+        }
+    }
+}
+
+/// Only a part of what the entry translates is asked for.
+#[inline(never)]
+fn part<F, I, O, M, S, X>(
+    cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+    at: u64,
+    end: u64,
+    level: u8,
+    entry: u64,
+) -> Result<Advance, Error>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    if entry == 0 {
+        return Ok(Advance::To(cursor.entry_end(at, level).min(end)));
+    }
+    match cursor.divide(at, level, entry)? {
+        Divided::Done => Ok(Advance::To(at)),
+        Divided::Broken | Divided::Invalidate => Ok(Advance::Invalidate),
+    }
+}

@@ -1,0 +1,683 @@
+//! Random sequences of every operation on every format, against a model: a map from page to what it
+//! is mapped to. Hardware sets accessed and dirty bits meanwhile, frames run out, budgets end and
+//! operations are abandoned.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use slat::edit::{
+    Arena, Encode, Error, Frame, FrameSource, Gather, Leaves, Live, Mode, Operation, Pending,
+    Quiet, Slots, Stale, Step, TableMemory, Tables, Verb, Watch, Word, ept, x86,
+};
+use slat::format::Decoded;
+use slat::format::ept::Ept;
+use slat::format::npt::Npt;
+use slat::format::x86::Controls;
+use slat::format::x86::legacy::Legacy;
+use slat::format::x86::long::{Long, Processor};
+use slat::format::x86::pae::Pae;
+use slat::invalidate::{By, Context};
+use slat::memory_type::x86::Type;
+use slat::{Gpa, Permissions, Spa};
+
+const PAGE: u64 = 4096;
+/// The window that operations fall into, in pages.
+const PAGES: u64 = 2048;
+
+/// What the harness must know of a format.
+trait Subject: Encode {
+    fn attributes_numbered(&self, n: u8) -> Self::Attributes;
+    fn memory_numbered(&self, n: u8) -> Self::Memory;
+    fn permissions_numbered(&self, n: u8) -> Permissions;
+    /// With these permissions, as `protect` leaves them.
+    fn protected(&self, attributes: Self::Attributes, to: Permissions) -> Self::Attributes;
+    fn retyped(&self, attributes: Self::Attributes, to: Self::Memory) -> Self::Attributes;
+    /// Without accessed and dirty state.
+    fn timeless(&self, attributes: Self::Attributes) -> Self::Attributes;
+    fn grants(&self, attributes: Self::Attributes) -> [bool; 5];
+    /// All but the grants.
+    fn rest(&self, attributes: Self::Attributes) -> Self::Attributes;
+}
+
+fn permissions(n: u8) -> Permissions {
+    [(true, true, true), (true, false, false), (true, true, false), (true, false, true)]
+        .map(|(read, write, execute)| Permissions { read, write, execute })[usize::from(n & 3)]
+}
+
+impl Subject for Ept {
+    fn attributes_numbered(&self, n: u8) -> ept::Attributes {
+        let memory_type = [Type::Wb, Type::Uc, Type::Wt, Type::Wp][usize::from(n >> 2 & 3)];
+        let mut attributes = ept::Attributes::new(permissions(n), memory_type);
+        attributes.user_execute = self.features().mode_based_execute && n & 16 != 0;
+        attributes.suppress_ve = n & 32 != 0;
+        attributes.memory.ignore_pat = n & 64 != 0;
+        attributes
+    }
+    fn memory_numbered(&self, n: u8) -> ept::Memory {
+        self.attributes_numbered(n).memory
+    }
+    fn permissions_numbered(&self, n: u8) -> Permissions {
+        permissions(n)
+    }
+    fn protected(&self, mut attributes: ept::Attributes, to: Permissions) -> ept::Attributes {
+        attributes.permissions = to;
+        attributes.user_execute = self.features().mode_based_execute && to.execute;
+        attributes
+    }
+    fn retyped(&self, mut attributes: ept::Attributes, to: ept::Memory) -> ept::Attributes {
+        attributes.memory = to;
+        attributes
+    }
+    fn timeless(&self, mut attributes: ept::Attributes) -> ept::Attributes {
+        (attributes.accessed, attributes.dirty) = (false, false);
+        attributes
+    }
+    fn grants(&self, attributes: ept::Attributes) -> [bool; 5] {
+        let Permissions { read, write, execute } = attributes.permissions;
+        [read, write, execute, attributes.user_execute, false]
+    }
+    fn rest(&self, mut attributes: ept::Attributes) -> ept::Attributes {
+        attributes.permissions = Permissions::default();
+        attributes.user_execute = false;
+        self.timeless(attributes)
+    }
+}
+
+macro_rules! x86_subject {
+    ($format:ty, $nx:expr, $user_only:expr) => {
+        impl Subject for $format {
+            fn attributes_numbered(&self, n: u8) -> x86::Attributes {
+                let mut attributes = x86::Attributes::new(self.permissions_numbered(n));
+                attributes.pat = x86::Pat(n >> 2 & 7);
+                attributes.user = $user_only || n & 32 != 0;
+                attributes.global = n & 64 != 0;
+                attributes
+            }
+            fn memory_numbered(&self, n: u8) -> x86::Pat {
+                x86::Pat(n & 7)
+            }
+            fn permissions_numbered(&self, n: u8) -> Permissions {
+                let permissions = permissions(n);
+                Permissions { execute: permissions.execute || !$nx, ..permissions }
+            }
+            fn protected(&self, mut a: x86::Attributes, to: Permissions) -> x86::Attributes {
+                a.permissions = to;
+                a
+            }
+            fn retyped(&self, mut a: x86::Attributes, to: x86::Pat) -> x86::Attributes {
+                a.pat = to;
+                a
+            }
+            fn timeless(&self, mut a: x86::Attributes) -> x86::Attributes {
+                (a.accessed, a.dirty) = (false, false);
+                a
+            }
+            fn grants(&self, a: x86::Attributes) -> [bool; 5] {
+                let Permissions { read, write, execute } = a.permissions;
+                [read, write, execute, a.user, false]
+            }
+            fn rest(&self, mut a: x86::Attributes) -> x86::Attributes {
+                a.permissions = Permissions::default();
+                a.user = false;
+                self.timeless(a)
+            }
+        }
+    };
+}
+
+x86_subject!(Long, true, false);
+x86_subject!(Pae, true, false);
+x86_subject!(Legacy, false, false);
+x86_subject!(Npt, true, true);
+
+/// A source that runs dry when it is told to, and knows which frames are out.
+struct Counted<'a, W: Word> {
+    arena: &'a Arena<'a, W>,
+    left: Cell<u32>,
+    out: RefCell<BTreeSet<u64>>,
+}
+
+impl<W: Word> FrameSource for Counted<'_, W> {
+    fn take(&self, bytes: u64) -> Option<Frame> {
+        if self.left.get() == 0 {
+            return None;
+        }
+        self.left.set(self.left.get() - 1);
+        let frame = self.arena.take(bytes)?;
+        // What a frame holds does not matter: it is handed out dirty.
+        let cells = self.arena.table(frame.address(), (bytes / W::SIZE.bytes()) as usize).unwrap();
+        cells.iter().for_each(|cell| W::store(cell, 0xdead_beef_dead_bee7, Ordering::Relaxed));
+        assert!(self.out.borrow_mut().insert(frame.address()), "a frame was handed out twice");
+        Some(frame)
+    }
+    fn put(&self, frame: Frame) {
+        assert!(self.out.borrow_mut().remove(&frame.address()), "a frame came back twice");
+        self.arena.put(frame);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Map {
+        at: u64,
+        pages: u64,
+        output: u64,
+        attributes: u8,
+        up_to: u8,
+    },
+    Unmap {
+        at: u64,
+        pages: u64,
+    },
+    Protect {
+        at: u64,
+        pages: u64,
+        permissions: u8,
+    },
+    Retype {
+        at: u64,
+        pages: u64,
+        memory: u8,
+    },
+    Remap {
+        at: u64,
+        pages: u64,
+        output: u64,
+    },
+    Split {
+        at: u64,
+        pages: u64,
+        to: u8,
+    },
+    Collapse {
+        at: u64,
+        pages: u64,
+        to: u8,
+    },
+    Clean {
+        at: u64,
+        pages: u64,
+    },
+    Age {
+        at: u64,
+        pages: u64,
+    },
+    /// Hardware writes through a page.
+    Write {
+        at: u64,
+    },
+    /// The source runs dry after so many frames.
+    Starve {
+        frames: u32,
+    },
+}
+
+fn position() -> impl Strategy<Value = u64> {
+    prop_oneof![0..PAGES, (0..4u64).prop_map(|block| block * 512), (0..8u64).prop_map(|n| n * 255)]
+}
+
+fn length() -> impl Strategy<Value = u64> {
+    prop_oneof![1..16u64, Just(512u64), Just(1024u64), 1..PAGES]
+}
+
+fn operation() -> impl Strategy<Value = Op> {
+    let range = || (position(), length());
+    // Outputs agree with inputs modulo 2 MiB or do not.
+    let output = || prop_oneof![Just(0u64), Just(512u64), Just(4096u64), 0..4096u64];
+    prop_oneof![
+        4 => (range(), output(), any::<u8>(), 0..3u8).prop_map(
+            |((at, pages), output, attributes, up_to)| Op::Map {
+                at, pages, output, attributes, up_to
+            }),
+        3 => range().prop_map(|(at, pages)| Op::Unmap { at, pages }),
+        2 => (range(), any::<u8>()).prop_map(|((at, pages), permissions)| Op::Protect {
+            at, pages, permissions
+        }),
+        1 => (range(), any::<u8>()).prop_map(|((at, pages), memory)| Op::Retype {
+            at, pages, memory
+        }),
+        1 => (range(), output()).prop_map(|((at, pages), output)| Op::Remap { at, pages, output }),
+        1 => (range(), 0..2u8).prop_map(|((at, pages), to)| Op::Split { at, pages, to }),
+        2 => (range(), 1..3u8).prop_map(|((at, pages), to)| Op::Collapse { at, pages, to }),
+        1 => range().prop_map(|(at, pages)| Op::Clean { at, pages }),
+        1 => range().prop_map(|(at, pages)| Op::Age { at, pages }),
+        3 => (0..PAGES).prop_map(|at| Op::Write { at }),
+        1 => (0..6u32).prop_map(|frames| Op::Starve { frames }),
+    ]
+}
+
+/// How an operation is driven: the budget of a step, and after how many it is abandoned.
+#[derive(Clone, Copy, Debug)]
+struct Drive {
+    budget: u32,
+    steps: u32,
+    slots: usize,
+}
+
+fn drive() -> impl Strategy<Value = Drive> {
+    let budget = prop_oneof![Just(u32::MAX), 1..4u32];
+    let steps = prop_oneof![3 => Just(u32::MAX), 1 => 0..4u32];
+    (budget, steps, 1..5usize).prop_map(|(budget, steps, slots)| Drive { budget, steps, slots })
+}
+
+type Model<F> = BTreeMap<u64, (u64, <F as Encode>::Attributes)>;
+
+struct World<'a, F: Subject> {
+    format: F,
+    source: &'a Counted<'a, F::Word>,
+    tables: Tables<F, Gpa, Spa, &'a Arena<'a, F::Word>>,
+    model: Model<F>,
+    /// Pages that hardware wrote through and nobody was told of yet.
+    dirty: BTreeSet<u64>,
+    base: u64,
+}
+
+impl<'a, F: Subject> World<'a, F> {
+    fn address(&self, page: u64) -> Gpa {
+        Gpa::new(self.base + page * PAGE)
+    }
+
+    /// What the tables say, page by page, from one walk over them.
+    fn observed(&self) -> Model<F> {
+        let mut seen = Model::<F>::new();
+        for mapping in self.tables.mappings(self.address(0), PAGES * PAGE).unwrap() {
+            let first = (mapping.start.raw().wrapping_sub(self.base) as i64) / PAGE as i64;
+            let attributes = self.format.attributes(mapping.entry, mapping.level);
+            for page in 0..mapping.bytes / PAGE {
+                let index = first + page as i64;
+                if (0..PAGES as i64).contains(&index) {
+                    let output = mapping.output.raw() / PAGE + page;
+                    let value = (output, self.format.timeless(attributes));
+                    assert!(seen.insert(index as u64, value).is_none(), "mapped twice");
+                }
+            }
+        }
+        seen
+    }
+
+    fn check(&self) {
+        let seen = self.observed();
+        for page in 0..PAGES {
+            assert_eq!(seen.get(&page), self.model.get(&page), "page {page:#x}");
+        }
+        for page in [0, 1, 255, 511, 512, PAGES - 1] {
+            let found = self.tables.translate(self.address(page));
+            let output = found.map(|mapping| mapping.output.raw() / PAGE);
+            assert_eq!(output, self.model.get(&page).map(|value| value.0), "translate {page:#x}");
+        }
+        for &page in &self.dirty {
+            let mapping = self.tables.translate(self.address(page)).expect("a dirty page is gone");
+            assert!(self.format.is_dirty(mapping.entry), "dirty state of page {page:#x} was lost");
+        }
+        // Every frame that is out is a table that the root reaches, and the reverse.
+        let mut reached = BTreeSet::new();
+        self.reach(self.tables_root(), self.format.top(), &mut reached);
+        assert_eq!(reached, *self.source.out.borrow(), "frames lost or freed in use");
+    }
+
+    fn tables_root(&self) -> u64 {
+        *self.source.out.borrow().first().unwrap()
+    }
+
+    fn reach(&self, table: u64, level: u8, reached: &mut BTreeSet<u64>) {
+        assert!(reached.insert(table), "a table is linked twice");
+        let bits = if level == self.format.top() {
+            self.format.input_bits() - self.format.shift(level)
+        } else {
+            self.format.index_bits(level)
+        };
+        for cell in self.source.arena.table(table, 1 << bits).unwrap() {
+            let entry = F::Word::load(cell, Ordering::Relaxed);
+            assert_ne!(entry, self.format.frozen(), "left frozen");
+            match self.format.decode(entry, level) {
+                Decoded::Table { next } => self.reach(next, level - 1, reached),
+                Decoded::Reserved(reserved) => panic!("a reserved entry was written: {reserved}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Hardware writes through a page: sets accessed and dirty bits in the leaf's own cell.
+    fn write(&mut self, page: u64) {
+        let Some(mapping) = self.tables.translate(self.address(page)) else { return };
+        if !self.format.permissions_of(mapping.entry, mapping.level).write {
+            return;
+        }
+        let input = (self.base + page * PAGE) & ((1u64 << self.format.input_bits()) - 1);
+        let (mut table, mut level) = (self.tables_root(), self.format.top());
+        loop {
+            let bits = if level == self.format.top() {
+                self.format.input_bits() - self.format.shift(level)
+            } else {
+                self.format.index_bits(level)
+            };
+            let cells = self.source.arena.table(table, 1 << bits).unwrap();
+            let index = (input >> self.format.shift(level)) as usize & (cells.len() - 1);
+            let entry = F::Word::load(&cells[index], Ordering::Relaxed);
+            match self.format.decode(entry, level) {
+                Decoded::Table { next } => (table, level) = (next, level - 1),
+                _ => {
+                    F::Word::fetch_or(&cells[index], self.format.soil().set);
+                    break;
+                }
+            }
+        }
+        self.dirty.insert(page);
+    }
+
+    /// Which pages may be stale: their translation is gone, moved, of another type or narrower.
+    fn narrowed(&self, before: &Model<F>) -> BTreeSet<u64> {
+        let after = self.observed();
+        before
+            .iter()
+            .filter(|(page, (output, attributes))| match after.get(page) {
+                None => true,
+                Some((now, then)) => {
+                    let lost = self.format.grants(*attributes);
+                    let kept = self.format.grants(*then);
+                    now != output
+                        || self.format.rest(*attributes) != self.format.rest(*then)
+                        || lost.iter().zip(kept).any(|(had, has)| *had && !has)
+                }
+            })
+            .map(|(page, _)| *page)
+            .collect()
+    }
+
+    /// Runs one operation and returns how many bytes of it were done.
+    fn run<X: Mode, V: Verb<F>>(
+        &mut self,
+        how: Drive,
+        make: impl FnOnce(
+            &slat::edit::Cursor<
+                '_,
+                '_,
+                F,
+                Gpa,
+                Spa,
+                &'a Arena<'a, F::Word>,
+                Counted<'a, F::Word>,
+                X,
+            >,
+        ) -> Result<Operation<V>, Error>,
+        reported: &RefCell<BTreeSet<u64>>,
+    ) -> Result<u64, Error> {
+        let before = self.observed();
+        let mut ranges = vec![Stale::default(); how.slots];
+        let mut detached = vec![Default::default(); how.slots];
+        let mut pending = vec![Pending::default(); how.slots];
+        let slots = Slots {
+            ranges: &mut ranges,
+            detached: &mut detached,
+            pending: &mut pending,
+            report: |leak| panic!("{leak}"),
+        };
+        let covered: RefCell<Vec<Stale>> = RefCell::default();
+        let mut invalidate = By(|gather: &Gather<'_>| covered.borrow_mut().extend(gather.ranges()));
+        let base = self.base;
+        let format = self.format;
+        // The bits that hardware left in detached tables at the very last.
+        let mut seen_late = Watch(|start: u64, level: u8, entry: u64| {
+            if format.is_dirty(entry) {
+                let first = (start.wrapping_sub(base)) / PAGE;
+                for page in 0..(1u64 << format.shift(level)) / PAGE {
+                    reported.borrow_mut().insert(first.wrapping_add(page));
+                }
+            }
+        });
+
+        // Reclaiming looks at tables that the cursor has borrowed: by another name for them.
+        let root = self.tables_root();
+        let arena = self.source.arena;
+        let others = Tables::<F, Gpa, Spa, _>::adopt(self.format, root, arena).unwrap();
+        let start = self.address(0);
+        let context = Context::Ept { eptp: root };
+        let mut cursor =
+            self.tables.cursor::<_, X>(self.source, context, slots, start, PAGES * PAGE).unwrap();
+        let mut operation = make(&cursor)?;
+        let mut outcome = Ok(());
+        let mut steps = 0;
+        while steps < how.steps {
+            steps += 1;
+            match cursor.step(&mut operation, how.budget) {
+                Ok(Step::Done) => break,
+                Ok(Step::Yield) => {}
+                Ok(Step::Invalidate(gather)) => {
+                    let completed = gather.complete(&mut invalidate).unwrap();
+                    let mut reclaim = completed.reclaim(&others).unwrap();
+                    while let Some(frame) = reclaim.next_frame(&mut seen_late).unwrap() {
+                        self.source.put(frame);
+                    }
+                    cursor.resume(reclaim.finish().unwrap()).unwrap();
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        let done = operation.bytes_done();
+        // An abandoned operation may have broken entries: they are made once the gather is done.
+        let gather = cursor.finish();
+        let completed = gather.complete(&mut invalidate).unwrap();
+        let mut reclaim = completed.reclaim(&others).unwrap();
+        while let Some(frame) = reclaim.next_frame(&mut seen_late).unwrap() {
+            self.source.put(frame);
+        }
+        let ready = reclaim.finish().unwrap();
+        drop(ready);
+
+        // What may be stale has been invalidated.
+        let covered = covered.into_inner();
+        for page in self.narrowed(&before) {
+            let at = self.address(page).raw();
+            let hit = covered.iter().any(|range| range.start <= at && at <= range.last);
+            assert!(hit, "page {page:#x} was never invalidated: {covered:x?}");
+        }
+        match outcome {
+            Err(
+                error @ (Error::NoFrame { at, .. }
+                | Error::Occupied { at, .. }
+                | Error::OutsideOutput { output: at }),
+            ) => {
+                let _ = (error, at);
+                Ok(done)
+            }
+            Err(error) => panic!("{error}"),
+            Ok(()) => Ok(done),
+        }
+    }
+
+    fn apply<X: Mode>(&mut self, op: &Op, how: Drive) {
+        let clip = |at: u64, pages: u64| pages.min(PAGES - at).max(1);
+        let output_of = |output: u64| Spa::new((1 << 30) + output * PAGE);
+        let format = self.format;
+        let base = self.base;
+        let reported = RefCell::new(BTreeSet::new());
+        let witness = || {
+            Watch(|start: u64, level: u8, entry: u64| {
+                if format.is_dirty(entry) {
+                    // A leaf seen for a part of it counts for that part alone: it was split first.
+                    let first = start.wrapping_sub(base) / PAGE;
+                    for page in 0..(1u64 << format.shift(level)) / PAGE {
+                        reported.borrow_mut().insert(first.wrapping_add(page));
+                    }
+                }
+            })
+        };
+        match *op {
+            Op::Map { at, pages, output, attributes, up_to } => {
+                let pages = clip(at, pages);
+                let attributes = self.format.attributes_numbered(attributes);
+                let leaves = Leaves::new(&self.format, &attributes).unwrap().up_to(up_to);
+                let start = self.address(at);
+                // Blocks need inputs and outputs that agree.
+                let output = output + at % 512;
+                let taken = (at..at + pages).any(|page| self.model.contains_key(&page));
+                let done = self
+                    .run::<X, _>(
+                        how,
+                        |cursor| cursor.map(start, output_of(output), pages * PAGE, &leaves),
+                        &reported,
+                    )
+                    .unwrap();
+                assert!(!taken || done == 0, "mapping over something changed a part");
+                for page in 0..done / PAGE {
+                    let value = ((1 << 18) + output + page, self.format.timeless(attributes));
+                    self.model.insert(at + page, value);
+                }
+            }
+            Op::Unmap { at, pages } => {
+                let (start, pages) = (self.address(at), clip(at, pages));
+                let done = self
+                    .run::<X, _>(how, |c| c.unmap(start, pages * PAGE, witness()), &reported)
+                    .unwrap();
+                for page in at..at + done / PAGE {
+                    if self.model.remove(&page).is_some() && self.dirty.remove(&page) {
+                        assert!(reported.borrow().contains(&page), "dirty {page:#x} unreported");
+                    }
+                }
+            }
+            Op::Protect { at, pages, permissions } => {
+                let (start, pages) = (self.address(at), clip(at, pages));
+                let to = self.format.permissions_numbered(permissions);
+                let done = self
+                    .run::<X, _>(how, |c| c.protect(start, pages * PAGE, to, ()), &reported)
+                    .unwrap();
+                for page in at..at + done / PAGE {
+                    if let Some(value) = self.model.get_mut(&page) {
+                        value.1 = self.format.protected(value.1, to);
+                    }
+                }
+            }
+            Op::Retype { at, pages, memory } => {
+                let (start, pages) = (self.address(at), clip(at, pages));
+                let to = self.format.memory_numbered(memory);
+                let done = self
+                    .run::<X, _>(how, |c| c.retype(start, pages * PAGE, to, ()), &reported)
+                    .unwrap();
+                for page in at..at + done / PAGE {
+                    if let Some(value) = self.model.get_mut(&page) {
+                        value.1 = self.format.retyped(value.1, to);
+                    }
+                }
+            }
+            Op::Remap { at, pages, output } => {
+                let (start, pages) = (self.address(at), clip(at, pages));
+                let done = self
+                    .run::<X, _>(
+                        how,
+                        |c| c.remap(start, output_of(output), pages * PAGE, witness()),
+                        &reported,
+                    )
+                    .unwrap();
+                for page in 0..done / PAGE {
+                    if let Some(value) = self.model.get_mut(&(at + page)) {
+                        value.0 = (1 << 18) + output + page;
+                    }
+                }
+            }
+            Op::Split { at, pages, to } => {
+                let (start, pages) = (self.address(at), clip(at, pages));
+                let done =
+                    self.run::<X, _>(how, |c| c.split(start, pages * PAGE, to), &reported).unwrap();
+                for page in at..at + done / PAGE {
+                    let found = self.tables.translate(self.address(page));
+                    assert!(found.is_none_or(|mapping| mapping.level <= to), "still large");
+                }
+            }
+            Op::Collapse { at, pages, to } => {
+                let (start, pages) = (self.address(at), clip(at, pages));
+                self.run::<X, _>(how, |c| c.collapse(start, pages * PAGE, to), &reported).unwrap();
+            }
+            Op::Clean { at, pages } => {
+                let (start, pages) = (self.address(at), clip(at, pages));
+                let done = self
+                    .run::<X, _>(how, |c| c.clean(start, pages * PAGE, witness()), &reported)
+                    .unwrap();
+                for page in at..at + done / PAGE {
+                    if let Some(mapping) = self.tables.translate(self.address(page)) {
+                        assert!(!self.format.is_dirty(mapping.entry), "still dirty");
+                    }
+                    if self.dirty.remove(&page) {
+                        assert!(reported.borrow().contains(&page), "dirty {page:#x} unreported");
+                    }
+                }
+            }
+            Op::Age { at, pages } => {
+                let (start, pages) = (self.address(at), clip(at, pages));
+                let done =
+                    self.run::<X, _>(how, |c| c.age(start, pages * PAGE, ()), &reported).unwrap();
+                for page in at..at + done / PAGE {
+                    if let Some(mapping) = self.tables.translate(self.address(page)) {
+                        assert!(!self.format.is_accessed(mapping.entry), "still young");
+                    }
+                }
+            }
+            Op::Write { at } => {
+                if X::LIVE {
+                    self.write(at);
+                }
+            }
+            Op::Starve { frames } => self.source.left.set(frames),
+        }
+        if !matches!(op, Op::Starve { .. }) {
+            self.source.left.set(u32::MAX);
+        }
+        self.check();
+    }
+}
+
+fn sequence<F: Subject, X: Mode>(format: F, base: u64, ops: &[(Op, Drive)])
+where
+    <F::Word as Word>::Atomic: Default,
+{
+    let words = 24 * PAGE / F::Word::SIZE.bytes();
+    let cells: Vec<_> = (0..words).map(|_| <F::Word as Word>::Atomic::default()).collect();
+    let arena = Arena::<F::Word>::new(0x1000, &cells).unwrap();
+    let source = Counted { arena: &arena, left: Cell::new(u32::MAX), out: RefCell::default() };
+    let tables = Tables::create(format, &arena, &source).unwrap();
+    let (model, dirty) = (BTreeMap::new(), BTreeSet::new());
+    let mut world = World { format, source: &source, tables, model, dirty, base };
+    world.check();
+    for (op, how) in ops {
+        world.apply::<X>(op, *how);
+    }
+}
+
+fn ept_with(mode_based_execute: bool) -> Ept {
+    Ept::four(slat::format::ept::Features {
+        physical_bits: 40,
+        accessed_dirty: true,
+        mode_based_execute,
+        ..Default::default()
+    })
+}
+
+fn long() -> Long {
+    let controls = Controls { write_protect: true, nxe: true, ..Controls::default() };
+    Long::four(controls, Processor { physical_bits: 46, ..Processor::default() })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_operation_on_every_format(ops in prop::collection::vec((operation(), drive()), 1..40)) {
+        // The window lies across the end of a top-level entry, where the format has room for that.
+        sequence::<_, Live>(ept_with(false), (1 << 39) - (4 << 20), &ops);
+        sequence::<_, Quiet>(ept_with(true), (1 << 30) - (2 << 20), &ops);
+        let five = Ept::five(Default::default());
+        sequence::<_, Quiet>(five, (1 << 48) - (4 << 20), &ops);
+        let npt = Npt::four(true, Processor::default());
+        sequence::<_, Live>(npt, 0, &ops);
+        // The top of the address space: nothing may be computed beyond its last byte.
+        sequence::<_, Live>(long(), 0u64.wrapping_sub(PAGES * PAGE), &ops);
+        sequence::<_, Live>(Npt::pae(true, Processor::default()), (1 << 32) - PAGES * PAGE, &ops);
+        let controls = Controls { nxe: true, ..Controls::default() };
+        sequence::<_, Live>(Pae::new(controls, Processor::default()), (1 << 30) - (4 << 20), &ops);
+        sequence::<_, Live>(Legacy::new(Controls::default(), true, 40), (1 << 32) - PAGES * PAGE, &ops);
+    }
+}
