@@ -1,1 +1,13 @@
-//! Asks hardware models that nobody here wrote.
+//! Asks hardware models that nobody here wrote what the walker is asked, and compares.
+#![forbid(unsafe_code)]
+
+pub mod contract;
+pub mod deviations;
+pub mod engine;
+pub mod launch;
+pub mod monitor;
+pub mod oracles;
+pub mod probe;
+pub mod random;
+pub mod world;
+pub mod x86;

@@ -1,7 +1,11 @@
 //! Developer tasks: `cargo xtask --help`.
 #![forbid(unsafe_code)]
 
+mod emulators;
+mod oracle;
 mod slice;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -16,12 +20,22 @@ struct Cli {
 /// One file a task.
 #[derive(Subcommand)]
 enum Task {
+    /// Install what the oracles and the recorder need
+    Emulators(emulators::Args),
+    /// Compare the walker with hardware models
+    Oracle(oracle::Args),
     /// Cut a test fixture out of a memory image with two guests
     Slice(slice::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
-        Task::Slice(args) => slice::run(args),
-    }
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Emulators(args) => emulators::run(args),
+        Task::Oracle(args) => oracle::run(args),
+        Task::Slice(args) => slice::run(args).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        anstream::eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
 }

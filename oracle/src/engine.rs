@@ -1,0 +1,283 @@
+//! Running probes through an oracle and comparing.
+
+use std::collections::BTreeMap;
+
+use crate::contract::{Answer, Command, Info, Job, Machine};
+use crate::deviations::{self, Deviation, Seen, Shows};
+use crate::launch::{Launcher, Station};
+use crate::monitor::Monitor;
+use crate::probe::{Case, Coverage, Outcome, Probe, Subject, again, complete};
+use crate::random::Random;
+use crate::world::World;
+
+/// Makes a subject from what a monitor read back.
+pub type MakeSubject = Box<dyn Fn(&Info) -> Box<dyn Subject> + Send + Sync>;
+
+/// One processor of one emulator, with one monitor and one host mode.
+pub struct Variant {
+    /// What it is called in tables.
+    pub name: String,
+    /// How it is started.
+    pub launcher: Launcher,
+    /// What runs on it.
+    pub monitor: Monitor,
+    /// Its memory map.
+    pub machine: &'static Machine,
+    /// The host mode.
+    pub mode: u64,
+    /// Makes the subject from what the monitor read back.
+    pub subject: MakeSubject,
+    /// Its share of the oracle's probes.
+    pub share: u64,
+}
+
+/// A hardware model that answers for one second stage.
+pub struct Oracle {
+    /// The second stage, as `--format` names it.
+    pub format: &'static str,
+    /// The model, with its version.
+    pub name: String,
+    /// The key by which deviations name it.
+    pub model: deviations::Model,
+    /// Its processors.
+    pub variants: Vec<Variant>,
+}
+
+/// A probe on which the two sides differ and no deviation explains it.
+#[derive(Clone, Debug)]
+pub struct Disagreement {
+    /// The variant.
+    pub variant: String,
+    /// The probe and the walker's answer.
+    pub case: Case,
+    /// The machine's answer.
+    pub seen: Seen,
+    /// The state in words.
+    pub explanation: String,
+}
+
+/// What came of an oracle's probes.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Probes that were answered.
+    pub probes: u64,
+    /// Those on which both sides agree.
+    pub agree: u64,
+    /// Those that a deviation explains, by its name.
+    pub masked: BTreeMap<&'static str, u64>,
+    /// One of each kind of the others, with how many are of that kind.
+    pub disagreements: Vec<(u64, Disagreement)>,
+    /// How many others there are.
+    pub disagree: u64,
+}
+
+impl Tally {
+    /// Adds another tally to this one.
+    pub fn add(&mut self, other: Tally) {
+        self.probes += other.probes;
+        self.agree += other.agree;
+        self.disagree += other.disagree;
+        for (name, count) in other.masked {
+            *self.masked.entry(name).or_default() += count;
+        }
+        self.disagreements.extend(other.disagreements);
+    }
+
+    fn disagree(&mut self, disagreement: Disagreement) {
+        self.disagree += 1;
+        let alike = |other: &Disagreement| {
+            other.variant == disagreement.variant
+                && other.seen.outcome.likeness() == disagreement.seen.outcome.likeness()
+                && other.case.expected.likeness() == disagreement.case.expected.likeness()
+        };
+        if let Some((count, kept)) = self.disagreements.iter_mut().find(|(_, d)| alike(d)) {
+            *count += 1;
+            // The fewest words make the easiest reading.
+            if disagreement.case.compared.len() < kept.case.compared.len() {
+                *kept = disagreement;
+            }
+        } else if self.disagreements.len() < KEPT {
+            self.disagreements.push((1, disagreement));
+        }
+    }
+
+    /// How many probes deviations explain.
+    #[must_use]
+    pub fn masked_total(&self) -> u64 {
+        self.masked.values().sum()
+    }
+}
+
+/// How a case ended.
+#[derive(Clone, Copy)]
+pub enum Verdict {
+    /// Both sides say the same.
+    Agree,
+    /// They differ, and this is why.
+    Masked(&'static Deviation),
+    /// They differ.
+    Disagree,
+}
+
+/// Compares a machine's answer with the walker's. `world` is the template.
+#[must_use]
+pub fn judge(
+    model: deviations::Model,
+    subject: &dyn Subject,
+    world: &mut World,
+    case: &Case,
+    seen: &Seen,
+) -> Verdict {
+    let accessed = subject.accessed_bits();
+    if same(accessed, case, seen) {
+        return Verdict::Agree;
+    }
+    let mut undone = seen.clone();
+    let first = deviations::undo(model, case, &mut undone);
+    if let Some(first) = first
+        && same(accessed, case, &undone)
+    {
+        return Verdict::Masked(first);
+    }
+    let in_walk: Vec<&'static Deviation> = deviations::ALL
+        .iter()
+        .filter(|d| d.models.contains(&model) && matches!(d.shows, Shows::InWalk))
+        .collect();
+    // One alone, else all together.
+    let together = (in_walk.len() > 1).then_some(&in_walk[..]);
+    for set in in_walk.chunks(1).chain(together) {
+        let names: Vec<&'static str> = set.iter().map(|deviation| deviation.name).collect();
+        let deviating = subject.deviating(&names);
+        let Some(deviant) = again(deviating.as_ref(), world, case) else {
+            return Verdict::Masked(set[0]);
+        };
+        if deviant.expected == case.expected && deviant.compared == case.compared {
+            continue;
+        }
+        let mut undone = seen.clone();
+        deviations::undo(model, &deviant, &mut undone);
+        if same(accessed, &deviant, seen) || same(accessed, &deviant, &undone) {
+            return Verdict::Masked(set[0]);
+        }
+    }
+    Verdict::Disagree
+}
+
+/// Whether outcome and memory are the same. Where the access failed, a machine may have set accessed
+/// bits on its way or not (Intel SDM 3A 5.8, AMD APM 2 5.4.2, Arm ARM D8.5.2 all leave it open).
+fn same(accessed: u64, case: &Case, seen: &Seen) -> bool {
+    let done = case.expected.is_done();
+    seen.outcome == case.expected
+        && case.compared.iter().zip(&seen.words).all(|(&(_, before, after), &got)| {
+            got == after || !done && (got ^ before) & !accessed == 0 && got & before == before
+        })
+}
+
+/// How many probes are made up before they are asked.
+const BATCH: usize = 4096;
+/// How many kinds of disagreement are kept with all their detail.
+const KEPT: usize = 16;
+
+/// Receives each answered case, for those who keep golden vectors.
+pub type Keep<'a> = &'a mut dyn FnMut(&Case, &Seen);
+
+/// Asks a variant `probes` questions.
+///
+/// # Errors
+/// Where the emulator cannot be run at all.
+pub fn ask(
+    oracle: &Oracle,
+    variant: &Variant,
+    probes: u64,
+    seed: u64,
+    coverage: &mut Coverage,
+    keep: Keep<'_>,
+) -> anyhow::Result<Tally> {
+    let mut station = Station::new(variant.launcher.clone(), variant.monitor)?;
+    let info = {
+        let job = Job { machine: variant.machine, mode: variant.mode, memory: &[], commands: &[] };
+        station.run(&job)?.info
+    };
+    let subject = (variant.subject)(&info);
+    let subject = subject.as_ref();
+    let mut random = Random::new(seed);
+    let mut world = subject.template();
+    let memory = world.segments();
+    let mut tally = Tally::default();
+    let mut cases: Vec<Case> = Vec::new();
+    while tally.probes < probes {
+        cases.clear();
+        let want = (probes - tally.probes).min(BATCH as u64) as usize;
+        while cases.len() < want {
+            let draft = subject.generate(&world, &mut random, coverage);
+            let probe =
+                Probe { operation: draft.operation, state: draft.state, words: draft.words };
+            if let Some(case) = complete(subject, &mut world, probe, coverage) {
+                cases.push(case);
+            }
+        }
+        let commands: Vec<Command> = cases.iter().map(Case::command).collect();
+        let mut rest = &commands[..];
+        let mut answers = Vec::with_capacity(commands.len());
+        while !rest.is_empty() {
+            let fitting = Job::fitting(variant.machine, rest);
+            let job = Job {
+                machine: variant.machine,
+                mode: variant.mode,
+                memory: &memory,
+                commands: &rest[..fitting],
+            };
+            answers.extend(run(&mut station, &job)?);
+            rest = &rest[fitting..];
+        }
+        for (case, answer) in cases.iter().zip(&answers) {
+            let seen = Seen {
+                outcome: match answer {
+                    Some(answer) => subject.read(&case.probe, answer),
+                    None => Outcome::Other([u64::MAX; 4]),
+                },
+                words: answer.as_ref().map(|answer| answer.touched.clone()).unwrap_or_default(),
+            };
+            tally.probes += 1;
+            keep(case, &seen);
+            match judge(oracle.model, subject, &mut world, case, &seen) {
+                Verdict::Agree => tally.agree += 1,
+                Verdict::Masked(deviation) => *tally.masked.entry(deviation.name).or_default() += 1,
+                Verdict::Disagree => tally.disagree(Disagreement {
+                    variant: variant.name.clone(),
+                    case: case.clone(),
+                    seen,
+                    explanation: subject.explain(&case.probe),
+                }),
+            }
+        }
+    }
+    Ok(tally)
+}
+
+/// Runs a job. A command at which the machine hangs or the emulator fails gets no answer; where the
+/// emulator cannot say which one that was, the job is halved until it is alone.
+fn run(station: &mut Station, job: &Job<'_>) -> anyhow::Result<Vec<Option<Answer>>> {
+    match station.run(job) {
+        Ok(report) => {
+            let mut answers: Vec<_> = report.answers.into_iter().map(Some).collect();
+            if answers.len() < job.commands.len() {
+                answers.push(None);
+                let rest = &job.commands[answers.len()..];
+                if !rest.is_empty() {
+                    answers.extend(run(station, &Job { commands: rest, ..job.clone() })?);
+                }
+            }
+            Ok(answers)
+        }
+        Err(_) if job.commands.len() == 1 => Ok(vec![None]),
+        Err(error) => {
+            // An emulator that fails without any command is broken, not the command.
+            station.run(&Job { commands: &[], ..job.clone() }).map_err(|_| error)?;
+            let (first, second) = job.commands.split_at(job.commands.len() / 2);
+            let mut answers = run(station, &Job { commands: first, ..job.clone() })?;
+            answers.extend(run(station, &Job { commands: second, ..job.clone() })?);
+            Ok(answers)
+        }
+    }
+}

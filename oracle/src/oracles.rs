@@ -1,0 +1,133 @@
+//! The oracles that this machine can run.
+
+use slat::Updates;
+use slat_setup::{Arch, Cache, Qemu, Tool};
+
+use crate::contract::{Info, Machine};
+use crate::deviations::Model;
+use crate::engine::{Oracle, Variant};
+use crate::launch::Launcher;
+use crate::monitor::Monitor;
+use crate::probe::Subject;
+use crate::world::Beyond;
+use crate::x86::{Features, Second, X86};
+
+/// What was found, and what is missing with what to do about it.
+pub struct Found {
+    /// Oracles that can be run.
+    pub oracles: Vec<Oracle>,
+    /// What cannot, each with its reason.
+    pub missing: Vec<String>,
+}
+
+/// The distribution's own QEMU.
+fn system_qemu(program: &str, tool: Tool) -> Option<Qemu> {
+    let binary = slat_setup::find(tool)?.with_file_name(program);
+    let output = std::process::Command::new(&binary).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = text.split_whitespace().nth(3)?.to_owned();
+    Some(Qemu { binary, lib_args: vec![], library_path: vec![], version })
+}
+
+fn bochs_version(program: &std::path::Path) -> String {
+    // Debian's Bochs has no --version; its help text begins with one.
+    let output = std::process::Command::new(program).arg("--help").output();
+    let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let version = text.split_whitespace().skip_while(|word| *word != "Emulator").nth(1);
+    version.unwrap_or("of unknown version").to_owned()
+}
+
+fn x86(
+    name: &str,
+    launcher: Launcher,
+    second: Second,
+    amd: bool,
+    share: u64,
+    beyond: Beyond,
+) -> Variant {
+    let updates = if beyond == Beyond::Zero { Updates::AsWalked } else { Updates::OnSuccess };
+    let subject = move |info: &Info| -> Box<dyn Subject> {
+        Box::new(X86 {
+            features: Features::read(info, second, amd),
+            beyond,
+            updates,
+            deviations: vec![],
+        })
+    };
+    Variant {
+        name: name.to_owned(),
+        launcher,
+        monitor: Monitor::X86,
+        machine: &Machine::X86,
+        mode: second.mode(),
+        subject: Box::new(subject),
+        share,
+    }
+}
+
+/// Looks for emulators.
+#[must_use]
+pub fn find() -> Found {
+    let mut found = Found { oracles: Vec::new(), missing: Vec::new() };
+    let mut miss = |what: &str, tools: &[Tool]| -> bool {
+        let missing: Vec<&str> =
+            tools.iter().filter(|t| slat_setup::find(**t).is_none()).map(|t| t.program()).collect();
+        if !missing.is_empty() {
+            found.missing.push(format!("{what}: no {} on the PATH", missing.join(", ")));
+        }
+        missing.is_empty()
+    };
+    let nasm = miss("x86 oracles", &[Tool::Nasm]);
+    let bochs = nasm && miss("EPT and NPT on Bochs", &[Tool::Bochs]);
+    let qemu = nasm && miss("NPT on QEMU", &[Tool::QemuX86]);
+    if bochs && let Some(program) = slat_setup::find(Tool::Bochs) {
+        let version = bochs_version(&program);
+        let on = |model: &str, second, amd, share| {
+            let launcher = Launcher::Bochs { program: program.clone(), model: model.to_owned() };
+            x86(model, launcher, second, amd, share, Beyond::Ones)
+        };
+        found.oracles.push(Oracle {
+            format: "ept",
+            name: format!("Bochs {version}"),
+            model: Model::Bochs,
+            variants: vec![
+                on("corei7_skylake_x", Second::Ept, false, 5),
+                on("corei7_haswell_4770", Second::Ept, false, 2),
+                on("corei7_sandy_bridge_2600k", Second::Ept, false, 2),
+                on("corei5_lynnfield_750", Second::Ept, false, 1),
+            ],
+        });
+        found.oracles.push(Oracle {
+            format: "npt",
+            name: format!("Bochs {version}"),
+            model: Model::Bochs,
+            variants: vec![
+                on("ryzen", Second::Npt4, true, 4),
+                on("phenom_8650_toliman", Second::Npt4, true, 2),
+                on("ryzen", Second::NptPae, true, 1),
+                on("ryzen", Second::Npt32, true, 1),
+            ],
+        });
+    }
+    if qemu && let Some(emulator) = system_qemu("qemu-system-x86_64", Tool::QemuX86) {
+        let on = |name: &str, cpu: &str, second, share| {
+            let cpu = format!("max,+svm,+npt{cpu}");
+            let launcher = Launcher::Qemu { emulator: emulator.clone(), machine: "pc", cpu };
+            x86(name, launcher, second, true, share, Beyond::Zero)
+        };
+        found.oracles.push(Oracle {
+            format: "npt",
+            name: format!("QEMU {}", emulator.version),
+            model: Model::QemuX86,
+            variants: vec![
+                on("max", "", Second::Npt4, 4),
+                on("max,la57", ",+la57", Second::Npt5, 2),
+                on("max,phys-bits=52", ",+la57,phys-bits=52", Second::Npt4, 2),
+                on("max,pae-host", "", Second::NptPae, 1),
+            ],
+        });
+    }
+    let _ = (Cache::new(), Arch::Riscv64);
+    found
+}

@@ -1,0 +1,404 @@
+//! One probe: the words that make up its tables, the state of the machine, and what came of it.
+
+use std::collections::HashMap;
+
+use slat::observe::{Observer, Step};
+
+use crate::contract::{Answer, Command, STATE};
+use crate::random::Random;
+use crate::world::World;
+
+/// A question: these words in memory, this state, this operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The monitor's operation.
+    pub operation: u32,
+    /// The registers.
+    pub state: [u64; STATE],
+    /// Aligned words and what they hold, beyond those of the template.
+    pub words: Vec<(u64, u64)>,
+}
+
+/// What came of a probe, in a form in which a walker and a machine can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The access was made. `value` is what a load brought, what `AT` put into `PAR_EL1`, or zero.
+    Done {
+        /// See there.
+        value: u64,
+    },
+    /// The guest's own tables deny it.
+    Stage1 {
+        /// The error code, ESR or cause.
+        syndrome: u64,
+        /// The address reported with it.
+        address: u64,
+    },
+    /// The hypervisor's tables deny it.
+    Stage2 {
+        /// Exit qualification, `EXITINFO1`, ESR or cause.
+        syndrome: u64,
+        /// The guest physical address reported.
+        address: u64,
+        /// The guest virtual address reported, or zero.
+        origin: u64,
+    },
+    /// An EPT misconfiguration.
+    Misconfigured {
+        /// The guest physical address reported.
+        address: u64,
+    },
+    /// #GP: the address is not canonical.
+    General,
+    /// The machine does not enter the guest at all.
+    Refused,
+    /// The bus did not answer (external abort, access fault).
+    Bus {
+        /// The syndrome reported.
+        syndrome: u64,
+    },
+    /// Something else, or no answer; the first registers of the answer.
+    Other([u64; 4]),
+}
+
+impl Outcome {
+    /// A small number for what kind of outcome it is.
+    #[must_use]
+    pub fn kind(&self) -> u8 {
+        match self {
+            Outcome::Done { .. } => 0,
+            Outcome::Stage1 { .. } => 1,
+            Outcome::Stage2 { .. } => 2,
+            Outcome::Misconfigured { .. } => 3,
+            Outcome::General => 4,
+            Outcome::Refused => 5,
+            Outcome::Bus { .. } => 6,
+            Outcome::Other(_) => 7,
+        }
+    }
+
+    /// Kind and syndrome: outcomes alike in both are worth one look.
+    #[must_use]
+    pub fn likeness(&self) -> (u8, u64) {
+        let syndrome = match *self {
+            Outcome::Stage1 { syndrome, .. }
+            | Outcome::Stage2 { syndrome, .. }
+            | Outcome::Bus { syndrome } => syndrome,
+            Outcome::Other([first, ..]) => first,
+            _ => 0,
+        };
+        (self.kind(), syndrome)
+    }
+
+    /// Whether the access was made.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self, Outcome::Done { .. })
+    }
+}
+
+/// The names of the kinds of outcome, by [`Outcome::kind`].
+pub const KINDS: [&str; 8] =
+    ["done", "stage 1", "stage 2", "misconfigured", "#GP", "refused", "bus", "other"];
+
+/// A probe with what the walker says of it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The question.
+    pub probe: Probe,
+    /// The words compared after the run: address, value before, value that the walker leaves.
+    pub compared: Vec<(u64, u64, u64)>,
+    /// The walker's answer.
+    pub expected: Outcome,
+}
+
+impl Case {
+    /// The command that asks the monitor.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        Command {
+            operation: self.probe.operation,
+            state: self.probe.state,
+            touched: self.compared.iter().map(|&(address, before, _)| (address, before)).collect(),
+        }
+    }
+}
+
+/// Collects the entries that a walk reads.
+#[derive(Debug, Default)]
+pub struct Watcher(std::cell::RefCell<Vec<Step>>);
+
+impl Watcher {
+    /// The steps since the last call.
+    pub fn take(&self) -> Vec<Step> {
+        self.0.take()
+    }
+}
+
+impl Observer for Watcher {
+    fn step(&self, step: &Step) {
+        self.0.borrow_mut().push(*step);
+    }
+}
+
+/// What a generator makes: a probe, and the entries in it that may be mutated.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// The monitor's operation.
+    pub operation: u32,
+    /// The registers.
+    pub state: [u64; STATE],
+    /// Words beyond the template.
+    pub words: Vec<(u64, u64)>,
+    /// The entries that the probe's walk is meant to meet.
+    pub sites: Vec<Site>,
+}
+
+/// An entry in a draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Which stage.
+    pub stage: u8,
+    /// Its level.
+    pub level: u8,
+    /// Where it lies.
+    pub address: u64,
+    /// 32 or 64.
+    pub bits: u8,
+    /// Whether it was meant as a leaf.
+    pub leaf: bool,
+}
+
+impl Draft {
+    /// The word that holds `address`, as the draft has it.
+    #[must_use]
+    pub fn word(&self, world: &World, address: u64) -> u64 {
+        let word = address & !7;
+        match self.words.iter().find(|(at, _)| *at == word) {
+            Some((_, value)) => *value,
+            None => world.word(word).unwrap_or(0),
+        }
+    }
+
+    /// Sets the word that holds `address`.
+    pub fn set_word(&mut self, address: u64, value: u64) {
+        let word = address & !7;
+        match self.words.iter_mut().find(|(at, _)| *at == word) {
+            Some((_, old)) => *old = value,
+            None => self.words.push((word, value)),
+        }
+    }
+
+    /// The entry of `bits` bits at `address`.
+    #[must_use]
+    pub fn entry(&self, world: &World, address: u64, bits: u8) -> u64 {
+        let word = self.word(world, address);
+        if bits == 64 { word } else { word >> (8 * (address & 4)) & 0xFFFF_FFFF }
+    }
+
+    /// Sets the entry of `bits` bits at `address`.
+    pub fn set_entry(&mut self, world: &World, address: u64, bits: u8, value: u64) {
+        if bits == 64 {
+            self.set_word(address, value);
+        } else {
+            let shift = 8 * (address & 4);
+            let word = self.word(world, address) & !(0xFFFF_FFFF << shift);
+            self.set_word(address, word | (value & 0xFFFF_FFFF) << shift);
+        }
+    }
+
+    /// Changes some entries: bits that were seldom changed before come first.
+    pub fn mutate(&mut self, world: &World, random: &mut Random, coverage: &mut Coverage) {
+        if self.sites.is_empty() {
+            return;
+        }
+        let count = random.pick(&[0, 1, 1, 1, 1, 1, 2, 2, 2, 3]);
+        for _ in 0..count {
+            let how = random.below(100);
+            if how < 75 {
+                // Of a few candidates take the bit that was flipped least often so far.
+                let candidates = [(); 4].map(|()| {
+                    let site = random.pick(&self.sites);
+                    let bit = random.below(u64::from(site.bits)) as u8;
+                    (coverage.flips(site, bit), site, bit)
+                });
+                let Some((_, site, bit)) = candidates.into_iter().min_by_key(|c| c.0) else {
+                    continue;
+                };
+                coverage.flip(site, bit);
+                let entry = self.entry(world, site.address, site.bits);
+                self.set_entry(world, site.address, site.bits, entry ^ 1 << bit);
+                continue;
+            }
+            let site = random.pick(&self.sites);
+            let entry = self.entry(world, site.address, site.bits);
+            let changed = match how {
+                75..80 => 0,
+                80..90 => entry & !0xFF | random.bits() & 0xFF,
+                90..95 => entry ^ (random.bits() & random.bits() & 0xFFF0_0000_0000_0FFF),
+                _ => entry ^ (random.bits() & random.bits() & random.bits() & 0xFFF),
+            };
+            self.set_entry(world, site.address, site.bits, changed);
+        }
+    }
+}
+
+/// By kind of outcome, how often a bit had a value: index `2 * bit + value`.
+pub type Met = [[u32; 128]; 8];
+
+/// How often what has been met.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    class: u16,
+    flips: HashMap<(u16, u8, u8, bool, u8), u32>,
+    met: HashMap<(u16, u8, u8), Box<Met>>,
+}
+
+impl Coverage {
+    /// Names the pair of formats that the following probes are about.
+    pub fn set_class(&mut self, class: u16) {
+        self.class = class;
+    }
+
+    fn flips(&self, site: Site, bit: u8) -> u32 {
+        let key = (self.class, site.stage, site.level, site.leaf, bit);
+        self.flips.get(&key).copied().unwrap_or(0)
+    }
+
+    fn flip(&mut self, site: Site, bit: u8) {
+        *self.flips.entry((self.class, site.stage, site.level, site.leaf, bit)).or_default() += 1;
+    }
+
+    /// Notes the entries that a walk with this outcome has met: for each bit its value.
+    pub fn note(&mut self, steps: &[Step], outcome: &Outcome) {
+        for step in steps {
+            let met = self
+                .met
+                .entry((self.class, step.stage, step.level))
+                .or_insert_with(|| Box::new([[0; 128]; 8]));
+            let row = &mut met[usize::from(outcome.kind())];
+            for bit in 0..64 {
+                row[2 * bit + (step.entry >> bit & 1) as usize] += 1;
+            }
+        }
+    }
+
+    /// For each class, stage and level that was met: how often each bit had each value, by kind of
+    /// outcome.
+    pub fn met(&self) -> impl Iterator<Item = (u16, u8, u8, &Met)> {
+        self.met.iter().map(|(&(class, stage, level), counts)| (class, stage, level, &**counts))
+    }
+}
+
+/// What one oracle asks and understands: the architecture's side of it.
+pub trait Subject: Sync {
+    /// What memory holds before each probe.
+    fn template(&self) -> World;
+
+    /// Makes a probe up.
+    fn generate(&self, world: &World, random: &mut Random, coverage: &mut Coverage) -> Draft;
+
+    /// What the walker says. `world` holds the probe's words; it is left as the walk leaves it.
+    fn expect(&self, probe: &Probe, world: &mut World, watcher: &Watcher) -> Expectation;
+
+    /// What the machine's registers say.
+    fn read(&self, probe: &Probe, answer: &Answer) -> Outcome;
+
+    /// Bits that the second stage itself sets in its entries.
+    fn second_stage_bits(&self) -> u64;
+
+    /// Bits of an entry that a machine may set even though the access fails.
+    fn accessed_bits(&self) -> u64;
+
+    /// The same subject with a walker that has these deviations, as far as they concern it.
+    fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject>;
+
+    /// The probe in words: what the registers say, and the command line that repeats the walk.
+    fn explain(&self, probe: &Probe) -> String;
+}
+
+/// The walker's answer to a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The word that the final access reached, where it reached one.
+    pub reached: Option<u64>,
+    /// Whether the machine's answer says nothing, for example because it would run on in memory that
+    /// holds no trap.
+    pub unusable: bool,
+}
+
+/// Completes a draft: asks the walker, and finds the words to compare.
+///
+/// `None` where the probe's answer would say nothing.
+pub fn complete(
+    subject: &dyn Subject,
+    world: &mut World,
+    probe: Probe,
+    coverage: &mut Coverage,
+) -> Option<Case> {
+    let watcher = Watcher::default();
+    world.reset();
+    for &(address, value) in &probe.words {
+        world.poke(address, value);
+    }
+    let expectation = subject.expect(&probe, world, &watcher);
+    let strayed = world.strayed();
+    let steps = watcher.take();
+    // A guest table that is a table of the second stage as well: when its accessed bits change what
+    // the second stage says, the answer depends on what the processor keeps of a walk.
+    let own = subject.second_stage_bits();
+    let tangled = steps.iter().filter(|step| step.stage == 2).any(|step| {
+        let word = world.word(step.entry_address).unwrap_or(step.entry);
+        let changed = word ^ step.entry;
+        let half = step.entry >> 32 == 0 && word >> 32 != 0;
+        !half && changed & !own != 0
+    });
+    let mut addresses: Vec<u64> = probe.words.iter().map(|(address, _)| *address).collect();
+    for &address in world.seen().iter().chain(&expectation.reached.map(|at| at & !7)) {
+        if !addresses.contains(&address) && world.machine().ram.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let after: Vec<u64> = addresses.iter().map(|&at| world.word(at).unwrap_or(0)).collect();
+    world.reset();
+    for &(address, value) in &probe.words {
+        world.poke(address, value);
+    }
+    let compared = addresses
+        .iter()
+        .zip(after)
+        .map(|(&at, after)| (at, world.word(at).unwrap_or(0), after))
+        .collect();
+    world.reset();
+    if strayed || expectation.unusable {
+        return None;
+    }
+    if tangled {
+        return None;
+    }
+    coverage.note(&steps, &expectation.outcome);
+    Some(Case { probe, compared, expected: expectation.outcome })
+}
+
+/// The same case as another subject expects it, or `None` where that subject finds it unusable.
+pub(crate) fn again(subject: &dyn Subject, world: &mut World, case: &Case) -> Option<Case> {
+    world.reset();
+    for &(address, before, _) in &case.compared {
+        world.poke(address, before);
+    }
+    let expectation = subject.expect(&case.probe, world, &Watcher::default());
+    let strayed = world.strayed();
+    let compared = case
+        .compared
+        .iter()
+        .map(|&(at, before, _)| (at, before, world.word(at).unwrap_or(0)))
+        .collect();
+    world.reset();
+    (!strayed && !expectation.unusable).then(|| Case {
+        probe: case.probe.clone(),
+        compared,
+        expected: expectation.outcome,
+    })
+}

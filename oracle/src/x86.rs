@@ -1,0 +1,226 @@
+//! x86: guests in every paging mode under EPT or NPT.
+//!
+//! State of a command: 0 RIP, 1 RSI (the address), 2 RAX (what a store stores), 3 CR0, 4 CR3,
+//! 5 CR4, 6 EFER, 7 EPTP or nCR3, 8 access rights of CS and of SS (upper half), 9 RFLAGS, 10 PKRU
+//! and PKRS (upper half), 11 to 14 the PDPTE registers.
+//!
+//! A probe that executes has RSI equal to RIP; the others run a stub that loads or stores at RSI.
+
+mod expect;
+mod generate;
+mod layout;
+mod lenient;
+
+use crate::contract::{Answer, Info};
+use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};
+use crate::random::Random;
+use crate::world::{Beyond, World};
+
+pub(crate) use layout::{N32, NPAE, RPAE, bits};
+
+/// The second stage that is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Second {
+    /// EPT, 4 levels.
+    Ept,
+    /// NPT under a 4-level host.
+    Npt4,
+    /// NPT under a 5-level host.
+    Npt5,
+    /// NPT under a PAE host.
+    NptPae,
+    /// NPT under a 32-bit host.
+    Npt32,
+}
+
+impl Second {
+    /// The host mode that the monitor must enter.
+    #[must_use]
+    pub fn mode(self) -> u64 {
+        match self {
+            Second::Ept | Second::Npt4 => 0,
+            Second::Npt5 => 1,
+            Second::NptPae => 2,
+            Second::Npt32 => 3,
+        }
+    }
+}
+
+/// The guest's paging mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum First {
+    Unpaged,
+    Legacy,
+    Pae,
+    Four,
+    Five,
+}
+
+/// The classes of coverage: guest mode times second stage.
+pub(crate) fn class(first: First, second: Second) -> u16 {
+    (first as u16) << 4 | second as u16
+}
+
+/// What a processor can do, as its monitor read it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Features {
+    /// The second stage.
+    pub second: Second,
+    /// Whether the processor follows AMD's manual where the two differ.
+    pub amd: bool,
+    /// MAXPHYADDR.
+    pub physical_bits: u8,
+    /// 1 GiB pages in ordinary tables.
+    pub gigabyte: bool,
+    /// No-execute pages.
+    pub nx: bool,
+    /// CR4 bits that a guest may set.
+    pub cr4: u64,
+    /// EPT accessed and dirty flags.
+    pub ept_ad: bool,
+    /// EPT execute-only.
+    pub execute_only: bool,
+    /// EPT 2 MiB and 1 GiB pages.
+    pub ept_large: (bool, bool),
+    /// Advanced information on EPT violations.
+    pub advanced: bool,
+    /// Guests without paging.
+    pub unrestricted: bool,
+}
+
+/// CR4 bits that matter to paging.
+pub(crate) mod cr4 {
+    pub(crate) const PSE: u64 = 1 << 4;
+    pub(crate) const PAE: u64 = 1 << 5;
+    pub(crate) const PGE: u64 = 1 << 7;
+    pub(crate) const LA57: u64 = 1 << 12;
+    pub(crate) const SMEP: u64 = 1 << 20;
+    pub(crate) const SMAP: u64 = 1 << 21;
+    pub(crate) const PKE: u64 = 1 << 22;
+    pub(crate) const PKS: u64 = 1 << 24;
+}
+
+impl Features {
+    /// What the monitor read back.
+    #[must_use]
+    pub fn read(info: &Info, second: Second, amd: bool) -> Features {
+        let (leaf7b, leaf7c) = (info.half(24), info.half(28));
+        let has = |word: u32, bit: u32, value: u64| if word >> bit & 1 != 0 { value } else { 0 };
+        let mut cr4 = cr4::PSE
+            | cr4::PAE
+            | cr4::PGE
+            | has(leaf7b, 7, cr4::SMEP)
+            | has(leaf7b, 20, cr4::SMAP)
+            | has(leaf7c, 3, cr4::PKE)
+            | has(leaf7c, 16, cr4::LA57)
+            | has(leaf7c, 31, cr4::PKS);
+        if second == Second::Ept {
+            cr4 &= u64::from(info.half(64));
+        }
+        if second != Second::Npt5 {
+            // A 5-level guest needs more guest physical bits than 4 levels give only for its own
+            // tables; the processor decides.
+            cr4 &= !0;
+        }
+        let capabilities = info.word(56);
+        let capable = |bit: u32| capabilities >> bit & 1 != 0;
+        Features {
+            second,
+            amd,
+            physical_bits: info.half(12) as u8,
+            gigabyte: info.half(16) >> 26 & 1 != 0,
+            nx: info.half(16) >> 20 & 1 != 0,
+            cr4,
+            ept_ad: capable(21),
+            execute_only: capable(0),
+            ept_large: (capable(16), capable(17)),
+            advanced: capable(22),
+            unrestricted: second != Second::Ept || info.word(48) >> 7 & 1 != 0,
+        }
+    }
+}
+
+/// An x86 processor as a subject.
+#[derive(Clone, Debug)]
+pub struct X86 {
+    /// What it can do.
+    pub features: Features,
+    /// What it does where it has no RAM.
+    pub beyond: Beyond,
+    /// When it writes accessed bits.
+    pub updates: slat::Updates,
+    /// Deviations that the walker imitates.
+    pub deviations: Vec<&'static str>,
+}
+
+impl X86 {
+    fn deviates(&self, name: &str) -> bool {
+        self.deviations.contains(&name)
+    }
+}
+
+impl Subject for X86 {
+    fn template(&self) -> World {
+        layout::template(self.features.second, self.beyond)
+    }
+
+    fn generate(&self, world: &World, random: &mut Random, coverage: &mut Coverage) -> Draft {
+        generate::generate(&self.features, world, random, coverage)
+    }
+
+    fn expect(&self, probe: &Probe, world: &mut World, watcher: &Watcher) -> Expectation {
+        expect::expect(self, probe, world, watcher)
+    }
+
+    fn read(&self, probe: &Probe, answer: &Answer) -> Outcome {
+        let r = &answer.registers;
+        let value = if layout::is_load(&probe.state) { r[5] } else { 0 };
+        let done = Outcome::Done { value: value & layout::value_mask(&probe.state) };
+        let other = Outcome::Other([r[0], r[1], r[2], r[4]]);
+        if self.features.second != Second::Ept {
+            return match r[0] {
+                0x400 => Outcome::Stage2 { syndrome: r[1], address: r[2], origin: 0 },
+                0x4E => Outcome::Stage1 { syndrome: r[1], address: r[2] },
+                0x43 => done,
+                // QEMU looks INT3 up in the guest's IDT, which is empty, before it exits.
+                0x4D if r[4] & 0x8000_07FF == 0x8000_0403 => done,
+                0x4D if r[4] & 1 << 31 == 0 => Outcome::General,
+                u64::MAX => Outcome::Refused,
+                _ => other,
+            };
+        }
+        match r[0] {
+            48 => Outcome::Stage2 { syndrome: r[1], address: r[2], origin: r[3] },
+            49 => Outcome::Misconfigured { address: r[2] },
+            0 => match r[4] & 0xFF {
+                14 => Outcome::Stage1 { syndrome: r[4] >> 32, address: r[1] },
+                3 => done,
+                13 => Outcome::General,
+                _ => other,
+            },
+            0x8000_0021 | 0xF_0000 | 0xF_0001 => Outcome::Refused,
+            _ => other,
+        }
+    }
+
+    fn second_stage_bits(&self) -> u64 {
+        if self.features.second == Second::Ept { 3 << 8 } else { bits::A | bits::D }
+    }
+
+    fn accessed_bits(&self) -> u64 {
+        // The stages share the words: A of a guest entry, A and D of an EPT entry. A 64-bit word
+        // may hold two 32-bit entries. Guest tables are written, so that NPT sets D as well.
+        bits::A | bits::A << 32 | bits::D | bits::D << 32 | 3 << 8
+    }
+
+    fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject> {
+        let mut other = self.clone();
+        other.deviations = deviations.to_vec();
+        other.features.amd &= !other.deviates("top-bit-8-ignored");
+        Box::new(other)
+    }
+
+    fn explain(&self, probe: &Probe) -> String {
+        expect::explain(self, probe)
+    }
+}

@@ -1,0 +1,102 @@
+//! `cargo xtask oracle`: the walker against hardware models.
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use comfy_table::{CellAlignment, Table, presets};
+use slat_oracle::engine::{self, Disagreement, Tally};
+use slat_oracle::oracles;
+use slat_oracle::probe::Coverage;
+
+/// Compares the walker with every hardware model that this machine can run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this second stage: ept, npt, stage2, stage2-v7 or gstage
+    #[arg(long)]
+    format: Option<String>,
+    /// Probes per oracle
+    #[arg(long, default_value_t = 100_000)]
+    probes: u64,
+    /// Seed of the probes (random, and printed, where it is not given)
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // The standard library seeds its hashers from the system's randomness.
+    RandomState::new().hash_one(std::process::id()) >> 16
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let seed = args.seed.unwrap_or_else(random_seed);
+    let found = oracles::find();
+    for missing in &found.missing {
+        anstream::eprintln!("skipped: {missing} (run `cargo xtask emulators`)");
+    }
+    let wanted = |format: &str| args.format.as_deref().is_none_or(|name| name == format);
+    let chosen: Vec<_> = found.oracles.iter().filter(|o| wanted(o.format)).collect();
+    ensure!(
+        !chosen.is_empty() || args.format.is_none(),
+        "no oracle here for the format {}",
+        args.format.unwrap_or_default()
+    );
+    anstream::println!("seed {seed}");
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["format", "oracle", "probes", "agree", "masked", "disagree", "seconds"]);
+    let mut all = Tally::default();
+    for oracle in chosen {
+        let mut coverage = Coverage::default();
+        let shares: u64 = oracle.variants.iter().map(|variant| variant.share).sum();
+        let mut sum = Tally::default();
+        let start = std::time::Instant::now();
+        for (i, variant) in oracle.variants.iter().enumerate() {
+            let probes = (args.probes * variant.share).div_ceil(shares);
+            let seed = seed.wrapping_add(i as u64);
+            let mut keep = |_: &_, _: &_| ();
+            sum.add(engine::ask(oracle, variant, probes, seed, &mut coverage, &mut keep)?);
+        }
+        table.add_row([
+            oracle.format.to_owned(),
+            oracle.name.clone(),
+            sum.probes.to_string(),
+            sum.agree.to_string(),
+            sum.masked_total().to_string(),
+            sum.disagree.to_string(),
+            format!("{:.1}", start.elapsed().as_secs_f64()),
+        ]);
+        all.add(sum);
+    }
+    for column in 2..7 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    anstream::println!("{table}");
+    for (name, count) in &all.masked {
+        anstream::println!("masked by {name}: {count}");
+    }
+    for (count, disagreement) in &all.disagreements {
+        anstream::println!("{}", describe(*count, disagreement));
+    }
+    Ok(ExitCode::from(u8::from(all.disagree > 0)))
+}
+
+fn describe(count: u64, disagreement: &Disagreement) -> String {
+    use std::fmt::Write;
+    let Disagreement { variant, case, seen, explanation } = disagreement;
+    let mut text = format!("\n{count} like this on {variant}\n  {explanation}\n");
+    let _ = writeln!(text, "  walker  {:x?}", case.expected);
+    let _ = writeln!(text, "  machine {:x?}", seen.outcome);
+    for (i, (address, before, after)) in case.compared.iter().enumerate() {
+        let made = if case.probe.words.iter().any(|(at, _)| at == address) { "*" } else { " " };
+        let got = seen.words.get(i).copied().unwrap_or(0);
+        let differs = if got == *after { "" } else { "  <-- differs" };
+        let _ = writeln!(
+            text,
+            "  {made} {address:#010x}: {before:#018x}  walker {after:#018x}  machine {got:#018x}{differs}"
+        );
+    }
+    text
+}
