@@ -21,6 +21,7 @@ type Row = (&'static str, Answer, Answer, Answer, Answer, Option<Answer>, &'stat
 const EXPECTED: &[Row] = &[
     // Intel
     ("intel-on", Yes, Yes, Yes, No, None, "Yes: this machine has SLAT (EPT), and KVM uses it."),
+    ("intel-on-as-root", Yes, Yes, Yes, No, None, "Yes: this machine has SLAT (EPT)"),
     ("intel-on-user-may-not-open", Yes, Yes, Yes, No, None, "Yes: this machine has SLAT (EPT)"),
     ("intel-on-old-kernel", Yes, Yes, Yes, No, None, "Yes: this machine has SLAT (EPT)"),
     ("intel-on-in-a-container", Yes, Yes, Yes, No, None, "Yes: this machine has SLAT (EPT)"),
@@ -253,12 +254,14 @@ fn details_are_read_from_the_best_source() {
         let details = details(name);
         assert!(details.contains(&(detail.into(), value.into())), "{name}: {details:?}");
     };
-    // From the registers that KVM offers to guests, without root.
-    has("intel-on", "page sizes", "4K, 2M, 1G");
+    // From the processor's own registers.
+    has("intel-on-as-root", "page sizes", "4K, 2M, 1G");
+    has("intel-on-as-root", "levels", "4");
+    has("intel-on-as-root", "execute-only pages", "yes");
+    has("intel-on-as-root", "unrestricted guest", "yes");
+    // From the kernel's list, and from the registers that KVM offers to guests.
+    has("intel-on", "1G pages", "yes");
     has("intel-on", "levels", "4");
-    has("intel-on", "execute-only pages", "yes");
-    has("intel-on", "unrestricted guest", "yes");
-    // From the kernel's list.
     has("intel-kvm-not-loaded", "1G pages", "yes");
     has("intel-kvm-not-loaded", "TLB tagged by virtual machine (VPID)", "yes");
     has("amd-on", "page sizes", "4K, 2M, 1G");

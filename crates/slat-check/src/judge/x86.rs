@@ -697,65 +697,68 @@ impl X86<'_> {
         details
     }
 
-    /// Intel SDM volume 3, appendix A.10 (IA32_VMX_EPT_VPID_CAP) and A.3.3; else the kernel's list.
+    /// Intel SDM volume 3, appendix A.10 (IA32_VMX_EPT_VPID_CAP) and A.3.3, from the processor's own
+    /// registers; else the kernel's list; else what KVM offers to guests. KVM offers nothing that the
+    /// processor lacks but pages of 2M and 1G, which it can break up, and leaves out much that it has:
+    /// of its offer a "yes" counts, and not for those.
     fn ept_details(&self, details: &mut Vec<Detail>) {
+        const CAPABILITIES: &str = "MSR 0x48c";
+        const CONTROLS: &str = "MSR 0x48b";
+        const CAPABILITIES_OFFERED: &str = "/dev/kvm, MSR 0x48c as offered to guests";
+        const CONTROLS_OFFERED: &str = "/dev/kvm, MSR 0x48b as offered to guests";
+        const LIST: &str = "/proc/cpuinfo, vmx flags";
+        const FLAGS: &str = "/proc/cpuinfo, flags";
         let facts = self.facts;
-        let offered = facts.kvm.as_ref().ok().map(|kvm| &kvm.msrs);
-        let register = |index: u32| {
-            facts.msr(index).map(|value| (format!("MSR {index:#x}"), value)).or_else(|| {
-                let value = *offered?.get(&index)?;
-                Some((format!("MSR {index:#x}, as KVM offers it"), value))
-            })
-        };
+        let offered = |index: u32| facts.kvm.as_ref().ok()?.msrs.get(&index).copied();
         let mut add = |name, value: String, source: &str| {
             details.push(Detail { name, value, source: source.to_string() });
         };
-        let listed = |flag: &str| facts.cpuinfo.vmx_flag(flag);
-        const LIST: &str = "/proc/cpuinfo, vmx flags";
-        match register(0x48c).filter(|(_, value)| *value != 0) {
-            Some((source, capabilities)) => {
-                let bit = |at: u32| capabilities & 1 << at != 0;
-                let mut sizes = vec!["4K"];
-                sizes.extend(bit(16).then_some("2M"));
-                sizes.extend(bit(17).then_some("1G"));
-                add("page sizes", sizes.join(", "), &source);
-                let mut levels = Vec::new();
-                levels.extend(bit(6).then_some("4"));
-                levels.extend(bit(7).then_some("5"));
-                add("levels", levels.join(" or "), &source);
-                add("execute-only pages", yes_no(bit(0)), &source);
-                add("accessed and dirty bits", yes_no(bit(21)), &source);
+        let bit = |value: u64, at: u32| value & 1 << at != 0;
+        let levels = |value: u64| {
+            let mut levels = Vec::new();
+            levels.extend(bit(value, 6).then_some("4"));
+            levels.extend(bit(value, 7).then_some("5"));
+            (!levels.is_empty()).then(|| levels.join(" or "))
+        };
+        let own = facts.msr(0x48c).filter(|value| *value != 0);
+        if let Some(value) = own {
+            let mut sizes = vec!["4K"];
+            sizes.extend(bit(value, 16).then_some("2M"));
+            sizes.extend(bit(value, 17).then_some("1G"));
+            add("page sizes", sizes.join(", "), CAPABILITIES);
+            levels(value).into_iter().for_each(|levels| add("levels", levels, CAPABILITIES));
+        } else {
+            if let Some(has) = facts.cpuinfo.vmx_flag("ept_1gb") {
+                add("1G pages", yes_no(has), LIST);
             }
-            None if facts.cpuinfo.vmx_flags.is_some() => {
-                // All in the list since it exists (Linux 5.6), but for ept_5level, which came later:
-                // its absence says nothing.
-                add("1G pages", yes_no(listed("ept_1gb") == Some(true)), LIST);
-                if listed("ept_5level") == Some(true) {
-                    add("5 levels", yes_no(true), LIST);
-                }
-                add("execute-only pages", yes_no(listed("ept_x_only") == Some(true)), LIST);
-                add("accessed and dirty bits", yes_no(listed("ept_ad") == Some(true)), LIST);
-            }
-            None => {
-                if facts.cpuinfo.flag("ept_ad") == Some(true) {
-                    add("accessed and dirty bits", yes_no(true), "/proc/cpuinfo, flags");
-                }
+            if let Some(levels) = offered(0x48c).and_then(levels) {
+                add("levels", levels, CAPABILITIES_OFFERED);
+            } else if facts.cpuinfo.vmx_flag("ept_5level") == Some(true) {
+                // Not in the list from its start (Linux 5.6): its absence says nothing.
+                add("levels", "4 or 5".into(), LIST);
             }
         }
-        let controls = register(0x48b);
-        for (name, at, flag) in [
-            ("TLB tagged by virtual machine (VPID)", 37, "vpid"),
-            ("unrestricted guest", 39, "unrestricted_guest"),
-            ("page-modification log (PML)", 49, "pml"),
-            ("execute by user and supervisor (MBEC)", 54, "ept_mode_based_exec"),
+        let own_controls = facts.msr(0x48b).filter(|value| *value != 0);
+        for (name, register, at, listed, flag) in [
+            ("execute-only pages", 0x48c, 0, "ept_x_only", ""),
+            ("accessed and dirty bits", 0x48c, 21, "ept_ad", "ept_ad"),
+            ("TLB tagged by virtual machine (VPID)", 0x48b, 37, "vpid", "vpid"),
+            ("unrestricted guest", 0x48b, 39, "unrestricted_guest", ""),
+            ("page-modification log (PML)", 0x48b, 49, "pml", ""),
+            ("execute by user and supervisor (MBEC)", 0x48b, 54, "ept_mode_based_exec", ""),
         ] {
-            match (&controls, facts.cpuinfo.vmx_flag(flag)) {
-                (Some((source, allowed)), _) => add(name, yes_no(allowed & 1 << at != 0), source),
-                (None, Some(has)) => add(name, yes_no(has), LIST),
-                (None, None) if facts.cpuinfo.flag(flag) == Some(true) => {
-                    add(name, yes_no(true), "/proc/cpuinfo, flags");
-                }
-                _ => {}
+            let (own, own_source, offer_source) = match register {
+                0x48c => (own, CAPABILITIES, CAPABILITIES_OFFERED),
+                _ => (own_controls, CONTROLS, CONTROLS_OFFERED),
+            };
+            if let Some(value) = own {
+                add(name, yes_no(bit(value, at)), own_source);
+            } else if let Some(has) = facts.cpuinfo.vmx_flag(listed) {
+                add(name, yes_no(has), LIST);
+            } else if facts.cpuinfo.flag(flag) == Some(true) {
+                add(name, yes_no(true), FLAGS);
+            } else if offered(register).is_some_and(|value| bit(value, at)) {
+                add(name, yes_no(true), offer_source);
             }
         }
     }
