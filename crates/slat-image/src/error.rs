@@ -141,10 +141,8 @@ pub enum Problem {
         size: u64,
     },
 
-    /// Two ranges claim one address and do not agree on what is there.
-    #[error(
-        "claims physical address {address:#x}, which {other} has with other contents: {remedy}"
-    )]
+    /// Two ranges claim one address.
+    #[error("claims physical address {address:#x}, and so does {other}: {remedy}")]
     Overlap {
         /// The first address in question.
         address: u64,

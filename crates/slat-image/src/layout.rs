@@ -54,7 +54,7 @@ pub(crate) fn settle(file: &[u8], mut claims: Vec<Claim>) -> Result<Vec<Claim>, 
             if slice(file, mine, size) != slice(file, its, size) {
                 return Err(Problem::Overlap {
                     address: from,
-                    other: "another segment of the core".to_owned(),
+                    other: "another segment of the core, with other content".to_owned(),
                     remedy: "the headers are damaged, or memory changed during the dump; dump again",
                 });
             }

@@ -46,6 +46,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR", value_parser = parse_number)]
     base: Option<u64>,
 
+    /// The most bytes that a compressed image may decompress to [default: 16 GiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_number)]
+    decompressed_limit: Option<u64>,
+
     /// One JSON object a line (docs/json.md)
     #[arg(long)]
     json: bool,
@@ -117,6 +121,9 @@ fn open(args: &Args) -> anyhow::Result<Image> {
     let mut options = Options::new();
     if let Some(base) = args.base {
         options = options.base(base);
+    }
+    if let Some(bytes) = args.decompressed_limit {
+        options = options.decompressed_limit(bytes);
     }
     Ok(options.open_all(&sources)?)
 }
