@@ -14,6 +14,7 @@ use std::fmt;
 use slat::Regime;
 use slat::format::any::AnyFormat;
 
+mod arm64;
 mod riscv;
 mod x86;
 
@@ -103,9 +104,19 @@ impl Setup {
         if first.is_none() && second.is_none() {
             return Err(SpecError::new(1, "name at least one stage (--stage1, --stage2)"));
         }
+        let hcr = |fields: Option<&Fields>| fields.map_or(Ok(None), |fields| fields.peek("hcr"));
         let pair = Pair {
             stage1: first.as_ref().map(|fields| fields.format.clone()),
             stage2: second.as_ref().map(|fields| fields.format.clone()),
+            hcr: match (hcr(first.as_ref())?, hcr(second.as_ref())?) {
+                (Some(one), Some(other)) if one != other => {
+                    return Err(SpecError::new(
+                        2,
+                        format!("hcr={other:#x} contradicts stage 1's hcr={one:#x}; give one"),
+                    ));
+                }
+                (one, other) => one.or(other),
+            },
         };
         pair.same_architecture()?;
         let mut regime = Regime::default();
@@ -120,6 +131,8 @@ impl Setup {
 struct Pair {
     stage1: Option<String>,
     stage2: Option<String>,
+    /// `HCR_EL2`, which belongs to both.
+    hcr: Option<u64>,
 }
 
 impl Pair {
@@ -152,6 +165,7 @@ fn stage(mut fields: Fields, pair: &Pair, regime: &mut Regime) -> Result<Named, 
     let named = match architecture(&fields.format) {
         "x86" => x86::stage(&mut fields, pair, regime)?,
         "riscv" => riscv::stage(&mut fields, regime)?,
+        "arm64" => arm64::stage(&mut fields, pair, regime)?,
         _ => {
             let format = &fields.format;
             return Err(fields.error(format!("{format} is not yet readable here")));
@@ -213,6 +227,15 @@ impl Fields {
     fn take(&mut self, key: &'static str) -> Option<String> {
         self.known.push(key);
         self.values.remove(key)
+    }
+
+    /// A register's value, left to be taken.
+    fn peek(&self, key: &str) -> Result<Option<u64>, SpecError> {
+        let Some(text) = self.values.get(key) else { return Ok(None) };
+        match number(text) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.error(format!("{key}={text} is not a number; write 0x..."))),
+        }
     }
 
     /// A register's value.

@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use slat::format::any::AnyFormat;
-use slat::format::arm64;
 use slat::syndrome::arm64::iss;
 use slat::syndrome::x86::{NPF_FINAL, ept_violation, nested_page_fault, page_fault_bits};
 use slat::syndrome::{self, Field};
 use slat::{
     Access, Cause, EntryLayout, Failed, Fault, Gpa, Gva, Kind, Memory, Privilege, Regime, Spa,
-    Stage, Updates, Why, regime, translate, walk,
+    Stage, Updates, Why, translate, walk,
 };
 use slat_image::spec::Setup;
 use slat_image::{Image, Options};
@@ -122,28 +121,23 @@ fn x86_guests(name: &str) -> Vec<Guest> {
 /// root alone. A Cortex-A57 has 44 physical address bits.
 fn arm_guests(name: &str) -> Vec<Guest> {
     guests(name, |truth, guest| {
-        let processor = arm64::Processor { physical_bits: 44, ..Default::default() };
         let el2 = &truth["el2_registers"]["p1.2"];
-        let (vtcr, hcr) = (number(&el2["VTCR_EL2"]), number(&el2["HCR_EL2"]));
+        let [vtcr, hcr] = ["VTCR_EL2", "HCR_EL2"].map(|name| number(&el2[name]));
         let state = &guest["state"];
         let [ttbr0, ttbr1, tcr, sctlr] =
             ["ttbr0", "ttbr1", "tcr", "sctlr"].map(|name| number(&state[name]));
-        let stage1 =
-            arm64::Stage1::new(arm64::TranslationRegime::El10, tcr, sctlr, hcr, &processor)
-                .unwrap();
-        let stage2 = arm64::Stage2::new(vtcr, hcr, 0, &processor).unwrap();
         let vttbr = match number(&el2["VTTBR_EL2"]) {
             vttbr if guest["name"] == "A" => vttbr,
             _ => number(&guest["root"]),
         };
         assert_eq!(vttbr & 0xffff_ffff_f000, number(&guest["root"]));
         // MAIR_EL1 of both: attribute 0 Normal write-back, 1 Device.
-        let arm = regime::arm::State::new(0xff, hcr);
-        (
-            AnyFormat::Arm64(stage1, arm64::Root { ttbr0, ttbr1 }),
-            AnyFormat::Arm64Stage2(stage2, vttbr),
-            Regime { arm, ..Regime::default() },
-        )
+        let stage1 = format!(
+            "arm64,ttbr0={ttbr0},ttbr1={ttbr1},tcr={tcr},sctlr={sctlr},mair=0xff,maxphyaddr=44"
+        );
+        let stage2 = format!("arm64-s2,vttbr={vttbr},vtcr={vtcr},hcr={hcr},maxphyaddr=44");
+        let setup = Setup::parse(Some(&stage1), Some(&stage2)).unwrap();
+        (setup.stage1.unwrap().format, setup.stage2.unwrap().format, setup.regime)
     })
 }
 

@@ -43,6 +43,8 @@ pub enum MemoryType {
     Riscv(riscv::Pbmt),
     /// Arm attributes.
     Arm(arm::Attributes),
+    /// What Arm's stage 2 does to attributes of stage 1 that are not known.
+    ArmStage2(arm::Stage2),
 }
 
 /// The type that both stages make together: before MTRRs unless `regime` has them (EPT's types
@@ -72,11 +74,7 @@ pub fn effective(stage1: StageType, stage2: StageType, output: u64, regime: &Reg
         (Pbmt(vs), Pbmt(g)) => MemoryType::Riscv(riscv::under_g_stage(vs, g)),
         (Arm(only), Unspecified) => MemoryType::Arm(only.effective()),
         (Arm(first), ArmStage2(second)) => MemoryType::Arm(second.combined_with(first)),
-        // No stage 1 was given: what stage 2 makes of write-back memory.
-        (Unspecified, ArmStage2(second)) => {
-            let memory = arm::Attributes::new(arm::Memory::WRITE_BACK, arm::Shareability::Non);
-            MemoryType::Arm(second.combined_with(memory))
-        }
+        (Unspecified, ArmStage2(second)) => MemoryType::ArmStage2(second),
         // A second stage's entry as a first stage, or two architectures: no rule combines them.
         _ => MemoryType::Unspecified,
     }
@@ -104,6 +102,7 @@ impl fmt::Display for MemoryType {
             MemoryType::X86(memory_type) => memory_type.fmt(f),
             MemoryType::Riscv(pbmt) => pbmt.fmt(f),
             MemoryType::Arm(attributes) => attributes.fmt(f),
+            MemoryType::ArmStage2(stage2) => stage2.fmt(f),
         }
     }
 }

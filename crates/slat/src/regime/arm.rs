@@ -29,10 +29,11 @@ pub mod hcr {
 /// let state = State::new(0xff, hcr::VM | hcr::FWB);
 /// assert!(state.force_write_back && !state.default_cacheable);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// `MAIR_ELx` of stage 1's regime: eight attribute bytes (AArch32: `MAIR1:MAIR0`).
-    pub mair: u64,
+    /// `MAIR_ELx` of stage 1's regime: eight attribute bytes (AArch32: `MAIR1:MAIR0`). Without it
+    /// stage 1's attributes are not specified.
+    pub mair: Option<u64>,
     /// `PSTATE.PAN` (FEAT_PAN): privileged data accesses to user pages fault.
     pub pan: bool,
     /// `HCR_EL2.DC`: where stage 1 is off, its memory is cacheable.
@@ -47,19 +48,12 @@ pub struct State {
     pub protect_table_walks: bool,
 }
 
-impl Default for State {
-    /// Attribute 0 is Normal write-back, all else as after reset.
-    fn default() -> Self {
-        State::new(0xff, 0)
-    }
-}
-
 impl State {
     /// The state that these registers make, `PSTATE.PAN` clear. `hcr` is `HCR_EL2` (AArch32:
     /// `HCR2:HCR`).
     pub const fn new(mair: u64, hcr: u64) -> State {
         State {
-            mair,
+            mair: Some(mair),
             pan: false,
             default_cacheable: hcr & hcr::DC != 0,
             data_uncacheable: hcr & hcr::CD != 0,

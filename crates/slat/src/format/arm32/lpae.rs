@@ -285,7 +285,8 @@ impl Format for Lpae {
         }
         let shareability = Shareability::from_encoding((found.entry >> bits::SH_SHIFT) as u8);
         let index = (found.entry >> bits::ATTR_INDEX_SHIFT) as u8;
-        let attributes = Attributes::from_mair(regime.arm.mair, index, shareability);
+        let Some(mair) = regime.arm.mair else { return StageType::Unspecified };
+        let attributes = Attributes::from_mair(mair, index, shareability);
         StageType::Arm(self.control.cached(attributes, found.kind))
     }
 

@@ -186,17 +186,18 @@ impl Short {
     }
 
     /// AArch32.DefaultTEXDecode, AArch32.RemappedTEXDecode. Reserved and IMPLEMENTATION DEFINED
-    /// encodings read as Normal non-cacheable.
-    fn attributes(&self, leaf: &Leaf, regime: &Regime) -> Attributes {
+    /// encodings read as Normal non-cacheable. `None` where remapping registers are in use and not
+    /// known.
+    fn attributes(&self, leaf: &Leaf, regime: &Regime) -> Option<Attributes> {
         if self.remap {
-            return remapped(leaf, regime.arm.mair as u32, (regime.arm.mair >> 32) as u32);
+            return regime.arm.mair.map(|mair| remapped(leaf, mair as u32, (mair >> 32) as u32));
         }
         let shareability = if leaf.shareable { Shareability::Outer } else { Shareability::Non };
         let device = |kind| Attributes::new(Memory::Device(kind), Shareability::Outer);
         let both = |cache| Memory::Normal { outer: cache, inner: cache };
         let memory = match leaf.attributes {
-            0b00000 => return device(Device::nGnRnE),
-            0b00001 | 0b01000 => return device(Device::nGnRE),
+            0b00000 => return Some(device(Device::nGnRnE)),
+            0b00001 | 0b01000 => return Some(device(Device::nGnRE)),
             0b00010 => both(cache(2)),
             0b00011 => both(cache(3)),
             0b00111 => both(cache(1)),
@@ -205,7 +206,7 @@ impl Short {
             }
             _ => Memory::NON_CACHEABLE,
         };
-        normal(memory, shareability)
+        Some(normal(memory, shareability))
     }
 }
 
@@ -353,8 +354,10 @@ impl Format for Short {
             let default_cacheable = regime.arm.default_cacheable;
             return StageType::Arm(self.control.flat_attributes(found.kind, default_cacheable));
         }
-        let attributes = self.attributes(&Leaf::of(found), regime);
-        StageType::Arm(self.control.cached(attributes, found.kind))
+        match self.attributes(&Leaf::of(found), regime) {
+            Some(attributes) => StageType::Arm(self.control.cached(attributes, found.kind)),
+            None => StageType::Unspecified,
+        }
     }
 
     fn arch_level(&self, level: u8) -> i8 {

@@ -356,9 +356,9 @@ impl Stage1 {
     }
 
     /// The attributes that a leaf gives an access.
-    fn attributes(&self, found: &Found, regime: &Regime) -> Attributes {
+    fn attributes(&self, found: &Found, regime: &Regime) -> Option<Attributes> {
         if found.is_flat() {
-            return self.flat_attributes(found.kind, regime);
+            return Some(self.flat_attributes(found.kind, regime));
         }
         let half = &self.halves[usize::from(self.half_of(found.input))];
         let shareability = if half.geometry.is_lpa2() {
@@ -367,13 +367,13 @@ impl Stage1 {
             Shareability::from_encoding((found.entry >> bits::SH_SHIFT) as u8)
         };
         let index = (found.entry >> bits::ATTR_INDEX_SHIFT) as u8;
-        let attributes = Attributes::from_mair(regime.arm.mair, index, shareability);
+        let attributes = Attributes::from_mair(regime.arm.mair?, index, shareability);
         let is_device = matches!(attributes.memory, Memory::Device(_));
         let uncached = match found.kind {
             Kind::Execute => is_device || !self.instruction_cache,
             Kind::Read | Kind::Write => !is_device && !self.data_cache,
         };
-        if uncached { attributes.uncached() } else { attributes }
+        Some(if uncached { attributes.uncached() } else { attributes })
     }
 }
 
@@ -483,7 +483,7 @@ impl Format for Stage1 {
     }
 
     fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        StageType::Arm(self.attributes(found, regime))
+        self.attributes(found, regime).map_or(StageType::Unspecified, StageType::Arm)
     }
 
     fn arch_level(&self, level: u8) -> i8 {
