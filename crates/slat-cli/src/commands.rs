@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 mod check;
 mod completions;
+mod import;
 mod man;
 mod walk;
 
@@ -15,6 +16,8 @@ pub(crate) enum Command {
     Check(check::Args),
     /// Explain one translation, step by step
     Walk(walk::Args),
+    /// Turn another tool's trace into a recording
+    Import(import::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Write the manual pages into a directory
@@ -27,6 +30,7 @@ impl Command {
         match self {
             Command::Check(args) => check::run(args),
             Command::Walk(args) => walk::run(args),
+            Command::Import(args) => import::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Man(args) => man::run(args),
         }

@@ -57,7 +57,8 @@ pub(crate) fn detect(input: &mut Input) -> Result<Format, ImportError> {
 }
 
 fn refused(head: &[u8]) -> Option<&'static str> {
-    let known: [(&[u8], &str); 3] = [
+    let known: [(&[u8], &str); 4] = [
+        (b"SLATREC\0", "this is a recording already: it needs no import"),
         (b"SIFT", "SIFT traces (Sniper) are not read; record with drmemtrace or lackey instead"),
         (
             b"PERFILE2",

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
-use super::MadeTables;
+use super::{Counts, MadeTables};
 use crate::import::ImportError;
 use crate::recording::{BlockId, Encoder, Packer, Provenance, Totals};
 use crate::{Access, Batch, Event, Kind, Source};
@@ -37,7 +37,7 @@ pub struct Recorded {
     /// What the recording amounts to.
     pub totals: Totals,
     /// Accesses of the trace that went in.
-    pub accesses: u64,
+    pub counts: Counts,
     /// Accesses that became one for each page, because they cross into a page farther on than the
     /// longest access of a recording reaches.
     pub split: u64,
@@ -92,7 +92,7 @@ impl MadeTables {
             split: 0,
         };
         let mut batch = Batch::default();
-        let (mut accesses, mut stopped) = (0, false);
+        let (mut counts, mut stopped) = (Counts::default(), false);
         while !stopped && self.next(&mut batch)? {
             for run in batch.runs() {
                 for at in run.events {
@@ -102,16 +102,16 @@ impl MadeTables {
                     writer.encoder.event(at.vcpu, &at.event, &[]);
                 }
                 for access in run.accesses {
+                    counts.add(access.kind());
                     writer.access(self, access)?;
                 }
             }
-            accesses += batch.accesses.len() as u64;
-            stopped = progress(accesses).is_break();
+            stopped = progress(counts.accesses()).is_break();
         }
         let Writer { mut packer, encoder, split, .. } = writer;
         packer.push(&encoder.finish())?;
         let (out, totals) = packer.finish()?;
-        Ok((out, Recorded { totals, accesses, split, stopped }))
+        Ok((out, Recorded { totals, counts, split, stopped }))
     }
 }
 

@@ -52,6 +52,15 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Counts one more.
+    pub(super) fn add(&mut self, kind: Kind) {
+        match kind {
+            Kind::Load => self.loads += 1,
+            Kind::Store => self.stores += 1,
+            Kind::Fetch => self.fetches += 1,
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn accesses(&self) -> u64 {
@@ -183,11 +192,7 @@ impl Walk {
                 return Err(Cause::Refused(what));
             }
         }
-        match reference.kind {
-            Kind::Load => self.counts.loads += 1,
-            Kind::Store => self.counts.stores += 1,
-            Kind::Fetch => self.counts.fetches += 1,
-        }
+        self.counts.add(reference.kind);
         Ok(())
     }
 

@@ -292,6 +292,7 @@ fn what_is_no_trace_is_said_so() {
         (b"   \n\n", "known are lackey"),
         (b"once upon a time\n", "`once upon a time`"),
         (&[0x80; 4096], "known are lackey"),
+        (b"SLATREC\0\x01", "recording already"),
         (b"SIFT\0\0\0\0", "Sniper"),
         (b"PERFILE2....", "samples"),
         (b"\x7fELF\x02\x01", "program"),
