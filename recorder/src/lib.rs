@@ -21,6 +21,7 @@
 mod aarch64;
 mod ffi;
 mod guest;
+mod identity;
 mod output;
 mod parameters;
 mod recorder;
@@ -78,23 +79,23 @@ extern "C" fn on_exit(_: ffi::PluginId, _: *mut c_void) {
     });
 }
 
-extern "C" fn on_access(vcpu: c_uint, info: u32, va: u64, _: *mut c_void) {
+extern "C" fn on_access(_: c_uint, info: u32, va: u64, _: *mut c_void) {
     with(|recorder| {
-        recorder.accessed(vcpu as u8, info, va);
+        recorder.accessed(info, va);
         Then::GoOn
     });
 }
 
-extern "C" fn on_block(vcpu: c_uint, data: *mut c_void) {
+extern "C" fn on_block(_: c_uint, data: *mut c_void) {
     // SAFETY: `data` is the block that `on_translate` leaked for this callback alone.
     let block = unsafe { &mut *data.cast::<Block>() };
-    with(|recorder| recorder.executes(vcpu as u8, block));
+    with(|recorder| recorder.executes(block));
 }
 
-extern "C" fn on_special(vcpu: c_uint, data: *mut c_void) {
+extern "C" fn on_special(_: c_uint, data: *mut c_void) {
     // SAFETY: `data` is what `on_translate` leaked for this callback.
     let special = unsafe { &*data.cast::<Special>() };
-    with(|recorder| recorder.special(vcpu as u8, special));
+    with(|recorder| recorder.special(special));
 }
 
 extern "C" fn on_translate(_: ffi::PluginId, tb: *mut c_void) {

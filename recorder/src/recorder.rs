@@ -9,6 +9,7 @@ use slat_trace::{Arch, Control, Event, Machine, Root};
 
 use crate::ffi;
 use crate::guest::{Ram, Registers};
+use crate::identity::Identities;
 use crate::output::Output;
 use crate::parameters::{Parameters, Stage};
 use crate::tables::{Encoding, Tables};
@@ -61,6 +62,9 @@ struct Session {
     tables: Tables,
     output: Option<Output>,
     vcpus: Vec<Vcpu>,
+    /// The vCPU that runs.
+    current: u8,
+    identities: Identities,
     began: Instant,
     cpu_at_start: f64,
 }
@@ -176,6 +180,8 @@ impl Recorder {
             tables,
             output,
             vcpus: (0..self.vcpus).map(|_| Vcpu::default()).collect(),
+            current: 0,
+            identities: Identities::new(registers, self.arch),
             began: Instant::now(),
             cpu_at_start: thread_cpu(),
         })
@@ -208,8 +214,8 @@ impl Recorder {
         }
     }
 
-    /// A special instruction is about to execute on `vcpu`.
-    pub(crate) fn special(&mut self, vcpu: u8, special: &Special) -> Then {
+    /// A special instruction of the block at work is about to execute.
+    pub(crate) fn special(&mut self, special: &Special) -> Then {
         self.registers();
         let registers = self.registers.as_ref().expect("listed just now");
         let (event, check_mode, marker) = match special {
@@ -235,6 +241,7 @@ impl Recorder {
             return Then::GoOn;
         }
         let Phase::Running(session) = &mut self.phase else { return Then::GoOn };
+        let vcpu = session.current;
         session.vcpus[usize::from(vcpu)].check_mode |= check_mode;
         if let Some(event) = event {
             session.happened(vcpu, registers, event);
@@ -256,9 +263,9 @@ impl Recorder {
         }
     }
 
-    /// `vcpu` begins to execute a block.
+    /// A block begins to execute.
     #[inline]
-    pub(crate) fn executes(&mut self, vcpu: u8, block: &mut Block) -> Then {
+    pub(crate) fn executes(&mut self, block: &mut Block) -> Then {
         let Phase::Running(session) = &mut self.phase else { return Then::GoOn };
         if self.parameters.stage < Stage::Encode {
             return Then::GoOn;
@@ -274,6 +281,10 @@ impl Recorder {
             unsafe { ffi::raise(ffi::TERMINATE) };
             return Then::Reset;
         }
+        if self.vcpus > 1 {
+            session.current = session.identities.current(registers, self.vcpus);
+        }
+        let vcpu = session.current;
         let state = &mut session.vcpus[usize::from(vcpu)];
         if !state.begun || state.check_mode || block.handler.is_some() {
             session.check(vcpu, registers, self.arch, block.handler);
@@ -298,9 +309,9 @@ impl Recorder {
         Then::GoOn
     }
 
-    /// `vcpu` has loaded or stored.
+    /// The block at work has loaded or stored.
     #[inline]
-    pub(crate) fn accessed(&mut self, vcpu: u8, info: u32, va: u64) {
+    pub(crate) fn accessed(&mut self, info: u32, va: u64) {
         let stage = self.parameters.stage;
         let Phase::Running(session) = &mut self.phase else { return };
         if stage < Stage::Address {
@@ -319,6 +330,7 @@ impl Recorder {
         if stage < Stage::Encode {
             return;
         }
+        let vcpu = session.current;
         if io {
             let event = Event::Io { va, gpa, len: 1 << log2_len.min(6), store };
             session.encoder.event(vcpu, &event, &[]);

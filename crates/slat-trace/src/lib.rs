@@ -7,6 +7,7 @@ pub mod import;
 pub mod made_tables;
 pub mod open;
 pub mod recording;
+pub mod replay;
 
 pub use event::{
     Access, Arch, At, Batch, Control, Event, Exception, Invalidation, Kind, Machine, Root, Run,
