@@ -81,7 +81,7 @@ mod word;
 pub use adjust::{Adjust, Which};
 pub use collapse::Collapse;
 pub use cursor::{Cursor, Operation, Step, Verb};
-pub use encode::{Change, Effect, Encode, Leaves, Refused, ept, x86};
+pub use encode::{Change, Effect, Encode, Leaves, Refused, arm64, ept, riscv, x86};
 pub use error::Error;
 pub use fault::{Served, Shared, Walker};
 pub use frames::{Arena, Donated, Frame, FrameSource};
@@ -143,10 +143,12 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
             return Err(Error::Layout);
         }
         let top = format.top();
+        let root_bits = format.input_bits().checked_sub(format.shift(top));
+        let root_bits = root_bits.filter(|bits| (1..=20).contains(bits)).ok_or(Error::Layout)?;
         if usize::from(top) >= MAX_LEVELS {
             return Err(Error::Layout);
         }
-        let root_entries = 1 << (format.input_bits() - format.shift(top));
+        let root_entries = 1 << root_bits;
         Ok(Tables { format, root, top, root_entries, memory, spaces: PhantomData })
     }
 

@@ -9,16 +9,19 @@ use std::sync::atomic::Ordering;
 use proptest::prelude::*;
 use slat::edit::{
     Arena, Encode, Error, Frame, FrameSource, Gather, Leaves, Live, Mode, Operation, Pending,
-    Quiet, Slots, Stale, Step, TableMemory, Tables, Verb, Watch, Word, ept, x86,
+    Quiet, Slots, Stale, Step, TableMemory, Tables, Verb, Watch, Word, arm64, ept, riscv, x86,
 };
 use slat::format::Decoded;
+use slat::format::arm64::{Granule, Processor as ArmProcessor, Stage1, Stage2};
 use slat::format::ept::Ept;
 use slat::format::npt::Npt;
+use slat::format::riscv::{Features as RiscvFeatures, Scheme, Sv};
 use slat::format::x86::Controls;
 use slat::format::x86::legacy::Legacy;
 use slat::format::x86::long::{Long, Processor};
 use slat::format::x86::pae::Pae;
 use slat::invalidate::{By, Context};
+use slat::memory_type::riscv::Pbmt;
 use slat::memory_type::x86::Type;
 use slat::{Gpa, Permissions, Spa};
 
@@ -132,6 +135,131 @@ x86_subject!(Pae, true, false);
 x86_subject!(Legacy, false, false);
 x86_subject!(Npt, true, true);
 
+macro_rules! arm_subject {
+    ($format:ty, $attributes:ident, $memories:expr, $plain:expr) => {
+        impl Subject for $format {
+            fn attributes_numbered(&self, n: u8) -> arm64::$attributes {
+                let plain: fn(Permissions, u8, u8) -> arm64::$attributes = $plain;
+                let memory = n >> 2 & $memories;
+                let mut attributes = plain(self.permissions_numbered(n), memory, n);
+                if self.geometry().is_lpa2() {
+                    attributes.memory.shareability = 0;
+                }
+                attributes.tracked = attributes.permissions.write && n & 64 != 0;
+                attributes
+            }
+            fn memory_numbered(&self, n: u8) -> arm64::Memory {
+                let shareability =
+                    if self.geometry().is_lpa2() { 0 } else { [0, 2, 3, 3][n as usize & 3] };
+                arm64::Memory { attributes: n >> 2 & $memories, shareability }
+            }
+            fn permissions_numbered(&self, n: u8) -> Permissions {
+                permissions(n)
+            }
+            fn protected(&self, mut a: arm64::$attributes, to: Permissions) -> arm64::$attributes {
+                a.tracked &= to.write;
+                a.permissions = to;
+                self.executable(a, to.execute)
+            }
+            fn retyped(&self, mut a: arm64::$attributes, to: arm64::Memory) -> arm64::$attributes {
+                a.memory = to;
+                a
+            }
+            fn timeless(&self, mut a: arm64::$attributes) -> arm64::$attributes {
+                (a.accessed, a.dirty) = (false, false);
+                a
+            }
+            fn grants(&self, a: arm64::$attributes) -> [bool; 5] {
+                let Permissions { read, write, execute } = a.permissions;
+                [read, write, execute, self.other_execution(a), false]
+            }
+            fn rest(&self, mut a: arm64::$attributes) -> arm64::$attributes {
+                a.permissions = Permissions::default();
+                a.tracked = false;
+                let a = self.executable(a, false);
+                self.timeless(a)
+            }
+        }
+    };
+}
+
+/// What the two stages name differently.
+trait ArmExecution<A> {
+    fn executable(&self, attributes: A, execute: bool) -> A;
+    fn other_execution(&self, attributes: A) -> bool;
+}
+
+impl ArmExecution<arm64::Stage2Attributes> for Stage2 {
+    fn executable(&self, mut a: arm64::Stage2Attributes, to: bool) -> arm64::Stage2Attributes {
+        (a.permissions.execute, a.user_execute) = (to, to);
+        a
+    }
+    fn other_execution(&self, a: arm64::Stage2Attributes) -> bool {
+        a.user_execute
+    }
+}
+
+impl ArmExecution<arm64::Stage1Attributes> for Stage1 {
+    fn executable(&self, mut a: arm64::Stage1Attributes, to: bool) -> arm64::Stage1Attributes {
+        (a.permissions.execute, a.privileged_execute) = (to, to);
+        a
+    }
+    fn other_execution(&self, a: arm64::Stage1Attributes) -> bool {
+        a.privileged_execute
+    }
+}
+
+arm_subject!(Stage2, Stage2Attributes, 15, |permissions, attributes, n| {
+    let memory = arm64::Memory { attributes, shareability: 3 };
+    let mut attributes = arm64::Stage2Attributes::new(permissions, memory);
+    attributes.user_execute ^= n & 128 != 0;
+    attributes
+});
+arm_subject!(Stage1, Stage1Attributes, 7, |permissions, attributes, n| {
+    let mut made = arm64::Stage1Attributes::new(permissions);
+    made.memory.attributes = attributes;
+    made.user = n & 32 != 0;
+    made.privileged_execute = n & 128 != 0;
+    made
+});
+
+impl Subject for Sv {
+    fn attributes_numbered(&self, n: u8) -> riscv::Attributes {
+        let mut attributes = riscv::Attributes::new(permissions(n));
+        attributes.memory = self.memory_numbered(n >> 2);
+        attributes.user = self.scheme() == Scheme::Sv48 || n & 32 != 0;
+        attributes.dirty = false;
+        attributes
+    }
+    fn memory_numbered(&self, n: u8) -> Pbmt {
+        [Pbmt::Pma, Pbmt::Nc, Pbmt::Io][usize::from(n % 3)]
+    }
+    fn permissions_numbered(&self, n: u8) -> Permissions {
+        permissions(n)
+    }
+    fn protected(&self, mut a: riscv::Attributes, to: Permissions) -> riscv::Attributes {
+        a.permissions = to;
+        a
+    }
+    fn retyped(&self, mut a: riscv::Attributes, to: Pbmt) -> riscv::Attributes {
+        a.memory = to;
+        a
+    }
+    fn timeless(&self, mut a: riscv::Attributes) -> riscv::Attributes {
+        (a.accessed, a.dirty) = (false, false);
+        a
+    }
+    fn grants(&self, a: riscv::Attributes) -> [bool; 5] {
+        let Permissions { read, write, execute } = a.permissions;
+        [read, write, execute, a.user, false]
+    }
+    fn rest(&self, mut a: riscv::Attributes) -> riscv::Attributes {
+        a.permissions = Permissions::default();
+        a.user = false;
+        self.timeless(a)
+    }
+}
+
 /// A source that runs dry when it is told to, and knows which frames are out.
 struct Counted<'a, W: Word> {
     arena: &'a Arena<'a, W>,
@@ -226,7 +354,12 @@ fn operation() -> impl Strategy<Value = Op> {
     let range = || (position(), length());
     // Outputs agree with inputs modulo 2 MiB or do not.
     let output = || prop_oneof![Just(0u64), Just(512u64), Just(4096u64), 0..4096u64];
+    let blocks = || ((0..4u64).prop_map(|at| at * 512), Just(1024u64));
     prop_oneof![
+        2 => (blocks(), any::<u8>(), 0..2u8).prop_map(|((at, pages), attributes, up_to)| Op::Map {
+            at, pages, output: 0, attributes, up_to
+        }),
+        2 => (blocks(), 1..3u8).prop_map(|((at, pages), to)| Op::Collapse { at, pages, to }),
         4 => (range(), output(), any::<u8>(), 0..3u8).prop_map(
             |((at, pages), output, attributes, up_to)| Op::Map {
                 at, pages, output, attributes, up_to
@@ -272,6 +405,7 @@ struct World<'a, F: Subject> {
     /// Pages that hardware wrote through and nobody was told of yet.
     dirty: BTreeSet<u64>,
     base: u64,
+    root: u64,
 }
 
 impl<'a, F: Subject> World<'a, F> {
@@ -297,6 +431,14 @@ impl<'a, F: Subject> World<'a, F> {
         seen
     }
 
+    /// The level of the leaf that maps each page of a sample.
+    fn sizes(&self) -> BTreeMap<u64, u8> {
+        (0..PAGES)
+            .step_by(61)
+            .filter_map(|page| Some((page, self.tables.translate(self.address(page))?.level)))
+            .collect()
+    }
+
     fn check(&self) {
         let seen = self.observed();
         for page in 0..PAGES {
@@ -318,7 +460,7 @@ impl<'a, F: Subject> World<'a, F> {
     }
 
     fn tables_root(&self) -> u64 {
-        *self.source.out.borrow().first().unwrap()
+        self.root
     }
 
     fn reach(&self, table: u64, level: u8, reached: &mut BTreeSet<u64>) {
@@ -359,7 +501,13 @@ impl<'a, F: Subject> World<'a, F> {
             match self.format.decode(entry, level) {
                 Decoded::Table { next } => (table, level) = (next, level - 1),
                 _ => {
-                    F::Word::fetch_or(&cells[index], self.format.soil().set);
+                    let soil = self.format.soil();
+                    let untracked = !self.format.is_dirty(soil.apply(entry));
+                    if untracked {
+                        return;
+                    }
+                    F::Word::fetch_or(&cells[index], soil.set);
+                    F::Word::fetch_and(&cells[index], !soil.clear);
                     break;
                 }
             }
@@ -404,7 +552,7 @@ impl<'a, F: Subject> World<'a, F> {
         ) -> Result<Operation<V>, Error>,
         reported: &RefCell<BTreeSet<u64>>,
     ) -> Result<u64, Error> {
-        let before = self.observed();
+        let (before, sizes) = (self.observed(), self.sizes());
         let mut ranges = vec![Stale::default(); how.slots];
         let mut detached = vec![Default::default(); how.slots];
         let mut pending = vec![Pending::default(); how.slots];
@@ -460,6 +608,14 @@ impl<'a, F: Subject> World<'a, F> {
         }
         let done = operation.bytes_done();
         // An abandoned operation may have broken entries: they are made once the gather is done.
+        if let Some(gather) = cursor.flush() {
+            let completed = gather.complete(&mut invalidate).unwrap();
+            let mut reclaim = completed.reclaim(&others).unwrap();
+            while let Some(frame) = reclaim.next_frame(&mut seen_late).unwrap() {
+                self.source.put(frame);
+            }
+            cursor.resume(reclaim.finish().unwrap()).unwrap();
+        }
         let gather = cursor.finish();
         let completed = gather.complete(&mut invalidate).unwrap();
         let mut reclaim = completed.reclaim(&others).unwrap();
@@ -471,7 +627,10 @@ impl<'a, F: Subject> World<'a, F> {
 
         // What may be stale has been invalidated.
         let covered = covered.into_inner();
-        for page in self.narrowed(&before) {
+        let resized = self.sizes();
+        let resized =
+            sizes.iter().filter(|(page, level)| resized.get(page).is_some_and(|now| now != *level));
+        for page in self.narrowed(&before).into_iter().chain(resized.map(|(page, _)| *page)) {
             let at = self.address(page).raw();
             let hit = covered.iter().any(|range| range.start <= at && at <= range.last);
             assert!(hit, "page {page:#x} was never invalidated: {covered:x?}");
@@ -544,11 +703,17 @@ impl<'a, F: Subject> World<'a, F> {
                 let (start, pages) = (self.address(at), clip(at, pages));
                 let to = self.format.permissions_numbered(permissions);
                 let done = self
-                    .run::<X, _>(how, |c| c.protect(start, pages * PAGE, to, ()), &reported)
+                    .run::<X, _>(how, |c| c.protect(start, pages * PAGE, to, witness()), &reported)
                     .unwrap();
                 for page in at..at + done / PAGE {
                     if let Some(value) = self.model.get_mut(&page) {
                         value.1 = self.format.protected(value.1, to);
+                    }
+                    // Where write permission is the dirty state (Arm), it may go with a report.
+                    let mapping = self.tables.translate(self.address(page));
+                    let clean = mapping.is_some_and(|m| !self.format.is_dirty(m.entry));
+                    if clean && self.dirty.remove(&page) {
+                        assert!(reported.borrow().contains(&page), "dirty {page:#x} unreported");
                     }
                 }
             }
@@ -616,11 +781,8 @@ impl<'a, F: Subject> World<'a, F> {
                     }
                 }
             }
-            Op::Write { at } => {
-                if X::LIVE {
-                    self.write(at);
-                }
-            }
+            // While no operation is under way, whichever the mode.
+            Op::Write { at } => self.write(at),
             Op::Starve { frames } => self.source.left.set(frames),
         }
         if !matches!(op, Op::Starve { .. }) {
@@ -634,13 +796,14 @@ fn sequence<F: Subject, X: Mode>(format: F, base: u64, ops: &[(Op, Drive)])
 where
     <F::Word as Word>::Atomic: Default,
 {
-    let words = 24 * PAGE / F::Word::SIZE.bytes();
+    let words = 40 * PAGE / F::Word::SIZE.bytes();
     let cells: Vec<_> = (0..words).map(|_| <F::Word as Word>::Atomic::default()).collect();
     let arena = Arena::<F::Word>::new(0x1000, &cells).unwrap();
     let source = Counted { arena: &arena, left: Cell::new(u32::MAX), out: RefCell::default() };
     let tables = Tables::create(format, &arena, &source).unwrap();
+    let root = *source.out.borrow().first().unwrap();
     let (model, dirty) = (BTreeMap::new(), BTreeSet::new());
-    let mut world = World { format, source: &source, tables, model, dirty, base };
+    let mut world = World { format, source: &source, tables, model, dirty, base, root };
     world.check();
     for (op, how) in ops {
         world.apply::<X>(op, *how);
@@ -662,7 +825,7 @@ fn long() -> Long {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
     fn every_operation_on_every_format(ops in prop::collection::vec((operation(), drive()), 1..40)) {
@@ -678,6 +841,24 @@ proptest! {
         sequence::<_, Live>(Npt::pae(true, Processor::default()), (1 << 32) - PAGES * PAGE, &ops);
         let controls = Controls { nxe: true, ..Controls::default() };
         sequence::<_, Live>(Pae::new(controls, Processor::default()), (1 << 30) - (4 << 20), &ops);
+        let arm = ArmProcessor { physical_bits: 40, ..ArmProcessor::default() };
+        // Concatenated roots; hardware dirty state.
+        let vtcr = Stage2::control(Granule::Four, 40, &arm) | 3 << 21;
+        let tracked = Stage2::new(vtcr, slat::regime::arm::hcr::VM, 0, &arm).unwrap();
+        assert!(tracked.sets_dirty_state());
+        sequence::<_, Live>(tracked, (1 << 39) - (4 << 20), &ops);
+        let plain = Stage2::plain(Granule::Four, 39, &arm).unwrap();
+        sequence::<_, Live>(plain, (1 << 30) - (4 << 20), &ops);
+        // 52-bit output addresses, in two pieces.
+        let wide = Stage2::plain(Granule::Four, 52, &ArmProcessor::default()).unwrap();
+        sequence::<_, Live>(wide, (1 << 48) - (4 << 20), &ops);
+        let lower = Stage1::plain(Granule::Four, 48, &arm).unwrap();
+        sequence::<_, Live>(lower, (1 << 39) - (4 << 20), &ops);
+        let top = 0u64.wrapping_sub(PAGES * PAGE);
+        sequence::<_, Quiet>(slat::format::Format::half(&lower, top), top, &ops);
+        let adue = RiscvFeatures { hardware_ad: true, ..RiscvFeatures::default() };
+        sequence::<_, Live>(Sv::stage2(Scheme::Sv48, adue), (1 << 49) - (4 << 20), &ops);
+        sequence::<_, Live>(Sv::stage1(Scheme::Sv39, adue), top, &ops);
         sequence::<_, Live>(Legacy::new(Controls::default(), true, 40), (1 << 32) - PAGES * PAGE, &ops);
     }
 }

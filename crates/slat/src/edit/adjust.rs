@@ -192,10 +192,11 @@ impl<W: Witness> Adjust<W> {
         for (index, cell) in cells.iter().enumerate() {
             let entry = F::Word::load(cell, Ordering::Relaxed);
             match format.decode(entry, level) {
-                Decoded::Leaf { shift: size, .. } => {
+                Decoded::Leaf { .. } => {
                     let new = change.apply(entry);
                     if new != entry && self.selects(format, entry) {
-                        if u32::from(size) != shift || F::BREAKS && format.breaks(entry, new, level)
+                        if format.group(entry, level).is_some()
+                            || F::BREAKS && format.breaks(entry, new, level)
                         {
                             break;
                         }
@@ -304,7 +305,7 @@ impl<W: Witness> Adjust<W> {
     {
         let format = &cursor.tables.format;
         match format.decode(entry, level) {
-            Decoded::Leaf { shift, .. } if u32::from(shift) != format.shift(level) => {
+            Decoded::Leaf { .. } if format.group(entry, level).is_some() => {
                 Err(Error::Grouped { at: cursor.address(at), entry })
             }
             Decoded::Leaf { .. } => {

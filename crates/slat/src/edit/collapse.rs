@@ -60,6 +60,7 @@ where
         let base = match format.decode(first, child) {
             Decoded::Leaf { base, shift }
                 if u32::from(shift) == format.shift(child)
+                    && format.group(first, child).is_none()
                     && base & ((1u64 << format.shift(level)) - 1) == 0 =>
             {
                 base
@@ -71,7 +72,7 @@ where
         for (index, cell) in cells.iter().enumerate() {
             let entry = F::Word::load(cell, Ordering::Acquire);
             let expected = rest | format.place(base + index as u64 * bytes, child);
-            if (entry ^ expected) & !format.history() != 0 {
+            if (entry ^ expected) & !format.history(first) != 0 {
                 return Ok(None);
             }
             history |= entry;

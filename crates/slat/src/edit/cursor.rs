@@ -224,6 +224,14 @@ where
         Ok(Step::Done)
     }
 
+    /// Hands out what has been gathered so far, to be invalidated before the cursor goes on by
+    /// [`resume`](Cursor::resume). Due before [`finish`](Cursor::finish) where an operation with
+    /// broken entries is abandoned: they are made when the cursor is resumed. `None` where the
+    /// gather is away already.
+    pub fn flush(&mut self) -> Option<Gather<'g>> {
+        self.inner.take().map(|inner| Gather { inner })
+    }
+
     /// Hands the gather out.
     #[cold]
     fn give(&mut self) -> Result<Step<'g>, Error> {

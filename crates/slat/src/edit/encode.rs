@@ -9,7 +9,9 @@ use crate::format::{Decoded, Format, MAX_LEVELS, Start};
 use crate::regime::Regime;
 use crate::translate::Permissions;
 
+pub mod arm64;
 pub mod ept;
+pub mod riscv;
 pub mod x86;
 
 /// A change of an entry's bits: first those of `clear` are cleared, then those of `set` set.
@@ -118,7 +120,6 @@ pub trait Encode: Format + fmt::Debug {
     }
 
     /// The level of the root table.
-    #[inline]
     fn top(&self) -> u8 {
         match self.begin(&self.root(0), 0, &Access::default(), &Regime::default()) {
             Ok(Start::Table { level, .. }) => level,
@@ -193,8 +194,17 @@ pub trait Encode: Format + fmt::Debug {
     /// The leaf with the accessed and dirty state of `from` added to its own.
     fn inherit(&self, entry: u64, from: u64) -> u64;
 
-    /// The bits in which two leaves may differ and still say the same: accessed and dirty state.
-    fn history(&self) -> u64;
+    /// The bits in which another leaf may differ from this one and still say the same: accessed and
+    /// dirty state.
+    fn history(&self, entry: u64) -> u64;
+
+    /// log2 of the range that the leaf belongs to, where a contiguous or NAPOT group says one
+    /// thing in several entries; such entries change together or not at all.
+    #[inline(always)]
+    fn group(&self, entry: u64, level: u8) -> Option<u32> {
+        let _ = (entry, level);
+        None
+    }
 
     /// What follows from a change in which valid leaves lost the bits `lost` and gained the bits
     /// `gained`.

@@ -74,7 +74,7 @@ impl<F: Encode, W: Witness> Verb<F> for Remap<W> {
         let (level, entry) = cursor.locate(at, 0)?;
         let next = cursor.entry_end(at, level).min(end);
         let old = match format.decode(entry, level) {
-            Decoded::Leaf { shift, .. } if u32::from(shift) != format.shift(level) => {
+            Decoded::Leaf { .. } if format.group(entry, level).is_some() => {
                 return Err(Error::Grouped { at: cursor.address(at), entry });
             }
             Decoded::Leaf { base, .. } => base,
@@ -110,7 +110,7 @@ impl<F: Encode, W: Witness> Verb<F> for Remap<W> {
             let mut entry = entry;
             while let Err(now) = X::replace::<F::Word>(cursor.cell(at, level), entry, moved(entry))
             {
-                if (now ^ entry) & !format.history() != 0 {
+                if (now ^ entry) & !format.history(entry) != 0 {
                     return Err(cursor.obstacle(at, now));
                 }
                 entry = now;

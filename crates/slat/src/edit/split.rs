@@ -54,8 +54,10 @@ where
         let tables = self.tables;
         let format = &tables.format;
         let base = match format.decode(entry, level) {
-            Decoded::Leaf { base, shift } if u32::from(shift) == format.shift(level) => base,
-            Decoded::Leaf { .. } => return Err(Error::Grouped { at: self.address(at), entry }),
+            Decoded::Leaf { .. } if format.group(entry, level).is_some() => {
+                return Err(Error::Grouped { at: self.address(at), entry });
+            }
+            Decoded::Leaf { base, .. } => base,
             _ => return Err(self.obstacle(at, entry)),
         };
         let child = level - 1;
@@ -97,7 +99,7 @@ where
             match X::replace::<F::Word>(self.cell(at, level), current, table) {
                 Ok(()) => break,
                 // Hardware set an accessed or dirty bit: every part gets it.
-                Err(now) if (now ^ entry) & !format.history() == 0 => {
+                Err(now) if (now ^ entry) & !format.history(entry) == 0 => {
                     inherit(format, cells, now);
                     current = now;
                 }

@@ -135,6 +135,15 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                         }
                         break;
                     }
+                    if let Some(shift) = format.group(entry, level)
+                        && let Decoded::Leaf { .. } = format.decode(entry, level)
+                        && !whole_group(shift, reached, at, end)
+                    {
+                        if reached == at {
+                            return Err(Error::Grouped { at: cursor.address(at), entry });
+                        }
+                        break;
+                    }
                     let was = X::swap::<F::Word>(cell, 0);
                     removed = true;
                     if W::WATCHES
@@ -149,6 +158,14 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
         finish::<F, I, O, M, S, X>(cursor, at, reached, level, removed);
         Ok(Advance::To(reached))
     }
+}
+
+/// Whether the group around `reached` lies within what is removed: all of it goes, in this step or
+/// entry by entry after it began.
+#[inline]
+fn whole_group(shift: u32, reached: u64, at: u64, end: u64) -> bool {
+    let first = reached & !((1u64 << shift) - 1);
+    first >= at && end - first >= 1 << shift
 }
 
 /// Notes what was removed from one table.

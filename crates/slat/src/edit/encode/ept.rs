@@ -222,7 +222,7 @@ impl Encode for Ept {
     }
 
     #[inline(always)]
-    fn history(&self) -> u64 {
+    fn history(&self, _: u64) -> u64 {
         bits::A | bits::D
     }
 

@@ -231,7 +231,7 @@ macro_rules! alike {
         }
 
         #[inline(always)]
-        fn history(&self) -> u64 {
+        fn history(&self, _: u64) -> u64 {
             bits::A | bits::D
         }
 

@@ -152,7 +152,8 @@ impl Geometry {
     }
 
     /// The bits of an entry that hold these bits of its address.
-    const fn bits_of(&self, address: u64) -> u64 {
+    #[inline]
+    pub(crate) const fn bits_of(&self, address: u64) -> u64 {
         let low = address & 0x0000_ffff_ffff_ffff;
         match self.high {
             High::None => low,

@@ -267,6 +267,24 @@ impl Stage1 {
         &self.active().geometry
     }
 
+    /// 0 or 1: the half that [`Format::half`] chose.
+    #[inline]
+    pub(crate) fn active_half(&self) -> u8 {
+        self.active & 1
+    }
+
+    /// Input bits and root level of the chosen half; 0 bits where its registers are out of range.
+    #[inline]
+    pub(crate) fn root_geometry(&self) -> (u32, u8) {
+        (u32::from(self.active().input_bits), self.active().root_level)
+    }
+
+    /// Whether hardware sets the dirty state of `DBM` leaves.
+    #[inline]
+    pub fn sets_dirty_state(&self) -> bool {
+        self.sets_dirty_state
+    }
+
     #[inline]
     fn active(&self) -> &Half {
         &self.halves[usize::from(self.active & 1)]

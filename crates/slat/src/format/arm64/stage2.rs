@@ -144,6 +144,18 @@ impl Stage2 {
         u32::from(self.input_bits).saturating_sub(self.geometry.shift(self.root_level)) + 3
     }
 
+    /// Whether hardware sets the dirty state of `DBM` leaves.
+    #[inline]
+    pub fn sets_dirty_state(&self) -> bool {
+        self.sets_dirty_state
+    }
+
+    /// Whether EL1's and EL0's execution are told apart (FEAT_XNX).
+    #[inline]
+    pub fn tells_execution_apart(&self) -> bool {
+        self.execute_never_extension
+    }
+
     fn mem_attr(entry: u64) -> u8 {
         (entry >> bits::MEM_ATTR_SHIFT) as u8 & 0xf
     }
