@@ -196,7 +196,7 @@ fn here(
     match &judgement.cause {
         Cause::UsedBy(user) if *user == product.name => return telling(Answer::Yes, "it runs"),
         Cause::ParameterOff { .. } if product.name == "KVM" => {
-            return telling(Answer::Yes, "it runs, told to do without");
+            return telling(Answer::Yes, "it runs without");
         }
         Cause::HiddenInVm { software: Some(_) }
         | Cause::ProcessorLacks { software: Some(_) }

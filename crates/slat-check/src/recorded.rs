@@ -20,9 +20,6 @@ use crate::machine::{Machine, Source, System, Unread};
 
 const FIRST_LINE: &str = "slat check state 1";
 
-/// The most that a state may hold; real ones stay under 100 KiB.
-const MOST_BYTES: usize = 16 << 20;
-
 /// The state of some machine, held in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
@@ -41,6 +38,9 @@ pub struct StateError {
 }
 
 impl Recorded {
+    /// The most bytes that a state may have; real ones stay under 100 KiB.
+    pub const MOST_BYTES: usize = 16 << 20;
+
     /// A machine of which nothing is known but its system.
     pub fn new(system: System) -> Recorded {
         Recorded { system, sections: BTreeMap::new() }
@@ -87,7 +87,7 @@ impl Recorded {
     /// [`StateError`] names the line.
     pub fn parse(text: &str) -> Result<Recorded, StateError> {
         let wrong = |line, what: &str| StateError { line, what: what.to_string() };
-        if text.len() > MOST_BYTES {
+        if text.len() > Recorded::MOST_BYTES {
             return Err(wrong(1, "longer than 16 MiB, so this is not a recorded state"));
         }
         let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));

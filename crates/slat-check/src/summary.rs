@@ -38,7 +38,7 @@ pub(crate) fn headline(
             (format!("Yes: this machine has SLAT{called}, and {user} uses it."), remark)
         }
         Cause::ParameterOff { parameter, .. } => (
-            format!("No: this machine has SLAT{called}, but KVM was told not to use it."),
+            format!("No: this machine has SLAT{called}, but KVM runs without it."),
             Some(format!("KVM's parameter {parameter} is N.")),
         ),
         Cause::NothingRuns { .. }
@@ -140,6 +140,9 @@ pub(crate) fn advice(facts: &Facts<'_>, judgement: &Judgement, vm: &VirtualMachi
                 );
             }
         }
+        Cause::ProcessorLacks { .. } if vm.verdict.answer == Answer::Yes => {
+            add(&nested_advice(vm));
+        }
         Cause::ProcessorLacks { .. } => {
             add(
                 "SLAT cannot be added: it is a part of the processor. Hypervisors that do without it are \
@@ -166,8 +169,8 @@ pub(crate) fn advice(facts: &Facts<'_>, judgement: &Judgement, vm: &VirtualMachi
     if linux {
         if let Err(Unread::Denied) = facts.kvm {
             add(
-                "/dev/kvm is closed to you: to use it, join its group (sudo usermod -aG kvm $USER) and log \
-                 in again.",
+                "/dev/kvm is closed to you: to use it, join its group (\"ls -l /dev/kvm\" names it; as a rule: \
+                 sudo usermod -aG kvm $USER) and log in again.",
             );
         }
         if judgement.in_use.answer != Answer::Yes && facts.denied() {

@@ -40,17 +40,25 @@ pub(crate) fn surroundings(facts: &Facts<'_>) -> Surroundings {
     }
     if facts.file("/proc/xen/capabilities").is_some_and(|text| text.contains("control_d")) {
         found.push(evidence("/proc/xen/capabilities", "control_d"));
-        let reason = "this is the control domain of Xen, on the machine itself";
+        let reason = "this is the control domain of Xen, from which the machine is managed";
         return Surroundings {
             xen_control_domain: true,
             manages_the_hypervisor: true,
             ..around(Answer::No, reason.into(), Some("Xen".into()), found)
         };
     }
-    if hyper_v.is_some_and(|hyper_v| hyper_v.parent_partition) {
-        found
-            .push(evidence("CPUID 0x40000003, EBX", "may create partitions and manage processors"));
-        let reason = "this is the parent partition of Hyper-V, on the machine itself";
+    let by_cpuid = hyper_v.is_some_and(|hyper_v| hyper_v.parent_partition);
+    if by_cpuid || facts.log.parent_partition.is_some() {
+        if by_cpuid {
+            found.push(evidence(
+                "CPUID 0x40000003, EBX",
+                "may create partitions and manage processors",
+            ));
+        }
+        if let Some(line) = &facts.log.parent_partition {
+            found.push(evidence("the kernel log", line));
+        }
+        let reason = "this is the parent partition of Hyper-V, from which the machine is managed";
         return Surroundings {
             manages_the_hypervisor: true,
             ..around(Answer::No, reason.into(), Some("Hyper-V".into()), found)

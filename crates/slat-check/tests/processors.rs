@@ -32,7 +32,7 @@ fn names_of_both_kinds() {
         ("Intel(R) Xeon(R) CPU E5-2680 v3 @ 2.50GHz", Yes),
         ("Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz", Yes),
         ("INTEL(R) XEON(R) GOLD 6548Y+", Yes),
-        ("Intel(R) Xeon(R) 6980P", Unknown),
+        ("Intel(R) Xeon(R) 6980P", Yes),
         ("Westmere", Yes),
         ("Intel(R) Atom(TM) CPU C2750  @ 2.40GHz", Yes),
         ("Intel(R) Core(TM)2 Duo CPU     E8400  @ 3.00GHz", No),
@@ -120,6 +120,8 @@ fn the_unrestricted_guest_came_with_westmere() {
         ("i5-650", Yes),
         ("Xeon X5570", No),
         ("Xeon X5670", Yes),
+        ("Xeon X3450", No),
+        ("Xeon L3406", Yes),
         ("i7-2600K", Yes),
         ("i7", Unknown),
     ] {

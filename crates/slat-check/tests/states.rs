@@ -29,7 +29,7 @@ const EXPECTED: &[Row] = &[
     ("intel-off-in-firmware-no-log", Yes, No, No, No, None, "virtualization is switched off"),
     ("intel-off-by-register-old-kernel", Yes, No, No, No, None, "virtualization is switched off"),
     ("intel-flag-on-old-kernel", Yes, Unknown, No, No, None, "nothing here uses it"),
-    ("intel-ept-0", Yes, Yes, No, No, None, "KVM was told not to use it"),
+    ("intel-ept-0", Yes, Yes, No, No, None, "but KVM runs without it"),
     ("intel-kvm-not-loaded", Yes, Yes, No, No, None, "Not yet: SLAT (EPT) is here"),
     ("intel-parameter-is-garbage", Yes, Yes, Unknown, No, None, "Could not tell"),
     ("intel-virtualbox", Yes, Yes, Unknown, No, None, "VirtualBox's driver is loaded"),
@@ -41,7 +41,7 @@ const EXPECTED: &[Row] = &[
     ("amd-on-both-modules-built-in", Yes, Yes, Yes, No, None, "Yes: this machine has SLAT (NPT)"),
     ("amd-svm-off", Yes, No, No, No, None, "virtualization is switched off"),
     ("amd-svm-off-both-modules-built-in", Yes, No, No, No, None, "virtualization is switched off"),
-    ("amd-npt-0", Yes, Yes, No, No, None, "KVM was told not to use it"),
+    ("amd-npt-0", Yes, Yes, No, No, None, "but KVM runs without it"),
     ("amd-k8", No, Yes, No, No, None, "No: this processor has no SLAT."),
     // Virtual machines
     ("vm-without-nested", Unknown, Unknown, No, Yes, Some(No), "this is a virtual machine"),
@@ -70,6 +70,7 @@ const EXPECTED: &[Row] = &[
     ),
     ("kvm-that-shadows-on-bare-metal", Yes, No, No, No, None, "virtualization is switched off"),
     ("xen-control-domain", Unknown, Unknown, Unknown, No, None, "Xen runs below"),
+    ("hyper-v-parent-partition", Yes, Yes, Yes, No, None, "and Hyper-V uses it"),
     // Arm
     ("arm-vhe", Yes, Yes, Yes, No, None, "Yes: this machine has SLAT (Stage 2)"),
     ("arm-nvhe", Yes, Yes, Yes, No, None, "Yes: this machine has SLAT (Stage 2)"),

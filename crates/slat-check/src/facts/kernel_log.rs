@@ -25,6 +25,8 @@ pub(crate) struct KernelLog {
     pub(crate) gstage_format: Option<String>,
     /// Arm and RISC-V: width of the tags that tell virtual machines apart in the TLB.
     pub(crate) vmid_bits: Option<u64>,
+    /// The line that says that this is Hyper-V's parent partition (which Linux calls root).
+    pub(crate) parent_partition: Option<String>,
     /// The hypervisor that the kernel says it runs under.
     pub(crate) hypervisor: Option<String>,
 }
@@ -55,9 +57,11 @@ impl KernelLog {
         let keep = |slot: &mut Option<String>| {
             slot.get_or_insert_with(|| shortened(line));
         };
-        // arch/x86/kernel/cpu/{feat_ctl,amd,hygon}.c, arch/x86/kvm/{vmx/vmx,svm/svm}.c; before Linux
-        // 6.3 KVM said "disabled by bios" only.
-        if says("disabled by bios") || says("(by bios)") {
+        // arch/x86/kernel/cpu/{feat_ctl,amd,hygon}.c, arch/x86/kvm/{vmx/vmx,svm/svm}.c; older KVM said
+        // "kvm: disabled by bios". SGX, TXT and others are disabled by BIOS too, and do not matter.
+        if (says("disabled by bios") || says("(by bios)"))
+            && (says("vmx") || says("svm") || says("kvm"))
+        {
             keep(&mut self.disabled_by_firmware);
         }
         // arch/x86/kvm/svm/svm.c
@@ -113,7 +117,11 @@ impl KernelLog {
         if let Some(bits) = vmid.and_then(leading_number) {
             self.vmid_bits.get_or_insert(bits);
         }
-        // arch/x86/kernel/cpu/hypervisor.c, drivers/xen
+        // arch/x86/kernel/cpu/mshyperv.c
+        if says("running as root partition") {
+            keep(&mut self.parent_partition);
+        }
+        // arch/x86/kernel/cpu/hypervisor.c
         if let Some(at) = lower.find("hypervisor detected: ") {
             let name = line.get(at + "hypervisor detected: ".len()..).unwrap_or_default().trim();
             if !name.is_empty() {
@@ -192,6 +200,7 @@ mod tests {
         ] {
             assert!(log(line).disabled_by_firmware.is_some(), "{line}");
         }
+        assert_eq!(log("x86/cpu: SGX disabled by BIOS").disabled_by_firmware, None);
         assert!(log("kvm_amd: Nested Paging enabled").nested_paging.unwrap().0);
         assert!(!log("kvm: Nested Paging disabled").nested_paging.unwrap().0);
         for (line, mode) in [

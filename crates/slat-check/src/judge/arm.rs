@@ -87,7 +87,7 @@ fn in_use(facts: &Facts<'_>, in_vm: bool, around: &Surroundings) -> (Verdict, Ca
             } else if let Some(line) = &facts.log.no_el2 {
                 found.push(evidence("the kernel log", line));
                 if in_vm { Cause::HiddenInVm { software: None } } else { Cause::NoEl2 }
-            } else if in_vm {
+            } else if in_vm && facts.log.started_at_el2.is_none() {
                 Cause::HiddenInVm { software: None }
             } else {
                 Cause::NothingRuns { module: None }
@@ -209,11 +209,6 @@ fn nested(facts: &Facts<'_>, in_use: &Verdict) -> Verdict {
             Answer::No,
             "no virtual EL2 is offered to it",
             vec![evidence("the kernel log", line)],
-        ),
-        None if facts.kvm_runs() == Some(false) => Verdict::new(
-            Answer::No,
-            "KVM does not run in it, as where no virtual EL2 is offered",
-            vec![evidence("/dev/kvm", "does not exist")],
         ),
         None => Verdict::new(Answer::Unknown, "the kernel log says nothing of EL2", Vec::new()),
     }

@@ -339,6 +339,16 @@ impl X86<'_> {
             let found = vec![evidence("/proc/xen/capabilities", "control_d")];
             return (Verdict::new(Answer::Unknown, reason, found), Cause::Unclear);
         }
+        if around.manages_the_hypervisor {
+            const LEAF: &str = "CPUID 0x40000006, EAX bit 3 (SLAT in use)";
+            if around.virtual_machine.slat_below == Some(true) {
+                let reason = "Hyper-V runs below this system and says that it uses SLAT";
+                let found = vec![evidence(LEAF, "1")];
+                return (Verdict::new(Answer::Yes, reason, found), Cause::UsedBy("Hyper-V"));
+            }
+            let reason = "Hyper-V runs below this system and does not say that it uses SLAT";
+            return (Verdict::new(Answer::Unknown, reason, Vec::new()), Cause::Unclear);
+        }
         let loaded =
             |start: &str| self.facts.modules.iter().flatten().any(|name| name.starts_with(start));
         for (start, product) in [("vboxdrv", "VirtualBox"), ("vmmon", "VMware")] {
@@ -523,7 +533,9 @@ impl X86<'_> {
             found.push(evidence("the kernel log", line));
             return Verdict::new(Answer::No, format!("{base} is switched off"), found);
         }
-        if let Some((locked_off, says)) = self.lock(kind) {
+        let lock = self.lock(kind);
+        let register_read = lock.is_some();
+        if let Some((locked_off, says)) = lock {
             found.push(says);
             if locked_off {
                 return Verdict::new(Answer::No, format!("{base} is switched off"), found);
@@ -534,7 +546,7 @@ impl X86<'_> {
             Some(true) => {
                 found.extend(flag);
                 let runs = facts.kvm_runs() == Some(true);
-                if !runs && found.len() < 2 && self.flag_ignores_firmware(kind) {
+                if !runs && !register_read && self.flag_ignores_firmware(kind) {
                     let reason = format!(
                         "a kernel this old lists {} whether or not the firmware switched it off",
                         kind.base_flag()

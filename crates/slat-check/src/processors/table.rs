@@ -291,6 +291,7 @@ pub(super) static ROWS: &[Row] = &[
         ],
     ),
     // --- Intel: first generation with EPT ---------------------------------------------------------
+    ept("Intel Xeon L3406 (Westmere, Clarkdale)", 2010, Yes, High, ARK, &["xeon l3406"]),
     ept(
         "Intel Xeon 3400, 3500 and 5500 (Nehalem)",
         2009,
@@ -429,7 +430,8 @@ pub(super) static ROWS: &[Row] = &[
             "xeon gold",
             "xeon platinum",
             "xeon max",
-            "xeon 6 6###*",
+            "xeon 6###p*",
+            "xeon 6###e*",
             "xeon 6 ####*",
             "xeon 6",
         ],
@@ -568,8 +570,6 @@ pub(super) static ROWS: &[Row] = &[
             "atom d5##*",
             "atom d2###*",
             "atom z5##*",
-            "atom z6##*",
-            "atom z2###*",
             "bonnell",
             "saltwell",
         ],
@@ -593,37 +593,45 @@ pub(super) static ROWS: &[Row] = &[
         &["^ core"],
     ),
     // --- AMD: before nested paging -------------------------------------------------------------------
-    none(
-        "AMD Opteron with one or two cores (K8)",
-        2003,
-        High,
-        BEFORE_NPT,
-        &[
-            "opteron 1##*",
-            "opteron 2##*",
-            "opteron 8##*",
-            "opteron 12##*",
-            "opteron 22##*",
-            "opteron 82##*",
-        ],
-    ),
-    none(
-        "AMD Athlon 64, Turion 64 and Athlon 64 FX (K8)",
-        2003,
-        High,
-        BEFORE_NPT,
-        &[
-            "athlon 64",
-            "athlon64",
-            "turion 64",
-            "turion64",
-            "fx 5#*",
-            "fx 6#*",
-            "fx 7#*",
-            "mobile athlon 64",
-            "sempron 64",
-        ],
-    ),
+    Row {
+        // Those with AMD-V tag the TLB all the same.
+        tagged_tlb: Unknown,
+        ..none(
+            "AMD Opteron with one or two cores (K8)",
+            2003,
+            High,
+            BEFORE_NPT,
+            &[
+                "opteron 1##*",
+                "opteron 2##*",
+                "opteron 8##*",
+                "opteron 12##*",
+                "opteron 22##*",
+                "opteron 82##*",
+            ],
+        )
+    },
+    Row {
+        // Those with AMD-V tag the TLB all the same.
+        tagged_tlb: Unknown,
+        ..none(
+            "AMD Athlon 64, Turion 64 and Athlon 64 FX (K8)",
+            2003,
+            High,
+            BEFORE_NPT,
+            &[
+                "athlon 64",
+                "athlon64",
+                "turion 64",
+                "turion64",
+                "fx 5#*",
+                "fx 6#*",
+                "fx 7#*",
+                "mobile athlon 64",
+                "sempron 64",
+            ],
+        )
+    },
     none(
         "AMD K5, K6 and Athlon (K7)",
         1996,
@@ -913,11 +921,11 @@ pub(super) static ROWS: &[Row] = &[
         &["u74*", "u54*", "fu540*", "fu740*", "jh7100*", "jh7110*"],
     ),
     none(
-        "T-Head C906, C910 and C920",
+        "T-Head C906 and C910",
         2019,
         High,
         "the core's manual: no H extension",
-        &["c906*", "c910*", "c920*", "th1520*", "sg2042*"],
+        &["c906*", "c910*", "th1520*", "sg2042*"],
     ),
 ];
 

@@ -1,6 +1,6 @@
 //! `slat check`
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -82,7 +82,10 @@ fn width() -> usize {
 }
 
 fn read_state(file: &Path) -> anyhow::Result<Recorded> {
-    let content = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut content = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|file| file.take(Recorded::MOST_BYTES as u64 + 1).read_to_end(&mut content))
+        .with_context(|| format!("cannot read {}", file.display()))?;
     Recorded::parse(&String::from_utf8_lossy(&content))
         .with_context(|| format!("{} is not a state that slat check --save wrote", file.display()))
 }
