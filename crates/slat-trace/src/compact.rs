@@ -183,6 +183,8 @@ pub struct RunBatch {
     pub runs: Vec<PageRun>,
     /// The events in their order; `before` is an index into `runs` and never decreases.
     pub events: Vec<At>,
+    /// As [`Batch::instructions`].
+    pub instructions: u64,
 }
 
 impl RunBatch {
@@ -190,6 +192,7 @@ impl RunBatch {
     pub fn clear(&mut self) {
         self.runs.clear();
         self.events.clear();
+        self.instructions = 0;
     }
 
     /// Calls one function with each event and another with each run, in order.
@@ -239,6 +242,7 @@ impl Compacting {
     /// Replaces the content of `into` by that of `batch`, compacted.
     pub fn compact(&mut self, batch: &Batch, into: &mut RunBatch) {
         into.clear();
+        into.instructions = batch.instructions;
         self.end_all();
         for stretch in batch.runs() {
             for at in stretch.events {

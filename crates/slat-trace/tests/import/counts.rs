@@ -1,7 +1,8 @@
 //! The sample traces of other tools against counts that were derived without this code.
 //!
-//! The samples are not part of the repository. They are looked for in `../shared/data/traces` beside the
-//! workspace, or where `SLAT_SAMPLE_TRACES` says; without them the tests say so and pass.
+//! Two samples are in `fixtures/traces`. The others are not part of the repository: they are looked for in
+//! `../shared/data/traces` beside the workspace, or where `SLAT_SAMPLE_TRACES` says; without them the tests
+//! that need them say so and pass.
 //!
 //! How the counts came about (Python, standard library only):
 //! - drmemtrace: `struct.iter_unpack('<HHQ', data)` over the members that `zipfile` (or `gzip`) unpacks;
@@ -13,7 +14,7 @@
 //! - gem5: by hand from the 71 bytes of the file, two messages behind the header.
 //! - Ramulator: eight lines, one of which has a write-back, are eight loads and two stores.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use slat_trace::Kind;
 use slat_trace::import::{Format, Options, Reference, Trace};
@@ -32,6 +33,11 @@ pub(crate) fn samples() -> Option<PathBuf> {
     None
 }
 
+/// The samples of this repository.
+pub(crate) fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/traces")
+}
+
 struct Counted {
     fetches: usize,
     loads: usize,
@@ -43,49 +49,51 @@ fn count(references: &[Reference]) -> Counted {
     Counted { fetches: of(Kind::Fetch), loads: of(Kind::Load), stores: of(Kind::Store) }
 }
 
-fn check(name: &str, format: Format, fetches: usize, loads: usize, stores: usize) {
-    let Some(samples) = samples() else { return };
-    let mut trace = Trace::open(&samples.join(name), &Options::default()).unwrap();
+fn check(directory: &Path, name: &str, format: Format, counts: (usize, usize, usize)) {
+    let mut trace = Trace::open(&directory.join(name), &Options::default()).unwrap();
     assert_eq!(trace.format(), format, "{name}");
     let (references, error) = drain(&mut trace);
     assert!(error.is_none(), "{name}: {error:?}");
     let counted = count(&references);
-    assert_eq!(
-        (counted.fetches, counted.loads, counted.stores),
-        (fetches, loads, stores),
-        "{name}"
-    );
+    assert_eq!((counted.fetches, counted.loads, counted.stores), counts, "{name}");
+}
+
+fn check_sample(name: &str, format: Format, fetches: usize, loads: usize, stores: usize) {
+    if let Some(samples) = samples() {
+        check(&samples, name, format, (fetches, loads, stores));
+    }
 }
 
 #[test]
 fn lackey() {
-    check("gups_head100k.lk.gz", Format::Lackey, 78924, 14577 + 1324, 5169 + 1324);
+    let counts = (78924, 14577 + 1324, 5169 + 1324);
+    check(&fixtures(), "gups_head100k.lk.gz", Format::Lackey, counts);
 }
 
 #[test]
 fn champsim() {
-    check("gups_100k.champsim.xz", Format::ChampSim, 100_000, 21_746, 8_773);
-    check("mm_1M.champsim.xz", Format::ChampSim, 1_000_000, 190_228, 239_187);
+    check(&fixtures(), "gups_100k.champsim.xz", Format::ChampSim, (100_000, 21_746, 8_773));
+    check_sample("mm_1M.champsim.xz", Format::ChampSim, 1_000_000, 190_228, 239_187);
 }
 
 #[test]
 fn drmemtrace_files() {
-    check("drmemtrace/drmemtrace.allasm_x86_64.trace.zip", Format::Drmemtrace, 133, 0, 0);
-    check(
+    check_sample("drmemtrace/drmemtrace.allasm_x86_64.trace.zip", Format::Drmemtrace, 133, 0, 0);
+    check_sample(
         "drmemtrace/drmemtrace.simple_app.trace.zip",
         Format::Drmemtrace,
         136_051,
         31_507,
         12_338,
     );
-    check("drmemtrace/drmemtrace.small.x64.trace", Format::Drmemtrace, 173, 42, 14);
-    check("drmemtrace/offline-legacy-trace.gz", Format::Drmemtrace, 78_753, 26_381, 16_308);
+    check_sample("drmemtrace/drmemtrace.small.x64.trace", Format::Drmemtrace, 173, 42, 14);
+    check_sample("drmemtrace/offline-legacy-trace.gz", Format::Drmemtrace, 78_753, 26_381, 16_308);
 }
 
 #[test]
 fn drmemtrace_directory() {
     let name = "drmemtrace/drmemtrace.threadsig.x64.tracedir";
-    check(name, Format::Drmemtrace, 650_576, 172_208, 100_150);
+    check_sample(name, Format::Drmemtrace, 650_576, 172_208, 100_150);
     let Some(samples) = samples() else { return };
     let mut trace = Trace::open(&samples.join(name), &Options::default()).unwrap();
     let (references, _) = drain(&mut trace);
@@ -101,7 +109,7 @@ fn drmemtrace_directory() {
 
 #[test]
 fn gem5() {
-    check("tgen-simple-mem.trc", Format::Gem5, 0, 1, 1);
+    check_sample("tgen-simple-mem.trc", Format::Gem5, 0, 1, 1);
     let Some(samples) = samples() else { return };
     let mut trace = Trace::open(&samples.join("tgen-simple-mem.trc"), &Options::default()).unwrap();
     let (references, _) = drain(&mut trace);
@@ -114,5 +122,5 @@ fn gem5() {
 
 #[test]
 fn ramulator() {
-    check("ramulator2_example_inst.trace", Format::Ramulator, 0, 8, 2);
+    check_sample("ramulator2_example_inst.trace", Format::Ramulator, 0, 8, 2);
 }

@@ -394,11 +394,21 @@ fn what_precedes_the_damage_is_taken_when_asked() {
 }
 
 #[test]
+fn real_traces_translate() {
+    for name in ["gups_head100k.lk.gz", "gups_100k.champsim.xz"] {
+        for policy in [SMALL, Policy { fragmentation: 25, ..TRANSPARENT }] {
+            let path = crate::counts::fixtures().join(name);
+            let (replayed, source) = replay_with(&path, &Options::default(), policy);
+            assert_eq!(replayed.accesses.len() as u64, source.counts().accesses(), "{name}");
+        }
+    }
+}
+
+#[test]
 fn sample_traces_translate() {
     let Some(samples) = crate::counts::samples() else { return };
     for name in [
-        "gups_head100k.lk.gz",
-        "gups_100k.champsim.xz",
+        "mm_1M.champsim.xz",
         "tgen-simple-mem.trc",
         "ramulator2_example_inst.trace",
         "drmemtrace/drmemtrace.simple_app.trace.zip",
