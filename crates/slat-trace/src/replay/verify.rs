@@ -128,7 +128,7 @@ impl Verifier {
             }
             _ => return Ok(()),
         }
-        vcpu.regime.arm.mair = vcpu.registers.controls[Control::Mair as usize];
+        vcpu.regime.arm.mair = Some(vcpu.registers.controls[Control::Mair as usize]);
         vcpu.translation = match self.arch {
             Arch::X86_64 => x86_translation(&vcpu.registers),
             Arch::Aarch64 => aarch64_translation(&vcpu.registers),
