@@ -1,1 +1,10 @@
 //! A software MMU: TLBs, walk caches, shadow paging and a stale-translation checker.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod array;
+pub mod tlb;

@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 use slat::format::any::AnyFormat;
+use slat::format::riscv::{Scheme, Sv};
+use slat::syndrome::riscv::{Reports, Trapped, codes};
 use slat::syndrome::{arm64, x86};
-use slat::{Access, Address, Cause, Fault, Kind, Regime};
+use slat::{Access, Address, Cause, Failed, Fault, Gva, Kind, Regime};
 
 /// How an architecture reports a fault: its name, its registers, and what the set bits mean.
 #[derive(Clone, Debug, Serialize)]
@@ -45,7 +47,7 @@ pub(super) fn of<I: Address>(
     format: &AnyFormat,
     guest: Option<&AnyFormat>,
     access: &Access,
-    _regime: &Regime,
+    regime: &Regime,
 ) -> Option<Syndrome> {
     match format {
         AnyFormat::Long(long, _) => page_fault(fault, x86::fetch_flagged(long.controls(), true)),
@@ -53,7 +55,8 @@ pub(super) fn of<I: Address>(
         AnyFormat::Legacy(legacy, _) => {
             page_fault(fault, x86::fetch_flagged(legacy.controls(), false))
         }
-        AnyFormat::Flat(..) | AnyFormat::Sv(..) => None,
+        AnyFormat::Flat(..) => None,
+        AnyFormat::Sv(sv, _) => trap(fault, sv, guest, access, regime),
         AnyFormat::Arm64(..) => Some(arm64_abort(arm64::stage1(fault)?, access.kind)),
         AnyFormat::Arm64Stage2(..) => {
             Some(arm64_abort(arm64::stage2(fault, access.kind)?, access.kind))
@@ -103,6 +106,49 @@ fn arm64_abort(abort: arm64::Abort, kind: Kind) -> Syndrome {
     }
     syndrome.flags(abort.esr.value, ARM64_FLAGS)
 }
+
+/// A RISC-V trap, everything reported that an implementation may report.
+fn trap<I: Address>(
+    fault: &Fault<I>,
+    sv: &Sv,
+    guest: Option<&AnyFormat>,
+    access: &Access,
+    regime: &Regime,
+) -> Option<Syndrome> {
+    let trap = if fault.stage == 1 {
+        Trapped { address: fault.input, access, stage1: sv, regime, transformed: None }
+            .of_one_stage::<()>(&Failed::Here(*fault))?
+    } else {
+        let bare = Sv::stage1(Scheme::Bare, *sv.features());
+        let stage1 = match guest {
+            Some(AnyFormat::Sv(guest, _)) => guest,
+            _ => &bare,
+        };
+        let address = Gva::new(fault.access.origin.unwrap_or(fault.input.raw()));
+        Trapped { address, access, stage1, regime, transformed: None }
+            .of_two_stages::<I, ()>(&Failed::Below(Failed::Here(*fault)))?
+    };
+    let registers = trap.registers(Reports::ALL);
+    let (_, name) = TRAP_NAMES.iter().find(|(code, _)| *code == registers.scause)?;
+    let mut syndrome =
+        Syndrome::new(name).number("scause", registers.scause).value("stval", registers.stval);
+    if fault.stage != 1 {
+        syndrome = syndrome.value("htval", registers.htval).value("htinst", registers.htinst);
+    }
+    Some(syndrome)
+}
+
+const TRAP_NAMES: &[(u64, &str)] = &[
+    (codes::FETCH_ACCESS, "instruction access fault"),
+    (codes::LOAD_ACCESS, "load access fault"),
+    (codes::STORE_ACCESS, "store/AMO access fault"),
+    (codes::FETCH_PAGE, "instruction page fault"),
+    (codes::LOAD_PAGE, "load page fault"),
+    (codes::STORE_PAGE, "store/AMO page fault"),
+    (codes::FETCH_GUEST_PAGE, "instruction guest-page fault"),
+    (codes::LOAD_GUEST_PAGE, "load guest-page fault"),
+    (codes::STORE_GUEST_PAGE, "store/AMO guest-page fault"),
+];
 
 fn page_fault<I: Address>(fault: &Fault<I>, fetch_flagged: bool) -> Option<Syndrome> {
     match fault.cause {
