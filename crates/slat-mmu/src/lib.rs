@@ -8,3 +8,5 @@ extern crate std;
 
 pub mod array;
 pub mod tlb;
+
+pub mod walker;

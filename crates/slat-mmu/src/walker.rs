@@ -77,9 +77,7 @@ struct WalkCache {
 impl WalkCache {
     fn new(config: &WalkCacheConfig) -> Result<WalkCache, BadGeometry> {
         let [a, b, c, d] = config.levels;
-        Ok(WalkCache {
-            levels: [Array::new(a)?, Array::new(b)?, Array::new(c)?, Array::new(d)?],
-        })
+        Ok(WalkCache { levels: [Array::new(a)?, Array::new(b)?, Array::new(c)?, Array::new(d)?] })
     }
 
     /// The lowest table that a cached entry names for this input.
@@ -216,12 +214,7 @@ impl<W: Observer> Observer for Passed<'_, W> {
 
 impl<'a, W: Observer> Passed<'a, W> {
     fn new(stage: u8, next: &'a W) -> Self {
-        Passed {
-            tables: [const { Cell::new((0, 0)) }; LEVELS],
-            count: Cell::new(0),
-            next,
-            stage,
-        }
+        Passed { tables: [const { Cell::new((0, 0)) }; LEVELS], count: Cell::new(0), next, stage }
     }
 }
 
@@ -284,8 +277,7 @@ impl<F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<'_, F2, M, W
         let key = raw >> 12 << 16 | u64::from(self.vm.number());
         let kept = match self.nested_tlb.find(raw >> 12, [key, key]) {
             Some(entry)
-                if access.kind != Kind::Write
-                    || entry.rights.serves(Kind::Write, false) =>
+                if access.kind != Kind::Write || entry.rights.serves(Kind::Write, false) =>
             {
                 Some(entry.base)
             }
@@ -295,8 +287,7 @@ impl<F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<'_, F2, M, W
             Some(place) => place,
             None => {
                 let found = self.walk(gpa, access)?;
-                let place =
-                    (found.base | raw & ((1u64 << found.shift.min(63)) - 1)) & !0xfff;
+                let place = (found.base | raw & ((1u64 << found.shift.min(63)) - 1)) & !0xfff;
                 let entry = Entry { base: place, shift: 12, rights: found.rights };
                 self.nested_tlb.insert(raw >> 12, key, entry);
                 place
@@ -352,8 +343,9 @@ fn entry_of<F: Format, O: Address>(
     let write = access.kind == Kind::Write;
     // Dirty: a write has just set it, or none would be set by one.
     let as_write = access.as_kind(Kind::Write);
-    let dirty =
-        write || found.is_flat() || format.touched(found.entry, found.level, true, &as_write) == found.entry;
+    let dirty = write
+        || found.is_flat()
+        || format.touched(found.entry, found.level, true, &as_write) == found.entry;
     let shift = found.shift.min(63);
     Entry {
         base: if found.is_flat() { 0 } else { found.base },
@@ -442,18 +434,7 @@ impl Caches {
             ..access
         };
         let gpa = mapped.output;
-        let mut guest = GuestMemory {
-            stage2,
-            walk_cache: &mut self.stage2,
-            nested_tlb: &mut self.nested_tlb,
-            memory: guest.memory,
-            regime,
-            vm: context.vm,
-            observer,
-            known: None,
-            places,
-            read: LEVELS,
-        };
+        guest.known = None;
         let host = if holds_final {
             let key = gpa.raw() >> 12 << 16 | u64::from(context.vm.number());
             let kept = guest.nested_tlb.find(gpa.raw() >> 12, [key, key]).copied();
