@@ -24,13 +24,20 @@ mod apt;
 mod arch;
 mod cache;
 mod guest;
+mod initrd;
+mod marker;
+mod plugin;
 mod qemu;
+mod record;
 mod tools;
 
 pub use arch::Arch;
 pub use cache::Cache;
 pub use guest::{Kernel, busybox, kernel, package_root};
+pub use initrd::Initrd;
+pub use plugin::{find_or_build_recorder, find_recorder};
 pub use qemu::{Qemu, find_or_fetch_qemu10, find_qemu10};
+pub use record::{Guest, Outcome, Progress, Recipe, Stage, record};
 pub use tools::{Tool, find, find_or_install, install};
 
 use std::path::PathBuf;

@@ -1,0 +1,51 @@
+//! The recorder's library: QEMU loads it as a plugin.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Error, Result, apt};
+
+const NAME: &str = "libslat_recorder.so";
+
+/// The recorder, if this machine has it: `$SLAT_RECORDER`, beside the running program, or in
+/// `../lib/slat` of it.
+#[must_use]
+pub fn find_recorder() -> Option<PathBuf> {
+    if let Some(set) = std::env::var_os("SLAT_RECORDER") {
+        return Some(PathBuf::from(set)).filter(|path| path.is_file());
+    }
+    let program = std::env::current_exe().ok()?;
+    let folder = program.parent()?;
+    [folder.join(NAME), folder.join("../lib/slat").join(NAME)].into_iter().find(|p| p.is_file())
+}
+
+/// The recorder: built from the sources that this program was built from, where they are still
+/// there, else found as by [`find_recorder`].
+///
+/// # Errors
+///
+/// Where it is neither there nor can be built.
+pub fn find_or_build_recorder() -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if std::env::var_os("SLAT_RECORDER").is_none() && workspace.join("recorder/Cargo.toml").exists()
+    {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--release", "--package", "slat-recorder"]);
+        let target = workspace.join("target");
+        build.arg("--target-dir").arg(&target).current_dir(&workspace);
+        // Sources without a way to build them are as good as none.
+        match apt::run(&mut build) {
+            Ok(_) => return Ok(target.join("release").join(NAME)),
+            Err(error) if find_recorder().is_none() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    find_recorder().ok_or_else(|| Error::Missing {
+        what: NAME.into(),
+        root: "the folder of this program".into(),
+        remedy: "build it with `cargo build --release -p slat-recorder` in slat's sources and set \
+                 SLAT_RECORDER to it"
+            .into(),
+    })
+}
