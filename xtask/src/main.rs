@@ -3,6 +3,7 @@
 
 mod emulators;
 mod oracle;
+mod recordings;
 mod slice;
 
 use std::process::ExitCode;
@@ -24,6 +25,8 @@ enum Task {
     Emulators(emulators::Args),
     /// Compare the walker with hardware models
     Oracle(oracle::Args),
+    /// Make the bundled recordings again
+    Recordings(recordings::Args),
     /// Cut a test fixture out of a memory image with two guests
     Slice(slice::Args),
 }
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Emulators(args) => emulators::run(args),
         Task::Oracle(args) => oracle::run(args),
+        Task::Recordings(args) => recordings::run(args).map(|()| ExitCode::SUCCESS),
         Task::Slice(args) => slice::run(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

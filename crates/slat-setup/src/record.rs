@@ -25,6 +25,8 @@ pub enum Guest {
         files: Vec<(PathBuf, String)>,
         /// Shell lines to run before the recording begins.
         before: String,
+        /// Whether the command executes the markers itself, for a recording of a part of it.
+        marks: bool,
     },
     /// A system of the user's own, which executes the markers itself.
     Own {
@@ -154,6 +156,7 @@ fn build_initrd(
     words: &[String],
     files: &[(PathBuf, String)],
     before: &str,
+    marks: bool,
 ) -> Result<Vec<u8>> {
     let mut initrd = Initrd::new();
     let shell = fs::read(busybox(cache, arch)?).map_err(io("busybox"))?;
@@ -167,6 +170,7 @@ fn build_initrd(
         initrd.copy(from, to)?;
     }
     let command = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    let (begin, end) = if marks { ("", "") } else { ("/slat/begin", "/slat/end") };
     let init = format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
@@ -175,10 +179,10 @@ fn build_initrd(
          export PATH=/bin:/usr/bin:/work HOME=/work\n\
          cd /work\n\
          {before}\n\
-         /slat/begin\n\
+         {begin}\n\
          {command}\n\
          status=$?\n\
-         /slat/end\n\
+         {end}\n\
          echo \"{ENDED}$status\"\n\
          poweroff -f\n"
     );
@@ -237,9 +241,9 @@ pub fn record(
         Guest::Own { kernel, initrd } => {
             (kernel.clone(), initrd.clone(), kernel.display().to_string())
         }
-        Guest::Command { words, files, before } => {
+        Guest::Command { words, files, before, marks } => {
             let kernel = kernel(cache, recipe.arch)?;
-            let bytes = build_initrd(cache, recipe.arch, words, files, before)?;
+            let bytes = build_initrd(cache, recipe.arch, words, files, before, *marks)?;
             let path = at("initrd");
             fs::write(&path, bytes).map_err(io(&path))?;
             (kernel.image, Some(path), kernel.version)
