@@ -38,7 +38,11 @@
 //! # Ok::<(), slat_trace::compact::Refused>(())
 //! ```
 
+mod cache;
+
 use std::fmt;
+
+pub use cache::{Runs, RunsError};
 
 use crate::{Access, At, Batch, Event, Kind, Machine, Source};
 

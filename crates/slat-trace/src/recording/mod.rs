@@ -32,11 +32,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod bytes;
+pub(crate) mod bytes;
 mod decode;
 mod encode;
 mod error;
-mod events;
+pub(crate) mod events;
 mod layout;
 mod model;
 mod pack;

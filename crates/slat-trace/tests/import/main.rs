@@ -4,5 +4,6 @@ mod counts;
 mod damage;
 mod formats;
 mod recordings;
+mod runs;
 mod samples;
 mod tables;
