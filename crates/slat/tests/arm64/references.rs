@@ -82,3 +82,33 @@ fn every_pair_of_depths_and_leaves() {
         }
     }
 }
+
+/// Tables that lead back to themselves end at the last level like any other.
+#[test]
+fn cycles_end() {
+    use slat::{Failed, Fault};
+    let processor = Processor { physical_bits: 40, ..Processor::default() };
+    let stage1 = Stage1::plain(Granule::Four, 48, &processor).unwrap();
+    let stage2 = Stage2::plain(Granule::Four, 40, &processor).unwrap();
+    let mut world = World::new(0, 0x4000);
+    // One table of stage 2 whose every entry leads to itself, and one of stage 1 at IPA 0, which
+    // stage 2 takes to that same table: every entry is valid at every level.
+    for index in 0..0x800 {
+        world.set(8 * index, AF | RW | WB | 3);
+    }
+    let root = Root::from(0);
+    let regime = Regime::default();
+    for address in [0, 0x1234_5678_9000, 0x7fff_ffff_f000] {
+        let (outcome, references) =
+            world.walk((&stage1, root), (&stage2, 0), address, &read(), &regime);
+        assert_eq!(references, 19);
+        assert_eq!(outcome.unwrap().output().raw(), address & 0xfff);
+    }
+    // Without a first entry the first read of stage 2 is the last.
+    world.set(0, 0);
+    let (outcome, references) = world.walk((&stage1, root), (&stage2, 0), 0, &read(), &regime);
+    let Err(Failed::Below(Failed::Here(Fault { level: 2, .. }))) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(references, 1);
+}
