@@ -121,8 +121,8 @@ const ARM: &[Product] = &[
         name: "VirtualBox",
         requires: true,
         why: "needs SLAT: on Arm (since 7.1) it has no other way",
-        on: None,
-        system: "VirtualBox",
+        on: Some(Os::Windows),
+        system: "Windows or macOS",
     },
     Product {
         name: "bhyve",

@@ -86,6 +86,21 @@ const EXPECTED: &[Row] = &[
     ("riscv-h-idle", Yes, Yes, No, No, None, "Not yet"),
     ("riscv-without-h", No, No, No, No, None, "No: this processor has no SLAT."),
     ("riscv-vm", Unknown, Unknown, No, Yes, Some(No), "this is a virtual machine"),
+    // Recorded on Debian 12's kernel under an emulator that has these features
+    (
+        "recorded-amd-on",
+        Yes,
+        Yes,
+        Yes,
+        Yes,
+        Some(Yes),
+        "this virtual machine is offered SLAT (NPT)",
+    ),
+    ("recorded-amd-npt-0", Yes, Yes, No, Yes, Some(Yes), "but KVM runs without it"),
+    ("recorded-amd-not-loaded", Yes, Unknown, No, Yes, Some(Yes), "nothing here uses it"),
+    ("recorded-arm-vhe", Yes, Yes, Yes, Yes, Some(Yes), "this virtual machine is offered SLAT"),
+    ("recorded-arm-nvhe", Yes, Yes, Yes, Yes, Some(Yes), "this virtual machine is offered SLAT"),
+    ("recorded-arm-without-el2", Yes, No, No, Yes, Some(No), "this is a virtual machine"),
     // Nothing to go by
     ("nothing-exists", Unknown, Unknown, Unknown, Unknown, None, "Could not tell"),
     ("nothing-may-be-read", Unknown, Unknown, Unknown, Unknown, None, "Could not tell"),
