@@ -6,8 +6,12 @@ use clap::Subcommand;
 
 mod check;
 mod completions;
+mod export;
 mod import;
+mod info;
 mod man;
+mod record;
+mod replay;
 mod walk;
 
 #[derive(Subcommand)]
@@ -16,6 +20,14 @@ pub(crate) enum Command {
     Check(check::Args),
     /// Explain one translation, step by step
     Walk(walk::Args),
+    /// Record a program, or a whole system, in an unmodified Linux guest
+    Record(record::Args),
+    /// Read a recording through: count what is in it, check it against its own tables
+    Replay(replay::Args),
+    /// Tell what a recording is: its machine, who made it, how long it is
+    Info(info::Args),
+    /// Write the accesses of a recording as text for other programs
+    Export(export::Args),
     /// Turn another tool's trace into a recording
     Import(import::Args),
     /// Print a completion script for a shell
@@ -30,6 +42,10 @@ impl Command {
         match self {
             Command::Check(args) => check::run(args),
             Command::Walk(args) => walk::run(args),
+            Command::Record(args) => record::run(args),
+            Command::Replay(args) => replay::run(args),
+            Command::Info(args) => info::run(args),
+            Command::Export(args) => export::run(args),
             Command::Import(args) => import::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Man(args) => man::run(args),

@@ -3,6 +3,7 @@
 
 pub mod compact;
 pub mod event;
+pub mod export;
 pub mod import;
 pub mod made_tables;
 pub mod open;
