@@ -14,6 +14,7 @@ use std::fmt;
 use slat::Regime;
 use slat::format::any::AnyFormat;
 
+mod arm32;
 mod arm64;
 mod riscv;
 mod x86;
@@ -166,10 +167,7 @@ fn stage(mut fields: Fields, pair: &Pair, regime: &mut Regime) -> Result<Named, 
         "x86" => x86::stage(&mut fields, pair, regime)?,
         "riscv" => riscv::stage(&mut fields, regime)?,
         "arm64" => arm64::stage(&mut fields, pair, regime)?,
-        _ => {
-            let format = &fields.format;
-            return Err(fields.error(format!("{format} is not yet readable here")));
-        }
+        _ => arm32::stage(&mut fields, pair, regime)?,
     };
     fields.finish()?;
     Ok(named)

@@ -62,8 +62,8 @@ A SPEC names the format and its root, by the root table's address or by the root
 Stage-1 formats: x86-32 x86-pae x86-4 x86-5 arm-short arm-lpae arm64 sv32 sv39 sv48 sv57
 Stage-2 formats: ept4 ept5 npt-32 npt-pae npt4 npt5 arm-lpae-s2 arm64-s2 sv32x4 sv39x4 sv48x4 sv57x4
 Keys: registers (cr0 cr3 cr4 efer pat hpat pkru pkrs ac pdpte0..3 eptp ncr3 ttbr0 ttbr1 tcr ttbcr
-mair sctlr hcr httbr vttbr vtcr satp vsatp hgatp sum mxr vsmxr adue) and shorthands (granule= t0sz=
-sl0= ipa= maxphyaddr= nxe= ad= vendor=intel|amd); a wrong key's error lists those that fit.
+mair sctlr dacr hcr httbr vttbr vtcr satp vsatp hgatp sum mxr vsmxr adue) and shorthands (granule=
+t0sz= sl0= ipa= maxphyaddr= nxe= ad= vendor=intel|amd version=7|8); a wrong key's error lists those that fit.
 
 Examples:
   slat walk fixtures/ept-bochs.slice --stage1 x86-4:0x1000 --stage2 ept4:0x6905000 0x400000

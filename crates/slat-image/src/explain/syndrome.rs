@@ -4,7 +4,7 @@ use serde::Serialize;
 use slat::format::any::AnyFormat;
 use slat::format::riscv::{Scheme, Sv};
 use slat::syndrome::riscv::{Reports, Trapped, codes};
-use slat::syndrome::{arm64, x86};
+use slat::syndrome::{arm32, arm64, x86};
 use slat::{Access, Address, Cause, Failed, Fault, Gva, Kind, Regime};
 
 /// How an architecture reports a fault: its name, its registers, and what the set bits mean.
@@ -57,6 +57,15 @@ pub(super) fn of<I: Address>(
         }
         AnyFormat::Flat(..) => None,
         AnyFormat::Sv(sv, _) => trap(fault, sv, guest, access, regime),
+        AnyFormat::ArmShort(..) => Some(pl1_abort(arm32::pl1(fault, false)?)),
+        AnyFormat::ArmLpae(lpae, _) if lpae.is_hyp() => {
+            Some(hyp_abort(arm32::hyp(fault, lpae.version())?, access.kind))
+        }
+        AnyFormat::ArmLpae(..) => Some(pl1_abort(arm32::pl1(fault, true)?)),
+        AnyFormat::ArmLpaeStage2(stage2, _) => {
+            let abort = arm32::stage2(fault, access.kind, stage2.version())?;
+            Some(hyp_abort(abort, access.kind))
+        }
         AnyFormat::Arm64(..) => Some(arm64_abort(arm64::stage1(fault)?, access.kind)),
         AnyFormat::Arm64Stage2(..) => {
             Some(arm64_abort(arm64::stage2(fault, access.kind)?, access.kind))
@@ -105,6 +114,28 @@ fn arm64_abort(abort: arm64::Abort, kind: Kind) -> Syndrome {
         }
     }
     syndrome.flags(abort.esr.value, ARM64_FLAGS)
+}
+
+fn pl1_abort(abort: arm32::Pl1Abort) -> Syndrome {
+    let status = abort.status.value;
+    let syndrome = if abort.prefetch {
+        Syndrome::new("Prefetch Abort").value("ifsr", status).value("ifar", abort.address.into())
+    } else {
+        Syndrome::new("Data Abort").value("dfsr", status).value("dfar", abort.address.into())
+    };
+    syndrome.flags(status, &[(arm32::fsr::WNR, "write")])
+}
+
+/// `kind` is what the instruction did.
+fn hyp_abort(abort: arm32::HypAbort, kind: Kind) -> Syndrome {
+    let name = if kind == Kind::Execute { "Prefetch Abort" } else { "Data Abort" };
+    let mut syndrome = Syndrome::new(name).value("hsr", abort.hsr.value);
+    for (key, field) in [("hdfar", abort.hdfar), ("hifar", abort.hifar), ("hpfar", abort.hpfar)] {
+        if let Some(value) = field.choose() {
+            syndrome = syndrome.value(key, value.into());
+        }
+    }
+    syndrome.flags(abort.hsr.value, ARM64_FLAGS)
 }
 
 /// A RISC-V trap, everything reported that an implementation may report.

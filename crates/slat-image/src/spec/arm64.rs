@@ -37,7 +37,11 @@ fn granule(fields: &mut Fields) -> Result<Option<Granule>, SpecError> {
 }
 
 /// Refuses shorthands beside the register that holds what they say.
-fn alone(fields: &Fields, register: &str, shorthands: &[(&str, bool)]) -> Result<(), SpecError> {
+pub(super) fn alone(
+    fields: &Fields,
+    register: &str,
+    shorthands: &[(&str, bool)],
+) -> Result<(), SpecError> {
     match shorthands.iter().find(|(_, given)| *given) {
         None => Ok(()),
         Some((key, _)) => {
@@ -98,17 +102,20 @@ fn guest(fields: &mut Fields, pair: &Pair, regime: &mut Regime) -> Result<Named,
 }
 
 /// `:ROOT` or `ttbr0`, and `ttbr1`: at least one.
-fn roots(fields: &mut Fields, has_upper: bool) -> Result<(Option<u64>, Option<u64>), SpecError> {
+pub(super) fn roots(
+    fields: &mut Fields,
+    has_upper: bool,
+) -> Result<(Option<u64>, Option<u64>), SpecError> {
     let ttbr0 = fields.register("ttbr0")?;
     let ttbr1 = if has_upper { fields.register("ttbr1")? } else { None };
     match (fields.root, ttbr0, ttbr1) {
         (Some(_), Some(_), _) => {
             Err(fields.error("the root is given twice, by :ROOT and by ttbr0; give one of them"))
         }
-        (None, None, None) => {
-            Err(fields
-                .error("no root; write arm64:0x..., or a register: ttbr0=0x... or ttbr1=0x..."))
-        }
+        (None, None, None) => Err(fields.error(format!(
+            "no root; write {}:0x..., or a register: ttbr0=0x... or ttbr1=0x...",
+            fields.format
+        ))),
         (root, ttbr0, ttbr1) => Ok((root.or(ttbr0), ttbr1)),
     }
 }
@@ -179,7 +186,12 @@ fn second(fields: &mut Fields, pair: &Pair, regime: &mut Regime) -> Result<Named
 
 /// The root table that a walk of `address` begins at; `None` where it faults before, or the stage
 /// is off.
-fn table_of<F: Format>(format: &F, root: &F::Root, address: u64, regime: &Regime) -> Option<u64> {
+pub(super) fn table_of<F: Format>(
+    format: &F,
+    root: &F::Root,
+    address: u64,
+    regime: &Regime,
+) -> Option<u64> {
     match format.begin(root, address, &Access::default(), regime) {
         Ok(Start::Table { table, .. }) => Some(table),
         _ => None,
@@ -187,7 +199,7 @@ fn table_of<F: Format>(format: &F, root: &F::Root, address: u64, regime: &Regime
 }
 
 /// Hardware ignores root bits below the table's size; in a bare `:ROOT` they are a mistake.
-fn aligned(fields: &Fields, table: Option<u64>) -> Result<(), SpecError> {
+pub(super) fn aligned(fields: &Fields, table: Option<u64>) -> Result<(), SpecError> {
     match (fields.root, table) {
         (Some(root), Some(table)) if root != table => Err(fields.error(format!(
             "the root {root:#x} is not aligned to its table, which would begin at {table:#x}"

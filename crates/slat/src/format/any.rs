@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use super::arm32;
 use super::arm64;
 use super::ept::Ept;
 use super::flat::Flat;
@@ -143,4 +144,10 @@ formats! {
     Arm64(arm64::Stage1, arm64::Root),
     /// AArch64 stage 2.
     Arm64Stage2(arm64::Stage2, u64),
+    /// AArch32 short descriptors.
+    ArmShort(arm32::Short, arm32::Root),
+    /// AArch32 long descriptors, PL1&0's or Hyp mode's.
+    ArmLpae(arm32::Lpae, arm32::Root),
+    /// AArch32 stage 2.
+    ArmLpaeStage2(arm32::Stage2, u64),
 }

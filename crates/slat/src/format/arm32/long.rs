@@ -29,6 +29,10 @@ impl Descriptors {
         Descriptors { geometry, version }
     }
 
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
     /// AArch32.DecodeDescriptorTypeLD and the address size check.
     #[inline]
     pub(super) fn decode(&self, entry: u64, level: u8) -> Decoded {

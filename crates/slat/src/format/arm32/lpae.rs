@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::long::{self, Descriptors};
-use super::{Control, Processor, RES0, Registers, Rights, Root, refuse, sctlr, ttbcr};
+use super::{Control, Processor, RES0, Registers, Rights, Root, Version, refuse, sctlr, ttbcr};
 use crate::access::{Access, Kind, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::arm64::bits;
@@ -118,6 +118,11 @@ impl Lpae {
             upper: None,
             order: order(hsctlr),
         })
+    }
+
+    /// The manual that its processor follows.
+    pub fn version(&self) -> Version {
+        self.descriptors.version()
     }
 
     /// Whether the stage translates at all.

@@ -4,7 +4,7 @@
 use core::fmt;
 
 use super::long::{self, Descriptors};
-use super::{Processor, RES0, refuse, sctlr};
+use super::{Processor, RES0, Version, refuse, sctlr};
 use crate::access::{Access, Kind, Privilege, Purpose, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::arm64::bits;
@@ -81,6 +81,11 @@ impl Stage2 {
         let t0sz = u32::from(32u8.wrapping_sub(ipa_bits) & 0xf);
         let sl0 = u32::from(ipa_bits > 34);
         1 << 31 | 3 << 12 | 5 << 8 | sl0 << 6 | (t0sz & 8) << 1 | t0sz
+    }
+
+    /// The manual that its processor follows.
+    pub fn version(&self) -> Version {
+        self.descriptors.version()
     }
 
     /// Whether the stage translates at all.

@@ -349,8 +349,12 @@ impl Format for Sv {
         if entry & bits::V == 0 {
             return f.write_str("not valid");
         }
-        for (bit, set) in [(bits::R, 'R'), (bits::W, 'W'), (bits::X, 'X')] {
-            f.write_char(if entry & bit != 0 { set } else { '-' })?;
+        if entry & RWX == 0 {
+            f.write_str("pointer")?;
+        } else {
+            for (bit, set) in [(bits::R, 'R'), (bits::W, 'W'), (bits::X, 'X')] {
+                f.write_char(if entry & bit != 0 { set } else { '-' })?;
+            }
         }
         for (bit, name) in [(bits::U, " U"), (bits::G, " G"), (bits::A, " A"), (bits::D, " D")] {
             if entry & bit != 0 {
