@@ -1,5 +1,5 @@
-//! Arm memory attributes: MAIR (Arm ARM D24.2.109), stage 2's `MemAttr` with and without
-//! `HCR_EL2.FWB` (D8.6.5, D8.6.6), and their combination (D8.6.7).
+//! Arm memory attributes: `MAIR_ELx` (Arm ARM D24.2), stage 2's `MemAttr` with and without
+//! `HCR_EL2.FWB` and their combination (D8.6).
 
 use core::fmt;
 
@@ -311,7 +311,8 @@ impl Stage2 {
         Stage2 { rule, shareability, clear_xs, uncached }
     }
 
-    /// What both stages make of `stage1` (Arm ARM D8.6.7, D8.6.6).
+    /// What both stages make of `stage1` (Arm ARM D8.6;
+    /// S2CombineS1MemAttrs, AArch64.S2ApplyFWBMemAttrs).
     pub fn combined_with(&self, stage1: Attributes) -> Attributes {
         let (memory, xs) = match (self.rule, stage1.memory) {
             (Rule::Combine(Memory::Device(second)), Memory::Device(first)) => {

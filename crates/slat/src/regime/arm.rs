@@ -1,6 +1,6 @@
 //! Arm, both execution states: MAIR, PAN, and the bits of `HCR_EL2` that bind the stages together.
 
-/// Bits of `HCR_EL2` that this library looks at (Arm ARM D24.2.52).
+/// Bits of `HCR_EL2` that this library looks at (Arm ARM D24.2).
 pub mod hcr {
     /// Stage 2 is on.
     pub const VM: u64 = 1 << 0;
@@ -20,6 +20,8 @@ pub mod hcr {
     pub const NV1: u64 = 1 << 43;
     /// Stage 2 forces memory attributes (FEAT_S2FWB).
     pub const FWB: u64 = 1 << 46;
+    /// The memory that `DC` makes cacheable is tagged (FEAT_MTE2).
+    pub const DCT: u64 = 1 << 57;
 }
 
 /// The Arm part of [`crate::Regime`].
@@ -38,6 +40,8 @@ pub struct State {
     pub pan: bool,
     /// `HCR_EL2.DC`: where stage 1 is off, its memory is cacheable.
     pub default_cacheable: bool,
+    /// `HCR_EL2.DCT`: and tagged.
+    pub default_tagged: bool,
     /// `HCR_EL2.CD`: stage 2 makes data accesses non-cacheable.
     pub data_uncacheable: bool,
     /// `HCR_EL2.ID`: stage 2 makes instruction fetches non-cacheable.
@@ -56,6 +60,7 @@ impl State {
             mair: Some(mair),
             pan: false,
             default_cacheable: hcr & hcr::DC != 0,
+            default_tagged: hcr & hcr::DCT != 0,
             data_uncacheable: hcr & hcr::CD != 0,
             instructions_uncacheable: hcr & hcr::ID != 0,
             force_write_back: hcr & hcr::FWB != 0,

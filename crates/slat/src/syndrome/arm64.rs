@@ -1,5 +1,5 @@
-//! AArch64: `ESR_ELx`, `FAR_ELx`, `HPFAR_EL2` of an abort (Arm ARM D24.2.41, D24.2.43, D24.2.58),
-//! and `PAR_EL1` (D24.2.139).
+//! AArch64: `ESR_ELx`, `FAR_ELx`, `HPFAR_EL2` of an abort, and `PAR_EL1` (Arm ARM
+//! D24.2; AArch64.FaultSyndrome, IPAValid, AArch64.EncodePAR).
 
 use super::Field;
 use crate::access::{Access, Kind, Privilege, Purpose};

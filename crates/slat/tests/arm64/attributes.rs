@@ -1,4 +1,4 @@
-//! Memory attributes: MAIR bytes, and what two stages make of each other (tables D8-69 to D8-73).
+//! Memory attributes: MAIR bytes, and what two stages make of each other.
 
 use slat::Kind;
 use slat::memory_type::arm::{Attributes, Cache, Device, Memory, Shareability, Stage2};

@@ -72,7 +72,7 @@ impl Encoding {
         }
     }
 
-    /// log2 of the size that a leaf of this level maps: tables D8-11 to D8-13, written out.
+    /// log2 of the size that a leaf of this level maps: the manual's tables of block sizes, written out.
     fn leaf_shift(&self, level: u8) -> u32 {
         let sizes: &[u32] = match self.granule {
             Granule::Four => &[12, 21, 30, 39, 48],
@@ -199,8 +199,8 @@ fn found(entry: u64, tables: u64) -> Found {
     }
 }
 
-/// What a leaf and the tables above it let EL1 and EL0 do, as three-letter rights: tables D8-45 to
-/// D8-48 of the manual, for EL1&0 without WXN and PAN.
+/// What a leaf and the tables above it let EL1 and EL0 do, as three-letter rights, for EL1&0
+/// without WXN and PAN.
 fn rights(entry: u64, tables: u64) -> (String, String) {
     let set = |word: u64, bit: u32| word >> bit & 1 != 0;
     let (mut el1, mut el0) = match entry >> 6 & 3 {
@@ -320,7 +320,7 @@ fn every_bit_is_left_alone_but_those_that_hardware_updates() {
     }
 }
 
-/// Table D8-59: how many neighbours a contiguous leaf has.
+/// How many neighbours a contiguous leaf has.
 #[test]
 fn contiguous_ranges() {
     let shift = |granule, level| {

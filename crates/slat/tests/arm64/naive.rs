@@ -1,4 +1,4 @@
-//! A walker written the other way round: straight from the manual's pseudocode (DDI 0487, J1.1.5),
+//! A walker written the other way round: straight from the manual's pseudocode (DDI 0487, appendix J1),
 //! with its level numbers, its one-bit variables and no sharing between the stages. Random machines
 //! must see the same translation, attributes, abort and updated entries from both.
 
@@ -21,6 +21,7 @@ const CD: u64 = 1 << 32;
 const ID: u64 = 1 << 33;
 const E2H: u64 = 1 << 34;
 const FWB: u64 = 1 << 46;
+const DCT: u64 = 1 << 57;
 
 fn bits(value: u64, high: u32, low: u32) -> u64 {
     (value >> low) & (u64::MAX >> (63 - (high - low)))
@@ -277,7 +278,7 @@ impl Machine {
         if !enabled {
             let wb = Hints { attrs: 3, hints: 3, transient: false };
             let attrs = if self.regime == TranslationRegime::El10 && self.hcr & DC != 0 {
-                Attrs::normal(wb, wb, 0)
+                Attrs { tagged: self.hcr & DCT != 0, ..Attrs::normal(wb, wb, 0) }
             } else if fetch && bit(self.sctlr, 12) {
                 let wt = Hints { attrs: 2, hints: 2, transient: false };
                 Attrs::normal(wt, wt, 2)
@@ -800,7 +801,7 @@ fn machine(dice: &mut Dice) -> Machine {
         TranslationRegime::El10 => {
             let vm = u64::from(!dice.rarely());
             vm | flags(dice, &[32, 33, 34])
-                | if dice.rarely() { flags(dice, &[12, 27]) } else { 0 }
+                | if dice.rarely() { flags(dice, &[12, 27, 57]) } else { 0 }
                 | dice.below(2) << 2
                 | dice.below(2) << 46
         }

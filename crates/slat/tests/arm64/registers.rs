@@ -228,8 +228,8 @@ fn stage_2_sizes() {
     }
 }
 
-/// `SL0`, `SL2` and `T0SZ`, against the table of start levels and sizes that the manual prints
-/// (D24.2.211 `SL0`, D8.2.8).
+/// `SL0`, `SL2` and `T0SZ`, against what `VTCR_EL2.SL0` and `SL2` say of each granule, and the sizes that
+/// each start level resolves.
 #[test]
 fn every_start_level() {
     let processor = Processor::default();

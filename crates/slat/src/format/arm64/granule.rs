@@ -1,5 +1,5 @@
 //! What a granule decides: levels, block sizes, and where an entry holds its output address
-//! (Arm ARM D8.2, D8.3.1).
+//! (Arm ARM D8.2, D8.3).
 
 use crate::fault::{Reserved, Why};
 use crate::format::Decoded;
@@ -129,7 +129,7 @@ impl Geometry {
     }
 
     /// log2 of the range that a contiguous leaf of `level` says is mapped alike, or `None` where the
-    /// bit has no meaning (Arm ARM D8.7.1).
+    /// bit has no meaning (Arm ARM D8.7).
     pub const fn contiguous_shift(&self, level: u8) -> Option<u32> {
         let entries = match (self.granule, level) {
             (Granule::Four, 0..=2) => 4,

@@ -1,5 +1,5 @@
 //! Fields of `TCR_ELx`, `VTCR_EL2` and `SCTLR_ELx`, and which of their settings are refused
-//! (Arm ARM D24.2.199 to D24.2.202, D24.2.211, D24.2.178).
+//! (Arm ARM D24.2).
 
 use super::granule::Granule;
 use crate::register::{Refusal, Refused};

@@ -360,7 +360,8 @@ impl Stage1 {
     /// The attributes of a stage that is off (`AArch64.S1DisabledOutput`).
     fn flat_attributes(&self, kind: Kind, regime: &Regime) -> Attributes {
         if self.regime == TranslationRegime::El10 && regime.arm.default_cacheable {
-            return Attributes::new(Memory::WRITE_BACK, Shareability::Non);
+            let tagged = regime.arm.default_tagged;
+            return Attributes { tagged, ..Attributes::new(Memory::WRITE_BACK, Shareability::Non) };
         }
         if kind != Kind::Execute {
             return Attributes::new(Memory::Device(Device::nGnRnE), Shareability::Outer);

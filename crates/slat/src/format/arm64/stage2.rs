@@ -1,4 +1,4 @@
-//! Stage 2 (Arm ARM D8.2.8, D8.4.5, D8.6.5): every start level, concatenated roots.
+//! Stage 2 (Arm ARM D8.2 to D8.6): every start level, concatenated roots.
 
 use core::fmt;
 
