@@ -61,6 +61,9 @@ pub struct Hierarchy {
     pub shared: bool,
     /// Whether anything but a miss brings entries into the first level.
     pub prefetches: bool,
+    /// Whether something that is not in the stream drops entries at moments of its own, as a hypervisor
+    /// does that scans, logs or migrates pages after so many accesses.
+    pub interventions: bool,
 }
 
 impl Default for Hierarchy {
@@ -71,6 +74,7 @@ impl Default for Hierarchy {
             outer_sees_hits: false,
             shared: false,
             prefetches: false,
+            interventions: false,
         }
     }
 }
@@ -95,6 +99,8 @@ pub enum Refused {
     Shared,
     /// See [`Hierarchy::prefetches`].
     Prefetches,
+    /// See [`Hierarchy::interventions`].
+    Interventions,
 }
 
 impl fmt::Display for Refused {
@@ -114,6 +120,10 @@ impl fmt::Display for Refused {
             Refused::Prefetches => {
                 "prefetches fill the first-level TLB, so that an entry can be evicted between two accesses to its \
                  page"
+            }
+            Refused::Interventions => {
+                "something outside the stream drops entries at moments of its own, which may lie between two \
+                 accesses to a page"
             }
         };
         write!(f, "page runs are not exact here: {why}; use the full stream")
@@ -140,6 +150,9 @@ impl Hierarchy {
         }
         if self.prefetches {
             return Err(Refused::Prefetches);
+        }
+        if self.interventions {
+            return Err(Refused::Interventions);
         }
         Ok(if self.split_first_level { Classes::Split } else { Classes::Unified })
     }

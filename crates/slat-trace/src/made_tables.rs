@@ -68,7 +68,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { pages: Pages::Small, fragmentation: 0, seed: 1, memory: 64 << 30 }
+        Policy { pages: Pages::Small, fragmentation: 0, seed: 1, memory: 16 << 30 }
     }
 }
 

@@ -472,6 +472,7 @@ fn every_refusal_has_its_reason() {
         (Hierarchy { outer_sees_hits: true, ..base }, Refused::OuterSeesHits, "touch an outer TLB"),
         (Hierarchy { shared: true, ..base }, Refused::Shared, "vCPUs share"),
         (Hierarchy { prefetches: true, ..base }, Refused::Prefetches, "prefetches fill"),
+        (Hierarchy { interventions: true, ..base }, Refused::Interventions, "moments of its own"),
     ] {
         let error = hierarchy.classes().unwrap_err();
         assert_eq!(error, refused);

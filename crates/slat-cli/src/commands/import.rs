@@ -53,7 +53,7 @@ pub(crate) struct Args {
     seed: u64,
 
     /// Most memory that the guest may need, in GiB
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=16384), value_name = "GIB")]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=16384), value_name = "GIB")]
     memory: u64,
 
     /// Of a damaged trace, take what precedes the damage

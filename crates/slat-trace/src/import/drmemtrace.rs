@@ -23,6 +23,9 @@ const RECORD: usize = 12;
 /// More files at once than a process may usually have open; also bounds the memory for their buffers.
 const MOST_FILES: usize = 1000;
 
+/// Threads, and processes, that have numbers.
+const MOST_THREADS: usize = 65535;
+
 /// `trace_type_t`.
 mod kind {
     pub(super) const READ: u16 = 0;
@@ -119,7 +122,7 @@ impl Lanes {
         }
     }
 
-    /// The numbers of the lane and of the address space; none when 65535 of either are not enough.
+    /// The numbers of the lane and of the address space; none when [`MOST_THREADS`] of either are not enough.
     fn number(&mut self, process: u64, thread: u64, cpu: Option<u64>) -> Option<(u16, u16)> {
         let key = match self.by {
             LaneBy::Thread => thread,
@@ -287,6 +290,9 @@ impl ThreadFile {
             kind::PID => {
                 self.process = value;
                 lanes.processes.insert(self.thread, value);
+                if lanes.processes.len() > MOST_THREADS {
+                    return Err(self.too_many_threads());
+                }
                 self.numbers = None;
             }
             kind::MARKER => match size {
@@ -358,11 +364,13 @@ impl ThreadFile {
         if self.numbers.is_none() {
             self.numbers = lanes.number(self.process, self.thread, self.cpu);
         }
-        self.numbers.ok_or_else(|| {
-            let what =
-                "more than 65535 threads or processes; import fewer files at a time".to_owned();
-            self.input.error(0, Cause::Refused(what))
-        })
+        self.numbers.ok_or_else(|| self.too_many_threads())
+    }
+
+    fn too_many_threads(&self) -> ImportError {
+        let what =
+            format!("more than {MOST_THREADS} threads or processes; import fewer files at a time");
+        self.input.error(0, Cause::Refused(what))
     }
 }
 

@@ -36,7 +36,9 @@ pub(crate) const RESTART: u16 = 1;
 
 /// Who made a recording and how: pairs of key and value, in the order given.
 ///
-/// Keys in use: `command`, `created-by`, `emulator`, `kernel`, `program`, `seed`, `cpu`, `level`.
+/// Keys in use: `command`, `created-by`, `emulator`, `kernel`, `program`, `seed`, `cpu`, `level`; of
+/// imported traces also `trace`, `format`, `tables` (that the guest's tables were made, and how) and
+/// `note`.
 /// A reader shows keys that it does not know.
 pub type Provenance = Vec<(String, String)>;
 

@@ -249,6 +249,20 @@ fn processes_of_one_file_are_address_spaces() {
 }
 
 #[test]
+fn threads_without_end_are_refused_before_memory_is() {
+    let mut bytes = record(25, 0, 7);
+    for thread in 0..70_000 {
+        bytes.extend(record(22, 4, thread));
+        bytes.extend(record(24, 4, thread));
+    }
+    let error = read(bytes, &Options::default()).1.unwrap();
+    assert!(
+        matches!(error.cause, Cause::Refused(_)) && error.to_string().contains("65535"),
+        "{error}"
+    );
+}
+
+#[test]
 fn gem5_commands_that_are_no_accesses_are_counted() {
     let mut bytes = gem5(&accesses(3));
     let mut packet = Vec::new();

@@ -19,6 +19,7 @@ const UNIFIED: Hierarchy = Hierarchy {
     outer_sees_hits: false,
     shared: false,
     prefetches: false,
+    interventions: false,
 };
 
 /// A recording of a made-up trace in a directory of its own.
