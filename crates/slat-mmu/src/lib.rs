@@ -7,6 +7,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod array;
+pub mod shadow;
 pub mod tlb;
 
 pub mod walker;

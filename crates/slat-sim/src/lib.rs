@@ -1,1 +1,6 @@
-//! Machines that run: hosts with partitions, guest kernel model, cost model.
+//! Machines that run: recorded guests on simulated processors, and what their memory
+//! virtualization costs.
+#![forbid(unsafe_code)]
+
+pub mod memory;
+pub mod preset;

@@ -1,0 +1,420 @@
+//! The shadow pager: what a hypervisor without SLAT keeps. Tables from GVA to SPA, in 4- or 5-level
+//! x86 form, derived from the guest's tables and kept true to them by traps.
+//!
+//! Two disciplines: every store to a tracked table page traps; or level-0 tables go *out of sync*
+//! at their first store and are compared with the guest's when the architecture obliges the shadow
+//! to be true (CR3 load, INVLPG).
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// How stores to guest tables are noticed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Discipline {
+    /// Each one exits and is emulated.
+    TrapAll,
+    /// The first store to a level-0 table exits; later ones are free until it is resynchronized.
+    OutOfSync,
+}
+
+/// Why the guest left for the hypervisor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Exit {
+    /// It stored to a tracked table page.
+    TableWrite,
+    /// It loaded CR3.
+    Cr3,
+    /// It executed INVLPG.
+    Invlpg,
+    /// It took a page fault of its own.
+    TrueFault,
+    /// The shadow had no entry, or one with fewer rights, where the guest's tables have one.
+    HiddenFault,
+    /// It wrote through an entry that was kept read-only to learn of the first write.
+    Dirty,
+}
+
+const P: u64 = 1;
+const RW: u64 = 1 << 1;
+const US: u64 = 1 << 2;
+const A: u64 = 1 << 5;
+const D: u64 = 1 << 6;
+const PS: u64 = 1 << 7;
+const XD: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// One table of the shadow: 512 entries.
+pub type Table = [u64; 512];
+
+/// The guest's memory, as the pager needs it.
+pub trait GuestTables {
+    /// The table entry at this guest physical address; 0 where nothing is known of it.
+    fn entry(&self, gpa: u64) -> u64;
+
+    /// Sets accessed and dirty bits in the entry there.
+    fn touch(&mut self, gpa: u64, bits: u64);
+
+    /// Where a guest physical address lies: the system physical address, and log2 of the page that
+    /// the host backs it with.
+    fn place(&self, gpa: u64) -> (u64, u8);
+}
+
+#[derive(Clone, Debug)]
+struct Shadowed {
+    /// Guest frame whose table this shadows; `u64::MAX` for one that splits a large guest page.
+    gfn: u64,
+    level: u8,
+    unsync: bool,
+    live: bool,
+    /// Entries that link here: (table, index).
+    parents: Vec<(u32, u16)>,
+}
+
+/// The shadow tables of one virtual machine.
+#[derive(Clone, Debug)]
+pub struct Pager {
+    discipline: Discipline,
+    root_level: u8,
+    base: u64,
+    pages: Vec<Shadowed>,
+    free: Vec<u32>,
+    /// Shadow tables by guest frame: one a level that the frame is used at.
+    by_frame: Vec<Vec<u32>>,
+    unsync: Vec<u32>,
+    most: usize,
+}
+
+/// More guest frames than this are no guest that is simulated here (64 GiB of memory).
+const MAX_FRAMES: u64 = 1 << 24;
+
+/// What a guest access found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filled {
+    /// The guest's tables do not permit it: the fault is the guest's.
+    True,
+    /// The shadow now has an entry; the exit was for this cause.
+    Hidden(Exit),
+}
+
+impl Pager {
+    /// No tables. `root_level` is 3 or 4; `base` is where `tables[0]` lies in system physical
+    /// memory.
+    pub fn new(discipline: Discipline, root_level: u8, base: u64) -> Pager {
+        Pager {
+            discipline,
+            root_level,
+            base,
+            pages: Vec::new(),
+            free: Vec::new(),
+            by_frame: Vec::new(),
+            unsync: Vec::new(),
+            most: 0,
+        }
+    }
+
+    /// The most tables that were live at once.
+    pub fn most_tables(&self) -> usize {
+        self.most
+    }
+
+    /// The tables that are live.
+    pub fn live_tables(&self) -> usize {
+        self.pages.len() - self.free.len()
+    }
+
+    fn address(&self, page: u32) -> u64 {
+        self.base + u64::from(page) * 4096
+    }
+
+    fn page_of(&self, entry: u64) -> u32 {
+        (((entry & ADDRESS) - self.base) >> 12) as u32
+    }
+
+    fn allocate(&mut self, tables: &mut Vec<Table>, gfn: u64, level: u8) -> u32 {
+        let shadowed = Shadowed { gfn, level, unsync: false, live: true, parents: Vec::new() };
+        let page = match self.free.pop() {
+            Some(page) => {
+                tables[page as usize] = [0; 512];
+                self.pages[page as usize] = shadowed;
+                page
+            }
+            None => {
+                tables.push([0; 512]);
+                self.pages.push(shadowed);
+                self.pages.len() as u32 - 1
+            }
+        };
+        self.most = self.most.max(self.live_tables());
+        if gfn < MAX_FRAMES {
+            let frame = gfn as usize;
+            if self.by_frame.len() <= frame {
+                self.by_frame.resize(frame + 1, vec![]);
+            }
+            self.by_frame[frame].push(page);
+        }
+        page
+    }
+
+    /// The shadow of the guest table in frame `gfn` used at `level`, made if it is not there.
+    fn shadow_of(&mut self, tables: &mut Vec<Table>, gfn: u64, level: u8) -> u32 {
+        let known = self.by_frame.get(gfn as usize).and_then(|pages| {
+            pages.iter().copied().find(|&page| self.pages[page as usize].level == level)
+        });
+        known.unwrap_or_else(|| self.allocate(tables, gfn, level))
+    }
+
+    /// The shadow root for a guest root: what the hardware's CR3 holds. Roots of other address
+    /// spaces stay cached.
+    pub fn root(&mut self, tables: &mut Vec<Table>, cr3: u64) -> u64 {
+        let page = self.shadow_of(tables, (cr3 & ADDRESS) >> 12, self.root_level);
+        self.address(page)
+    }
+
+    /// Fills the shadow for an access that found no entry, or one that does not permit it.
+    pub fn fill(
+        &mut self,
+        tables: &mut Vec<Table>,
+        guest: &mut impl GuestTables,
+        cr3: u64,
+        address: u64,
+        write: bool,
+        user: bool,
+    ) -> Filled {
+        let mut table = cr3 & ADDRESS;
+        let mut page = self.shadow_of(tables, table >> 12, self.root_level);
+        let mut rights = RW | US;
+        let mut no_execute = 0;
+        let mut level = self.root_level;
+        loop {
+            let index = (address >> (12 + 9 * u32::from(level)) & 0x1ff) as usize;
+            let at = table + 8 * index as u64;
+            let entry = guest.entry(at);
+            if entry & P == 0 {
+                return Filled::True;
+            }
+            guest.touch(at, A);
+            rights &= entry;
+            no_execute |= entry & XD;
+            let is_leaf = level == 0 || level <= 2 && entry & PS != 0;
+            if !is_leaf {
+                let next = entry & ADDRESS;
+                let child = self.linked(tables, page, index, next >> 12, level - 1);
+                // Rights are checked where they are: in the leaf; tables permit everything.
+                tables[page as usize][index] = self.address(child) | P | RW | US | A;
+                (table, page) = (next, child);
+                level -= 1;
+                continue;
+            }
+            if user && rights & US == 0 {
+                return Filled::True;
+            }
+            // Supervisor writes to read-only pages (CR0.WP clear) are not recorded as such.
+            if write && rights & RW == 0 {
+                return Filled::True;
+            }
+            let had = tables[page as usize][index];
+            if write {
+                guest.touch(at, D);
+            }
+            let dirty = write || entry & D != 0;
+            let flags = P | A | rights & US | if dirty { rights & RW | D } else { 0 } | no_execute;
+            self.leaf(tables, guest, page, index, level, entry, address, flags);
+            let only_dirty = write && had & P != 0 && had & RW == 0 && entry & RW != 0;
+            return Filled::Hidden(if only_dirty { Exit::Dirty } else { Exit::HiddenFault });
+        }
+    }
+
+    /// The table that `page[index]` links to, made and linked if it is another one or none.
+    fn linked(
+        &mut self,
+        tables: &mut Vec<Table>,
+        page: u32,
+        index: usize,
+        gfn: u64,
+        level: u8,
+    ) -> u32 {
+        let held = tables[page as usize][index];
+        if held & P != 0 && held & PS == 0 {
+            let child = self.page_of(held);
+            if self.pages[child as usize].gfn == gfn {
+                return child;
+            }
+        }
+        self.zap(tables, page, index);
+        let child = self.shadow_of(tables, gfn, level);
+        self.pages[child as usize].parents.push((page, index as u16));
+        child
+    }
+
+    /// Installs a leaf: as large as both the guest's and the host's pages allow.
+    #[expect(clippy::too_many_arguments, reason = "one entry's place and content")]
+    fn leaf(
+        &mut self,
+        tables: &mut Vec<Table>,
+        guest: &impl GuestTables,
+        page: u32,
+        index: usize,
+        level: u8,
+        entry: u64,
+        address: u64,
+        flags: u64,
+    ) {
+        let shift = 12 + 9 * u32::from(level);
+        let gpa = entry & ADDRESS & (!0 << shift) | address & ((1 << shift) - 1);
+        let (spa, backed) = guest.place(gpa);
+        if u32::from(backed) >= shift {
+            let base = spa & (!0 << shift);
+            let large = if level > 0 { PS } else { 0 };
+            let held = tables[page as usize][index];
+            if held & P != 0 && held & PS == 0 && level > 0 {
+                self.zap(tables, page, index);
+            }
+            tables[page as usize][index] = base | flags | large;
+            return;
+        }
+        // The host's pages are smaller: the guest's large page splits.
+        let held = tables[page as usize][index];
+        let child = if held & P != 0 && held & PS == 0 {
+            self.page_of(held)
+        } else {
+            let child = self.allocate(tables, u64::MAX, level - 1);
+            self.pages[child as usize].parents.push((page, index as u16));
+            child
+        };
+        tables[page as usize][index] = self.address(child) | P | RW | US | A;
+        let below = level - 1;
+        let at = (address >> (12 + 9 * u32::from(below)) & 0x1ff) as usize;
+        self.leaf(tables, guest, child, at, below, gpa | P, address, flags);
+    }
+
+    /// Drops one entry, and a table that splits a large page with it.
+    fn zap(&mut self, tables: &mut Vec<Table>, page: u32, index: usize) {
+        let held = core::mem::take(&mut tables[page as usize][index]);
+        let level = self.pages[page as usize].level;
+        if held & P == 0 || held & PS != 0 || level == 0 {
+            return;
+        }
+        let child = self.page_of(held);
+        let link = (page, index as u16);
+        let shadowed = &mut self.pages[child as usize];
+        shadowed.parents.retain(|&parent| parent != link);
+        if shadowed.gfn == u64::MAX && shadowed.parents.is_empty() {
+            self.drop_table(tables, child);
+        }
+    }
+
+    fn drop_table(&mut self, tables: &mut Vec<Table>, page: u32) {
+        if !core::mem::take(&mut self.pages[page as usize].live) {
+            return;
+        }
+        for index in 0..512 {
+            if tables[page as usize][index] & P != 0 {
+                self.zap(tables, page, index);
+            }
+        }
+        for (parent, index) in core::mem::take(&mut self.pages[page as usize].parents) {
+            tables[parent as usize][usize::from(index)] = 0;
+        }
+        let gfn = self.pages[page as usize].gfn;
+        if let Some(pages) = self.by_frame.get_mut(gfn as usize) {
+            pages.retain(|&held| held != page);
+        }
+        self.unsync.retain(|&held| held != page);
+        self.free.push(page);
+    }
+
+    /// The guest stored to a table page. Says whether the store exited: then the caller flushes
+    /// what it dropped from the TLB.
+    pub fn store(&mut self, tables: &mut Vec<Table>, gpa: u64) -> bool {
+        let Some(pages) = self.by_frame.get((gpa >> 12) as usize) else { return false };
+        let index = (gpa >> 3 & 0x1ff) as usize;
+        let mut exits = false;
+        for page in pages.clone() {
+            let Shadowed { level, unsync, .. } = self.pages[page as usize];
+            if level == 0 && self.discipline == Discipline::OutOfSync {
+                if !unsync {
+                    self.pages[page as usize].unsync = true;
+                    self.unsync.push(page);
+                    exits = true;
+                }
+            } else {
+                self.zap(tables, page, index);
+                exits = true;
+            }
+        }
+        exits
+    }
+
+    /// The guest no longer uses the frame as a table: its shadows go.
+    pub fn release(&mut self, tables: &mut Vec<Table>, gpa: u64) {
+        if let Some(pages) = self.by_frame.get((gpa >> 12) as usize) {
+            for page in pages.clone() {
+                self.drop_table(tables, page);
+            }
+        }
+    }
+
+    /// Compares every table that is out of sync with the guest's, drops what differs, and tracks
+    /// stores again. Returns how many tables that were.
+    pub fn synchronize(&mut self, tables: &mut [Table], guest: &impl GuestTables) -> usize {
+        let unsync = core::mem::take(&mut self.unsync);
+        for &page in &unsync {
+            self.pages[page as usize].unsync = false;
+            let gfn = self.pages[page as usize].gfn;
+            for index in 0..512 {
+                self.compare(tables, guest, page, gfn, index);
+            }
+        }
+        unsync.len()
+    }
+
+    /// INVLPG: the entry of one address is made true.
+    pub fn invalidate(
+        &mut self,
+        tables: &mut [Table],
+        guest: &impl GuestTables,
+        root: u64,
+        address: u64,
+    ) {
+        let mut page = ((root - self.base) >> 12) as u32;
+        for level in (0..=self.root_level).rev() {
+            let index = (address >> (12 + 9 * u32::from(level)) & 0x1ff) as usize;
+            let entry = tables[page as usize][index];
+            if entry & P == 0 {
+                return;
+            }
+            if level == 0 || entry & PS != 0 {
+                let gfn = self.pages[page as usize].gfn;
+                if gfn == u64::MAX {
+                    tables[page as usize][index] = 0;
+                } else {
+                    self.compare(tables, guest, page, gfn, index);
+                }
+                return;
+            }
+            page = self.page_of(entry);
+        }
+    }
+
+    /// Drops a leaf that the guest's entry no longer justifies.
+    fn compare(
+        &mut self,
+        tables: &mut [Table],
+        guest: &impl GuestTables,
+        page: u32,
+        gfn: u64,
+        index: usize,
+    ) {
+        let held = tables[page as usize][index];
+        if held & P == 0 {
+            return;
+        }
+        let now = guest.entry(gfn << 12 | (index as u64) << 3);
+        let same_place = now & P != 0 && guest.place(now & ADDRESS).0 & !0xfff == held & ADDRESS;
+        let widened = held & (RW | US) & !now != 0 || now & XD & !held != 0;
+        let clean = held & RW != 0 && now & D == 0;
+        if !same_place || widened || clean {
+            tables[page as usize][index] = 0;
+        }
+    }
+}

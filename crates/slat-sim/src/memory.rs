@@ -1,0 +1,262 @@
+//! The system physical memory of a simulated machine, as far as tables need it: the guest's table
+//! pages at their places, the hypervisor's own tables, and the data caches that both pass through.
+
+use slat::{Access, EntryLayout, Memory, Outside, Reached, Spa, Value};
+use slat_mmu::array::{Array, BadGeometry, Geometry};
+use slat_mmu::shadow::{GuestTables, Table};
+
+use crate::preset::{CacheSize, Caches};
+
+/// Where the guest's memory begins: GPA 0 lies here, and the whole guest behind it in order.
+pub const GUEST_BASE: u64 = 1 << 40;
+/// Where the hypervisor's tables begin.
+pub const HOST_BASE: u64 = 1 << 44;
+
+/// More guest memory than this is refused (64 GiB).
+const MAX_FRAMES: u64 = 1 << 24;
+
+/// Who served a table entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ServedBy {
+    /// The first-level data cache.
+    L1,
+    /// The second level.
+    L2,
+    /// The last level.
+    L3,
+    /// Memory.
+    Memory,
+}
+
+/// Three levels of data caches, lines of 64 bytes.
+///
+/// The first level is direct-mapped here, so that every data access of a recording can pass it;
+/// the others have the processor's sets and ways.
+#[derive(Debug)]
+struct LineCaches {
+    first: Vec<u64>,
+    second: Array<()>,
+    third: Array<()>,
+    cycles: [u64; 4],
+}
+
+impl LineCaches {
+    fn new(caches: &Caches) -> Result<LineCaches, BadGeometry> {
+        let geometry = |size: &CacheSize| Geometry::lru(size.kib * 16, size.ways);
+        let (l1, l2, l3) = (&caches.l1.value, &caches.l2.value, &caches.l3.value);
+        let lines = (l1.kib as usize * 16).next_power_of_two();
+        Ok(LineCaches {
+            first: vec![u64::MAX; lines],
+            second: Array::new(geometry(l2))?,
+            third: Array::new(geometry(l3))?,
+            cycles: [l1.cycles, l2.cycles, l3.cycles, caches.memory.value].map(u64::from),
+        })
+    }
+
+    #[inline(always)]
+    fn access(&mut self, address: u64) -> ServedBy {
+        let line = address >> 6;
+        let slot = line as usize & (self.first.len() - 1);
+        if self.first[slot] == line {
+            return ServedBy::L1;
+        }
+        self.first[slot] = line;
+        self.access_second(line)
+    }
+
+    #[inline(never)]
+    fn access_second(&mut self, line: u64) -> ServedBy {
+        // Key 0 is no key; lines are below 2^58.
+        let key = line + 1;
+        if self.second.find(line, [key, key]).is_some() {
+            return ServedBy::L2;
+        }
+        self.second.insert(line, key, ());
+        if self.third.find(line, [key, key]).is_some() {
+            return ServedBy::L3;
+        }
+        self.third.insert(line, key, ());
+        ServedBy::Memory
+    }
+}
+
+/// What the table reads of one dimension cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Dimension {
+    /// Entries read, by who served them: L1, L2, L3, memory.
+    pub served: [u64; 4],
+    /// Cycles that took.
+    pub cycles: u64,
+}
+
+/// System physical memory.
+#[derive(Debug)]
+pub struct Physical {
+    /// Number of the page of each guest frame, plus one; 0 where nothing is known of it.
+    frames: Vec<u32>,
+    pages: Vec<Table>,
+    /// The hypervisor's tables, from [`HOST_BASE`] on.
+    pub host: Vec<Table>,
+    lines: LineCaches,
+    /// Reads of the guest's own tables.
+    pub guest_reads: Dimension,
+    /// Reads of the hypervisor's: nested or shadow tables.
+    pub host_reads: Dimension,
+    /// log2 of the pages that the host backs the guest with.
+    pub backed: u8,
+}
+
+/// A guest with more memory than is simulated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the guest uses physical address {0:#x}; at most 64 GiB of guest memory are simulated")]
+pub struct TooMuchMemory(pub u64);
+
+impl Physical {
+    /// Empty memory behind these caches.
+    ///
+    /// # Errors
+    /// Where a cache cannot have its geometry.
+    pub fn new(caches: &Caches, backed: u8) -> Result<Physical, BadGeometry> {
+        Ok(Physical {
+            frames: Vec::new(),
+            pages: Vec::new(),
+            host: Vec::new(),
+            lines: LineCaches::new(caches)?,
+            guest_reads: Dimension::default(),
+            host_reads: Dimension::default(),
+            backed,
+        })
+    }
+
+    /// How many of the guest's table pages are known.
+    pub fn guest_tables(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// A data access: only the lines that it displaces matter.
+    #[inline(always)]
+    pub fn data(&mut self, spa: u64) {
+        self.lines.access(spa);
+    }
+
+    fn page(&self, gpa: u64) -> Option<usize> {
+        match self.frames.get((gpa >> 12) as usize) {
+            None | Some(0) => None,
+            Some(&page) => Some(page as usize - 1),
+        }
+    }
+
+    /// Makes the frame of `gpa` a known table page; zeroed if `fresh`.
+    ///
+    /// # Errors
+    /// Beyond the memory that is simulated.
+    pub fn table_page(&mut self, gpa: u64, fresh: bool) -> Result<usize, TooMuchMemory> {
+        let frame = gpa >> 12;
+        if frame >= MAX_FRAMES {
+            return Err(TooMuchMemory(gpa));
+        }
+        let frame = frame as usize;
+        if self.frames.len() <= frame {
+            self.frames.resize(frame + 1, 0);
+        }
+        if self.frames[frame] == 0 {
+            self.pages.push([0; 512]);
+            self.frames[frame] = self.pages.len() as u32;
+        } else if fresh {
+            self.pages[self.frames[frame] as usize - 1] = [0; 512];
+        }
+        Ok(self.frames[frame] as usize - 1)
+    }
+
+    /// Stores an entry of a guest table.
+    ///
+    /// # Errors
+    /// Beyond the memory that is simulated.
+    pub fn store(&mut self, gpa: u64, value: u64) -> Result<(), TooMuchMemory> {
+        let page = self.table_page(gpa, false)?;
+        self.pages[page][(gpa >> 3 & 0x1ff) as usize] = value;
+        Ok(())
+    }
+
+    /// The guest's half of the memory, for the shadow pager, apart from the hypervisor's tables.
+    pub fn split(&mut self) -> (&mut Vec<Table>, GuestHalf<'_>) {
+        let guest = GuestHalf { frames: &self.frames, pages: &mut self.pages, backed: self.backed };
+        (&mut self.host, guest)
+    }
+
+    fn entry(&mut self, address: u64) -> Option<&mut u64> {
+        let index = (address >> 3 & 0x1ff) as usize;
+        if address >= HOST_BASE {
+            let table = self.host.get_mut(((address - HOST_BASE) >> 12) as usize)?;
+            return Some(&mut table[index]);
+        }
+        let page = self.page(address.checked_sub(GUEST_BASE)?)?;
+        Some(&mut self.pages[page][index])
+    }
+}
+
+/// The guest's tables alone.
+pub struct GuestHalf<'a> {
+    frames: &'a [u32],
+    pages: &'a mut [Table],
+    backed: u8,
+}
+
+impl GuestHalf<'_> {
+    fn page(&self, gpa: u64) -> Option<usize> {
+        match self.frames.get((gpa >> 12) as usize) {
+            None | Some(0) => None,
+            Some(&page) => Some(page as usize - 1),
+        }
+    }
+}
+
+impl GuestTables for GuestHalf<'_> {
+    fn entry(&self, gpa: u64) -> u64 {
+        self.page(gpa).map_or(0, |page| self.pages[page][(gpa >> 3 & 0x1ff) as usize])
+    }
+
+    fn touch(&mut self, gpa: u64, bits: u64) {
+        if let Some(page) = self.page(gpa) {
+            self.pages[page][(gpa >> 3 & 0x1ff) as usize] |= bits;
+        }
+    }
+
+    fn place(&self, gpa: u64) -> (u64, u8) {
+        (GUEST_BASE + gpa, self.backed)
+    }
+}
+
+impl Memory for Physical {
+    type Address = Spa;
+    type Fault = Outside<Spa>;
+
+    #[inline]
+    fn read(&mut self, address: Spa, _: EntryLayout, _: &Access) -> Result<Value, Outside<Spa>> {
+        let raw = address.raw();
+        let by = self.lines.access(raw);
+        let cycles = self.lines.cycles[by as usize];
+        let dimension = if raw >= HOST_BASE { &mut self.host_reads } else { &mut self.guest_reads };
+        dimension.served[by as usize] += 1;
+        dimension.cycles += cycles;
+        let entry = self.entry(raw).ok_or(Outside { address, write: false })?;
+        Ok(Value { value: *entry, reached: Reached::DIRECTLY })
+    }
+
+    #[inline]
+    fn compare_exchange(
+        &mut self,
+        address: Spa,
+        _: EntryLayout,
+        current: u64,
+        new: u64,
+        _: &Access,
+    ) -> Result<bool, Outside<Spa>> {
+        let entry = self.entry(address.raw()).ok_or(Outside { address, write: true })?;
+        let same = *entry == current;
+        if same {
+            *entry = new;
+        }
+        Ok(same)
+    }
+}

@@ -1,0 +1,364 @@
+//! Processor presets: what a processor has and what its events cost, one TOML file each.
+//!
+//! Every field has a value, a source and a confidence. A cost that nobody has published is marked
+//! `assumed`, and widens the range of every result that depends on it.
+
+use serde::{Deserialize, Serialize};
+use slat_mmu::array::Geometry;
+use slat_mmu::tlb::{BankConfig, TlbConfig};
+use slat_mmu::walker::{WalkCacheConfig, WalkerConfig};
+
+/// How well a value is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// Somebody measured it and said how.
+    Measured,
+    /// The vendor or a standard text states it.
+    Documented,
+    /// Chosen for want of a source.
+    Assumed,
+}
+
+impl Confidence {
+    /// By how much a value may be off, as the factor by which it is divided and multiplied for the
+    /// low and the high end: the project's own convention, stated wherever a range is printed.
+    pub const fn factor(self) -> f64 {
+        match self {
+            Confidence::Measured => 1.1,
+            Confidence::Documented => 1.2,
+            Confidence::Assumed => 1.5,
+        }
+    }
+}
+
+/// A value, where it comes from, and how well it is known.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Param<T> {
+    /// The value.
+    pub value: T,
+    /// Where it comes from.
+    pub source: String,
+    /// How well it is known.
+    pub confidence: Confidence,
+}
+
+/// An array of entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entries {
+    /// In all; 0 for none.
+    pub entries: u32,
+    /// A set.
+    pub ways: u32,
+}
+
+impl Entries {
+    fn geometry(self) -> Geometry {
+        if self.entries == 0 { Geometry::NONE } else { Geometry::lru(self.entries, self.ways) }
+    }
+}
+
+/// A data cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheSize {
+    /// Size in KiB.
+    pub kib: u32,
+    /// Ways of a set.
+    pub ways: u32,
+    /// Cycles from a request to its data.
+    pub cycles: u32,
+}
+
+/// Which second stage the processor has, or would have had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecondStage {
+    /// None: hypervisors need shadow tables.
+    None,
+    /// Intel EPT.
+    Ept,
+    /// AMD NPT (RVI).
+    Npt,
+    /// Arm Stage-2.
+    Arm,
+}
+
+/// A processor.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Processor {
+    /// Its name, such as `Skylake-SP`.
+    pub name: String,
+    /// The second stage it has.
+    pub second_stage: Param<SecondStage>,
+    /// Whether its second stage sets accessed and dirty flags.
+    pub second_stage_dirty: Param<bool>,
+    /// Whether its TLB is tagged by virtual machine (VPID, ASID, VMID).
+    pub tagged_tlb: Param<bool>,
+    /// The TLBs.
+    pub tlb: Tlbs,
+    /// The caches of intermediate entries.
+    pub walk_caches: WalkCaches,
+    /// The data caches, which also hold table entries.
+    pub caches: Caches,
+    /// Cycles of events.
+    pub cycles: Cycles,
+}
+
+/// The TLBs of a processor, by page size.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tlbs {
+    /// First level, fetches, 4 KiB pages (and those of other sizes where `fetch_large` is empty).
+    pub fetch_4k: Param<Entries>,
+    /// First level, fetches, 2 MiB pages.
+    pub fetch_2m: Param<Entries>,
+    /// First level, data, 4 KiB pages.
+    pub data_4k: Param<Entries>,
+    /// First level, data, 2 MiB pages.
+    pub data_2m: Param<Entries>,
+    /// First level, data, 1 GiB pages.
+    pub data_1g: Param<Entries>,
+    /// The first level's data array holds all sizes in `data_4k`.
+    pub data_shared: Param<bool>,
+    /// Second level, 4 KiB and, where `second_holds_2m`, 2 MiB pages.
+    pub second: Param<Entries>,
+    /// Whether the second level holds 2 MiB pages.
+    pub second_holds_2m: Param<bool>,
+    /// Second level, 1 GiB pages.
+    pub second_1g: Param<Entries>,
+}
+
+/// The caches of intermediate entries.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WalkCaches {
+    /// Entries that name level-0 tables (PDEs).
+    pub pde: Param<Entries>,
+    /// Entries that name level-1 tables (PDPTEs).
+    pub pdpte: Param<Entries>,
+    /// Entries that name level-2 tables (PML4Es).
+    pub pml4e: Param<Entries>,
+    /// Whole second-stage translations of table addresses.
+    pub nested_tlb: Param<Entries>,
+}
+
+/// The data caches.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caches {
+    /// First level.
+    pub l1: Param<CacheSize>,
+    /// Second level.
+    pub l2: Param<CacheSize>,
+    /// Last level, one core's share.
+    pub l3: Param<CacheSize>,
+    /// Cycles to memory.
+    pub memory: Param<u32>,
+}
+
+/// Cycles of events.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cycles {
+    /// A first-level miss that the second-level TLB serves, beyond a hit.
+    pub second_tlb_hit: Param<u32>,
+    /// Round trip of a VM exit and entry, without the hypervisor's work.
+    pub exit: Param<u32>,
+    /// The hypervisor's work for a second-stage violation (a page's first touch).
+    pub handle_violation: Param<u32>,
+    /// The hypervisor's work to emulate a guest's store to a shadowed table.
+    pub handle_table_write: Param<u32>,
+    /// The hypervisor's work to fill a shadow entry, or to tell that the fault is the guest's.
+    pub handle_shadow_fault: Param<u32>,
+    /// The hypervisor's work at a guest's CR3 load.
+    pub handle_cr3: Param<u32>,
+    /// The hypervisor's work at INVLPG.
+    pub handle_invlpg: Param<u32>,
+    /// Cycles an instruction takes where translation costs nothing.
+    pub base_cpi: Param<f64>,
+}
+
+/// A preset that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PresetError {
+    /// Not this file's format; the text names line and field.
+    #[error("{file}: {error}")]
+    Toml {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        error: Box<toml::de::Error>,
+    },
+    /// A value that no processor has.
+    #[error("{file}: {field}: {text}")]
+    Value {
+        /// The file.
+        file: String,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        text: String,
+    },
+    /// No preset of this name.
+    #[error("no processor preset `{name}`; there are {choices}, or give a TOML file")]
+    Unknown {
+        /// The name that was asked for.
+        name: String,
+        /// All names.
+        choices: String,
+    },
+}
+
+/// The bundled presets: file name and text.
+const BUNDLED: &[(&str, &str)] = &[("skylake-sp", include_str!("../presets/skylake-sp.toml"))];
+
+impl Processor {
+    /// The bundled preset of this name (as its file is called).
+    ///
+    /// # Errors
+    /// Names the choices.
+    pub fn bundled(name: &str) -> Result<Processor, PresetError> {
+        let wanted = name.to_ascii_lowercase();
+        match BUNDLED.iter().find(|(key, _)| *key == wanted) {
+            Some((key, text)) => Processor::parse(key, text),
+            None => Err(PresetError::Unknown {
+                name: name.to_owned(),
+                choices: Processor::names().collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// The names of all bundled presets.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUNDLED.iter().map(|(name, _)| *name)
+    }
+
+    /// Reads a preset; `file` is its name for errors.
+    ///
+    /// # Errors
+    /// Names the line and the field.
+    pub fn parse(file: &str, text: &str) -> Result<Processor, PresetError> {
+        let processor: Processor = toml::from_str(text)
+            .map_err(|error| PresetError::Toml { file: file.to_owned(), error: Box::new(error) })?;
+        processor.check(file)?;
+        Ok(processor)
+    }
+
+    fn check(&self, file: &str) -> Result<(), PresetError> {
+        let Tlbs { fetch_4k, fetch_2m, data_4k, data_2m, data_1g, second, second_1g, .. } =
+            &self.tlb;
+        let WalkCaches { pde, pdpte, pml4e, nested_tlb } = &self.walk_caches;
+        let arrays = [
+            ("tlb.fetch_4k", fetch_4k),
+            ("tlb.fetch_2m", fetch_2m),
+            ("tlb.data_4k", data_4k),
+            ("tlb.data_2m", data_2m),
+            ("tlb.data_1g", data_1g),
+            ("tlb.second", second),
+            ("tlb.second_1g", second_1g),
+            ("walk_caches.pde", pde),
+            ("walk_caches.pdpte", pdpte),
+            ("walk_caches.pml4e", pml4e),
+            ("walk_caches.nested_tlb", nested_tlb),
+        ];
+        for (field, param) in arrays {
+            let value = |text: String| PresetError::Value { file: file.to_owned(), field, text };
+            if param.value.entries > 1 << 20 {
+                return Err(value(format!("{} entries are no TLB", param.value.entries)));
+            }
+            param.value.geometry().check().map_err(|bad| value(bad.to_string()))?;
+        }
+        let caches = &self.caches;
+        for (field, param) in
+            [("caches.l1", &caches.l1), ("caches.l2", &caches.l2), ("caches.l3", &caches.l3)]
+        {
+            let CacheSize { kib, ways, .. } = param.value;
+            let lines = u64::from(kib) * 16;
+            if ways == 0 || kib == 0 || kib > 1 << 20 || !lines.is_multiple_of(u64::from(ways)) {
+                return Err(PresetError::Value {
+                    file: file.to_owned(),
+                    field,
+                    text: format!("{kib} KiB do not divide into sets of {ways} lines of 64 bytes"),
+                });
+            }
+        }
+        if !(0.05..=100.0).contains(&self.cycles.base_cpi.value) {
+            return Err(PresetError::Value {
+                file: file.to_owned(),
+                field: "cycles.base_cpi",
+                text: format!("{} cycles an instruction", self.cycles.base_cpi.value),
+            });
+        }
+        Ok(())
+    }
+
+    /// The TLBs, for the software MMU.
+    pub fn tlb_config(&self) -> TlbConfig {
+        let tlb = &self.tlb;
+        let bank =
+            |param: &Param<Entries>, sizes: &[u8]| BankConfig::new(param.value.geometry(), sizes);
+        let load = if tlb.data_shared.value {
+            vec![bank(&tlb.data_4k, &[12, 21, 30])]
+        } else {
+            vec![bank(&tlb.data_4k, &[12]), bank(&tlb.data_2m, &[21]), bank(&tlb.data_1g, &[30])]
+        };
+        let second = if tlb.second_holds_2m.value {
+            vec![bank(&tlb.second, &[12, 21]), bank(&tlb.second_1g, &[30])]
+        } else {
+            vec![bank(&tlb.second, &[12]), bank(&tlb.second_1g, &[30])]
+        };
+        let holds_1g = tlb.data_shared.value || tlb.data_1g.value.entries > 0;
+        TlbConfig {
+            fetch: vec![bank(&tlb.fetch_4k, &[12]), bank(&tlb.fetch_2m, &[21])],
+            load,
+            store: None,
+            second,
+            largest: if holds_1g { 30 } else { 21 },
+        }
+    }
+
+    /// The caches of intermediate entries, for the software MMU.
+    pub fn walker_config(&self) -> WalkerConfig {
+        let WalkCaches { pde, pdpte, pml4e, nested_tlb } = &self.walk_caches;
+        let levels = [pde, pdpte, pml4e].map(|param| param.value.geometry());
+        let cache = WalkCacheConfig { levels: [levels[0], levels[1], levels[2], Geometry::NONE] };
+        WalkerConfig {
+            stage1: cache,
+            stage2: cache,
+            nested_tlb: nested_tlb.value.geometry(),
+            nested_tlb_holds_final: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bundled_preset_is_valid_and_named_as_its_file() {
+        for name in Processor::names() {
+            let processor = Processor::bundled(name).unwrap();
+            assert_eq!(processor.name.to_ascii_lowercase().replace(' ', "-"), name);
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_with_its_line() {
+        let text = BUNDLED[0].1.replace("base_cpi", "base_cpj");
+        let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
+        assert!(error.contains("mine.toml") && error.contains("base_cpj"), "{error}");
+        assert!(error.contains("line"), "{error}");
+    }
+
+    #[test]
+    fn an_impossible_array_is_refused() {
+        let text = BUNDLED[0].1.replace("entries = 1536, ways = 12", "entries = 1536, ways = 11");
+        let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
+        assert!(error.contains("tlb.second"), "{error}");
+    }
+}
