@@ -331,6 +331,9 @@ impl<F2: Format, M: Memory<Address = Spa>, W: Observer> Memory for GuestMemory<'
     }
 }
 
+/// log2 of the page that a stage that is off counts as.
+const OFF_SHIFT: u8 = 30;
+
 /// What a TLB may keep of one stage's leaf.
 fn entry_of<F: Format, O: Address>(
     format: &F,
@@ -346,9 +349,14 @@ fn entry_of<F: Format, O: Address>(
     let dirty = write
         || found.is_flat()
         || format.touched(found.entry, found.level, true, &as_write) == found.entry;
-    let shift = found.shift.min(63);
+    // A stage that is off moves nothing within a gigabyte: no page is larger in a TLB.
+    let (base, shift) = if found.is_flat() {
+        (mapped.output.raw() & !((1 << OFF_SHIFT) - 1), OFF_SHIFT)
+    } else {
+        (found.base, found.shift)
+    };
     Entry {
-        base: if found.is_flat() { 0 } else { found.base },
+        base,
         shift,
         rights: Rights::default()
             .with(Rights::WRITE, page.writable)

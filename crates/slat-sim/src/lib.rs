@@ -2,5 +2,10 @@
 //! virtualization costs.
 #![forbid(unsafe_code)]
 
+pub mod compare;
+pub mod guest;
+pub mod machine;
 pub mod memory;
+pub mod native;
+pub mod nested;
 pub mod preset;

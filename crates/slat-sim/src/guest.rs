@@ -1,0 +1,142 @@
+//! A recorded guest's vCPU: its registers, the stage 1 that they make, and what its instructions
+//! drop from the TLB.
+
+use slat::format::arm64::{self, Stage1, TranslationRegime};
+use slat::format::x86::Controls;
+use slat::format::x86::long::{Long, Processor};
+use slat::format::{Format, x86};
+use slat::{Gpa, Gva, Stage, Updates};
+use slat_trace::{Control, Event, Root};
+
+/// The registers that decide about stage 1.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Registers {
+    /// By [`Root`].
+    pub roots: [u64; 3],
+    /// By [`Control`].
+    pub controls: [u64; 6],
+}
+
+impl Registers {
+    /// Takes a register write over; says whether it was one.
+    pub fn apply(&mut self, event: &Event) -> bool {
+        match *event {
+            Event::Root { root, value } => self.roots[root as usize] = value,
+            Event::Control { register, value } => self.controls[register as usize] = value,
+            _ => return false,
+        }
+        true
+    }
+
+    fn root(&self, root: Root) -> u64 {
+        self.roots[root as usize]
+    }
+
+    fn control(&self, control: Control) -> u64 {
+        self.controls[control as usize]
+    }
+}
+
+/// An architecture's first stage.
+pub trait Guest: 'static {
+    /// The format of its tables.
+    type Format: Format + Send + Sync;
+
+    /// Whether a leaf entry makes a global page.
+    fn is_global(entry: u64) -> bool;
+
+    /// The stage that the registers make; `None` where they are not complete or not modelled.
+    fn stage(registers: &Registers) -> Option<Stage<Self::Format, Gva, Gpa>>;
+
+    /// The root of shadow tables at `root`, in the form of this format; `None` where shadow paging
+    /// is not modelled for the architecture.
+    fn shadow_root(root: u64) -> Option<<Self::Format as Format>::Root>;
+
+    /// The level of the root table.
+    fn root_level(format: &Self::Format) -> u8;
+
+    /// The number of the address space that the registers select: 0 where the architecture (or the
+    /// recording) has no tags, so that a root load drops translations.
+    fn address_space(registers: &Registers) -> u16;
+}
+
+/// x86-64, 4- and 5-level. Guests recorded under TCG have no PCIDs.
+#[derive(Debug)]
+pub enum X86 {}
+
+impl Guest for X86 {
+    type Format = Long;
+
+    fn is_global(entry: u64) -> bool {
+        entry & x86::bits::G != 0
+    }
+
+    fn stage(registers: &Registers) -> Option<Stage<Long, Gva, Gpa>> {
+        let [cr0, cr4, efer] =
+            [Control::Cr0, Control::Cr4, Control::Efer].map(|name| registers.control(name));
+        if cr0 & 1 << 31 == 0 || efer & 1 << 10 == 0 {
+            return None;
+        }
+        let controls = Controls {
+            write_protect: cr0 & 1 << 16 != 0,
+            smep: cr4 & 1 << 20 != 0,
+            // The recording does not say when SMAP was suspended.
+            smap: false,
+            nxe: efer & 1 << 11 != 0,
+            ..Controls::default()
+        };
+        let make = if cr4 & 1 << 12 != 0 { Long::five } else { Long::four };
+        let long = make(controls, Processor::default());
+        Some(Stage::new(long, registers.root(Root::Cr3)).with_updates(Updates::OnSuccess))
+    }
+
+    fn shadow_root(root: u64) -> Option<u64> {
+        Some(root)
+    }
+
+    fn root_level(format: &Long) -> u8 {
+        if format.name() == "x86-5" { 4 } else { 3 }
+    }
+
+    fn address_space(_: &Registers) -> u16 {
+        0
+    }
+}
+
+/// AArch64 with ASIDs.
+#[derive(Debug)]
+pub enum Aarch64 {}
+
+impl Guest for Aarch64 {
+    type Format = Stage1;
+
+    fn is_global(entry: u64) -> bool {
+        // nG, bit 11, says not global.
+        entry & 1 << 11 == 0
+    }
+
+    fn stage(registers: &Registers) -> Option<Stage<Stage1, Gva, Gpa>> {
+        let tcr = registers.control(Control::Tcr);
+        let sctlr = registers.control(Control::Sctlr);
+        let processor = arm64::Processor::default();
+        let stage1 = Stage1::new(TranslationRegime::El10, tcr, sctlr, 0, &processor).ok()?;
+        let root =
+            arm64::Root { ttbr0: registers.root(Root::Ttbr0), ttbr1: registers.root(Root::Ttbr1) };
+        Some(Stage::new(stage1, root).with_updates(Updates::OnSuccess))
+    }
+
+    fn shadow_root(_: u64) -> Option<arm64::Root> {
+        None
+    }
+
+    fn root_level(_: &Stage1) -> u8 {
+        3
+    }
+
+    fn address_space(registers: &Registers) -> u16 {
+        // TCR_EL1.A1 says which root has the ASID.
+        let root =
+            if registers.control(Control::Tcr) & 1 << 22 != 0 { Root::Ttbr1 } else { Root::Ttbr0 };
+        (registers.root(root) >> 48) as u16
+    }
+}

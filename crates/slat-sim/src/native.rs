@@ -1,0 +1,74 @@
+//! A second stage that is off, on a machine whose memory begins at [`GUEST_BASE`]: what a guest
+//! physical address is natively in this simulation. It reads no tables.
+
+use std::fmt;
+
+use slat::access::Stage1Page;
+use slat::fault::{Cause, Reserved, Why};
+use slat::format::{Decoded, Format, Found, Start};
+use slat::memory_type::StageType;
+use slat::{Access, EntryLayout, Regime};
+
+use crate::memory::GUEST_BASE;
+
+/// GPA to its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Shifted;
+
+impl Format for Shifted {
+    type Root = ();
+
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn stage(&self) -> u8 {
+        2
+    }
+
+    fn layout(&self) -> EntryLayout {
+        EntryLayout::LE64
+    }
+
+    #[inline]
+    fn begin(&self, (): &(), input: u64, _: &Access, _: &Regime) -> Result<Start, (u8, Cause)> {
+        Ok(Start::Flat { output: input.wrapping_add(GUEST_BASE) })
+    }
+
+    fn shift(&self, _: u8) -> u32 {
+        0
+    }
+
+    fn index_bits(&self, _: u8) -> u32 {
+        0
+    }
+
+    fn decode(&self, entry: u64, _: u8) -> Decoded {
+        Decoded::Reserved(Reserved { why: Why::Encoding, bits: entry })
+    }
+
+    #[inline]
+    fn check(&self, _: &Found, _: &Access, _: &Regime) -> Result<(), Cause> {
+        Ok(())
+    }
+
+    fn touched(&self, entry: u64, _: u8, _: bool, _: &Access) -> u64 {
+        entry
+    }
+
+    fn memory_type(&self, _: &Found, _: &Regime) -> StageType {
+        StageType::Unspecified
+    }
+
+    fn arch_level(&self, _: u8) -> i8 {
+        0
+    }
+
+    fn describe(&self, _: u64, _: u8, f: &mut dyn fmt::Write) -> fmt::Result {
+        f.write_str("no tables")
+    }
+
+    fn page(&self, _: &Found, _: &Regime) -> Stage1Page {
+        Stage1Page::FLAT
+    }
+}
