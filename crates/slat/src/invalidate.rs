@@ -1,8 +1,45 @@
 //! From a gather to instructions: what must be invalidated, and by which operands.
+//!
+//! A planner for each architecture turns a [`Gather`] into instructions with their operands; the
+//! caller's [`Invalidate`] executes them on every CPU that may hold the context, and waits:
+//!
+//! ```
+//! use slat::edit::Gather;
+//! use slat::invalidate::{Invalidate, intel};
+//!
+//! struct Machine { /* CPUs, and how to reach them */ }
+//!
+//! impl Invalidate for Machine {
+//!     type Error = core::convert::Infallible;
+//!
+//!     fn invalidate(&mut self, gather: &Gather<'_>) -> Result<(), Self::Error> {
+//!         intel::plan(gather, &intel::Capabilities::default(), 0, |instruction| {
+//!             match instruction {
+//!                 intel::Instruction::Invept { kind, descriptor } => {
+//!                     // On each CPU that runs this guest, by an interrupt that waits:
+//!                     // asm!("invept {}, [{}]", in(reg) kind, in(reg) &descriptor);
+//! #                   let _ = (kind, descriptor);
+//!                 }
+//!                 _ => unreachable!("an EPTP's gather takes INVEPT alone"),
+//!             }
+//!         });
+//!         Ok(())
+//!     }
+//! }
+//! # let _ = Machine {};
+//! ```
 
 use core::fmt;
 
 use crate::edit::Gather;
+use pages::Pages;
+
+pub mod amd;
+pub mod arm64;
+pub mod ids;
+pub mod intel;
+mod pages;
+pub mod riscv;
 
 /// Whose translations a gather is about: the ids that hardware tags them with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

@@ -52,7 +52,9 @@ where
         if output & (page - 1) != 0 {
             return Err(Error::Misaligned { value: output });
         }
-        let last = output.checked_add(bytes.wrapping_sub(page));
+        let mut operation =
+            self.operation(start, bytes, Map { leaves: *leaves, delta: 0, verified: 0 })?;
+        let last = output.checked_add(bytes - page);
         let fits = last.is_some_and(|last| {
             let entry = leaves.at(0) | format.place(last, 0);
             matches!(format.decode(entry, 0), Decoded::Leaf { base, .. } if base == last)
@@ -60,8 +62,6 @@ where
         if !fits {
             return Err(Error::OutsideOutput { output: last.unwrap_or(u64::MAX) });
         }
-        let mut operation =
-            self.operation(start, bytes, Map { leaves: *leaves, delta: 0, verified: 0 })?;
         let (at, end) = operation.span();
         operation.verb.delta = output.wrapping_sub(at);
         // What lies in one lowest table is verified and written in one go.
