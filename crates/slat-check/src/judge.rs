@@ -6,10 +6,19 @@ mod riscv;
 mod windows;
 mod x86;
 
+use crate::facts::kvm::Kvm;
 use crate::gather::Facts;
-use crate::machine::{Arch, Os};
-use crate::report::{Answer, Detail, Verdict};
+use crate::machine::{Arch, Os, Unread};
+use crate::processors;
+use crate::report::{Answer, Detail, Evidence, Verdict, evidence};
 use crate::virtual_machine::Surroundings;
+
+/// Reasons that several judgements give.
+const HIDDEN: &str = "none is visible from inside this virtual machine; what the physical processor has \
+    cannot be read from here";
+const FIRMWARE_OUT_OF_SIGHT: &str =
+    "the switch is in the physical machine's firmware, which cannot be read from here";
+const NOTHING_TO_SWITCH_ON: &str = "there is nothing that it could switch on";
 
 /// The verdicts, and why the last one came out as it did.
 pub(crate) struct Judgement {
@@ -80,4 +89,35 @@ fn nothing_known(reason: &str) -> Judgement {
 
 fn yes_no(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_string()
+}
+
+/// What the table of processors says of this one's name, when nothing better is left.
+fn by_name(facts: &Facts<'_>, why: &str, mut found: Vec<Evidence>) -> Verdict {
+    let Some(name) = facts.processor_name() else {
+        return Verdict::new(Answer::Unknown, why, found);
+    };
+    let known = processors::look_up(&name);
+    if let Some(family) = known.family {
+        found.push(evidence(format!("its name, {name}"), family));
+    }
+    let reason = match known.slat {
+        Answer::Yes => format!("{why}, but processors of this name have SLAT"),
+        Answer::No => format!("{why}, and processors of this name have no SLAT"),
+        Answer::Unknown => why.to_string(),
+    };
+    Verdict::new(known.slat, reason, found)
+}
+
+/// What `/dev/kvm` says of itself.
+fn device(facts: &Facts<'_>) -> Evidence {
+    let says = match &facts.kvm {
+        Ok(Kvm { create_vm: Some(Ok(())), api: Some(api), .. }) => format!("works (API {api})"),
+        Ok(Kvm { create_vm: Some(Err(why)), .. }) => {
+            format!("answers, but makes no virtual machine: {why}")
+        }
+        Ok(_) => "answers, but not as KVM does".to_string(),
+        Err(Unread::Absent) => "does not exist".to_string(),
+        Err(why) => why.to_string(),
+    };
+    evidence("/dev/kvm", says)
 }

@@ -71,9 +71,8 @@ impl Known {
 /// A name that fits no row, or a row whose models differ, gives [`Answer::Unknown`]: nothing is guessed.
 pub fn look_up(name: &str) -> Known {
     let words = name::words(name);
-    let row = table::ROWS
-        .iter()
-        .find(|row| row.patterns.iter().any(|pattern| name::fits(&words, pattern)));
+    let row =
+        table::rows().find(|row| row.patterns.iter().any(|pattern| name::fits(&words, pattern)));
     match row {
         Some(row) => Known {
             asked: name.to_string(),

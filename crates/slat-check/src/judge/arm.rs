@@ -4,11 +4,10 @@
 //! started at the hypervisor's privilege, EL2 (Arm ARM, D1.1 "Exception levels"), so that the firmware's
 //! part is to hand EL2 over.
 
-use super::{Cause, Judgement};
+use super::{Cause, Judgement, NOTHING_TO_SWITCH_ON, device};
 use crate::facts::kernel_log::ArmMode;
 use crate::facts::kvm::Kvm;
 use crate::gather::Facts;
-use crate::machine::Unread;
 use crate::processors;
 use crate::report::{Answer, Detail, Evidence, Verdict, evidence};
 use crate::virtual_machine::Surroundings;
@@ -36,19 +35,7 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
 }
 
 fn in_use(facts: &Facts<'_>, in_vm: bool, around: &Surroundings) -> (Verdict, Cause) {
-    let mut found = Vec::new();
-    match &facts.kvm {
-        Ok(kvm) if kvm.works() => found.push(evidence("/dev/kvm", "works")),
-        Ok(Kvm { create_vm: Some(Err(why)), .. }) => {
-            found.push(evidence(
-                "/dev/kvm",
-                format!("answers, but makes no virtual machine: {why}"),
-            ));
-        }
-        Err(Unread::Absent) => found.push(evidence("/dev/kvm", "does not exist")),
-        Err(why) => found.push(evidence("/dev/kvm", why.to_string())),
-        Ok(_) => found.push(evidence("/dev/kvm", "answers, but not as KVM does")),
-    }
+    let mut found = vec![device(facts)];
     if let Some((_, line)) = &facts.log.arm_mode {
         found.push(evidence("the kernel log", line));
     }
@@ -190,7 +177,7 @@ fn firmware(facts: &Facts<'_>, in_vm: bool, in_use: &Verdict, processor: &Verdic
         );
     }
     if processor.answer == Answer::No {
-        return Verdict::new(Answer::No, "there is nothing that it could switch on", Vec::new());
+        return Verdict::new(Answer::No, NOTHING_TO_SWITCH_ON, Vec::new());
     }
     Verdict::new(
         Answer::Unknown,

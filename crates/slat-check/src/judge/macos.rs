@@ -3,7 +3,7 @@
 //! The framework needs EPT with unrestricted guest on Intel, and stage 2 on Apple silicon; `kern.hv_support`
 //! says whether the kernel offers it.
 
-use super::{Cause, Judgement};
+use super::{Cause, HIDDEN, Judgement, NOTHING_TO_SWITCH_ON};
 use crate::gather::Facts;
 use crate::machine::Arch;
 use crate::report::{Answer, Detail, Verdict, evidence};
@@ -38,12 +38,7 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
     });
     let processor = match (on, facts.system.arch) {
         (Answer::Yes, _) => Verdict::new(Answer::Yes, "it has SLAT", found.clone()),
-        (_, _) if in_vm => Verdict::new(
-            Answer::Unknown,
-            "none is visible from inside this virtual machine; what the physical processor has cannot \
-             be read from here",
-            found.clone(),
-        ),
+        (_, _) if in_vm => Verdict::new(Answer::Unknown, HIDDEN, found.clone()),
         (_, Arch::Arm) => Verdict::new(
             Answer::Yes,
             "every Apple silicon processor that macOS runs on has stage 2",
@@ -65,7 +60,7 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
     let firmware = match on {
         Answer::Yes => Verdict::new(Answer::Yes, "Macs leave it on", found.clone()),
         Answer::No if processor.answer == Answer::No => {
-            Verdict::new(Answer::No, "there is nothing that it could switch on", Vec::new())
+            Verdict::new(Answer::No, NOTHING_TO_SWITCH_ON, Vec::new())
         }
         _ => Verdict::new(Answer::Unknown, "macOS does not tell", Vec::new()),
     };

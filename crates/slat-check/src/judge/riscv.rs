@@ -3,29 +3,16 @@
 //! KVM on RISC-V needs the extension and has no software fallback: where it runs, the G-stage is in use.
 //! RISC-V privileged manual, "Hypervisor" Extension, "Two-Stage Address Translation".
 
-use super::{Cause, Judgement};
+use super::{Cause, FIRMWARE_OUT_OF_SIGHT, HIDDEN, Judgement, NOTHING_TO_SWITCH_ON, device};
 use crate::facts::cpuinfo::isa_has_hypervisor;
-use crate::facts::kvm::Kvm;
 use crate::gather::Facts;
-use crate::machine::Unread;
 use crate::report::{Answer, Detail, Evidence, Verdict, evidence};
 use crate::virtual_machine::Surroundings;
 
 pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
     let in_vm = around.virtual_machine.verdict.answer == Answer::Yes;
     let runs = facts.kvm_runs();
-    let device = evidence(
-        "/dev/kvm",
-        match &facts.kvm {
-            Ok(kvm) if kvm.works() => "works".to_string(),
-            Ok(Kvm { create_vm: Some(Err(why)), .. }) => {
-                format!("answers, but makes no virtual machine: {why}")
-            }
-            Ok(_) => "answers, but not as KVM does".to_string(),
-            Err(Unread::Absent) => "does not exist".to_string(),
-            Err(why) => why.to_string(),
-        },
-    );
+    let device = device(facts);
     let shown = processor(facts, runs, &device);
     let (in_use, cause) = match runs {
         Some(true) => (
@@ -62,12 +49,7 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
         Verdict::new(shown.answer, reason, shown.evidence.clone())
     });
     let processor = match shown.answer {
-        Answer::No if in_vm => Verdict::new(
-            Answer::Unknown,
-            "none is visible from inside this virtual machine; what the physical processor has cannot \
-             be read from here",
-            shown.evidence,
-        ),
+        Answer::No if in_vm => Verdict::new(Answer::Unknown, HIDDEN, shown.evidence),
         _ => shown,
     };
     let firmware = match processor.answer {
@@ -76,14 +58,10 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
             "RISC-V has no switch for it: firmware that lists H leaves it on",
             processor.evidence.first().cloned().into_iter().collect(),
         ),
-        Answer::No => {
-            Verdict::new(Answer::No, "there is nothing that it could switch on", Vec::new())
+        Answer::No => Verdict::new(Answer::No, NOTHING_TO_SWITCH_ON, Vec::new()),
+        Answer::Unknown if in_vm => {
+            Verdict::new(Answer::Unknown, FIRMWARE_OUT_OF_SIGHT, Vec::new())
         }
-        Answer::Unknown if in_vm => Verdict::new(
-            Answer::Unknown,
-            "the physical machine's firmware cannot be read from here",
-            Vec::new(),
-        ),
         Answer::Unknown => Verdict::new(Answer::Unknown, processor.reason.clone(), Vec::new()),
     };
     Judgement {

@@ -3,10 +3,9 @@
 //! Windows and its tools answer "no SLAT" while Hyper-V runs, because then Windows itself runs on top of
 //! Hyper-V and the processor's feature is hidden from it. Hyper-V's own leaves tell better.
 
-use super::{Cause, Judgement, nothing_known};
+use super::{Cause, FIRMWARE_OUT_OF_SIGHT, HIDDEN, Judgement, by_name, nothing_known};
 use crate::gather::Facts;
 use crate::machine::Arch;
-use crate::processors;
 use crate::report::{Answer, Evidence, Verdict, evidence};
 use crate::virtual_machine::Surroundings;
 
@@ -72,12 +71,7 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
     }
     let processor = match slat {
         Some(true) => Verdict::new(Answer::Yes, "Windows sees SLAT", slat_said),
-        Some(false) if in_vm => Verdict::new(
-            Answer::Unknown,
-            "none is visible from inside this virtual machine; what the physical processor has cannot \
-             be read from here",
-            slat_said,
-        ),
+        Some(false) if in_vm => Verdict::new(Answer::Unknown, HIDDEN, slat_said),
         Some(false) if facts.cpuid.hypervisor_present() == Some(true) => Verdict::new(
             Answer::Unknown,
             "a hypervisor runs below Windows and may hide it",
@@ -93,11 +87,9 @@ pub(super) fn judge(facts: &Facts<'_>, around: &Surroundings) -> Judgement {
         Some(true) => {
             Verdict::new(Answer::Yes, "virtualization is switched on", firmware_said.clone())
         }
-        Some(false) if in_vm => Verdict::new(
-            Answer::Unknown,
-            "the switch is in the physical machine's firmware, which cannot be read from here",
-            firmware_said.clone(),
-        ),
+        Some(false) if in_vm => {
+            Verdict::new(Answer::Unknown, FIRMWARE_OUT_OF_SIGHT, firmware_said.clone())
+        }
         Some(false) => {
             Verdict::new(Answer::No, "virtualization is switched off", firmware_said.clone())
         }
@@ -160,20 +152,4 @@ fn technology(facts: &Facts<'_>) -> Option<&'static str> {
         "AuthenticAMD" => Some("NPT"),
         _ => None,
     }
-}
-
-fn by_name(facts: &Facts<'_>, why: &str, mut found: Vec<Evidence>) -> Verdict {
-    let Some(name) = facts.processor_name() else {
-        return Verdict::new(Answer::Unknown, why, found);
-    };
-    let known = processors::look_up(&name);
-    if let Some(family) = known.family {
-        found.push(evidence(format!("its name, {name}"), family));
-    }
-    let reason = match known.slat {
-        Answer::Yes => format!("{why}, but processors of this name have SLAT"),
-        Answer::No => format!("{why}, and processors of this name have no SLAT"),
-        Answer::Unknown => why.to_string(),
-    };
-    Verdict::new(known.slat, reason, found)
 }
