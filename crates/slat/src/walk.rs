@@ -104,13 +104,7 @@ where
     M: Memory<Address = O>,
     W: Observer,
 {
-    match run(Walk { stage, from: None, memory, input, access, regime, observer }) {
-        Err(Failed::Here(Fault { cause: Cause::Restart, .. })) => {
-            let stage = Stage { format: stage.format.after_restart(), ..*stage };
-            run(Walk { stage: &stage, from: None, memory, input, access, regime, observer })
-        }
-        outcome => outcome,
-    }
+    run(Walk { stage, from: None, restarts: true, memory, input, access, regime, observer })
 }
 
 /// One walk, its updates compiled in only where some are to be made or watched.
@@ -126,11 +120,30 @@ where
     if W::WATCHES || walk.stage.updates != Updates::Never {
         return walk_with_updates(walk);
     }
-    match walk.attempt::<false>() {
-        Ok(mapped) => Ok(mapped),
-        Err(Ended::Failed(failed)) => Err(failed),
-        Err(Ended::Lost { level }) => Err(Failed::Here(walk.fault_at(level, Cause::Contended))),
-    }
+    walk.attempt::<false>()
+}
+
+/// An entry asked for a restart at the ordinary root, which happens once. Apart from the walk, so
+/// that what a walk knows can stay in registers.
+#[cold]
+#[inline(never)]
+fn restart<F, I, O, M, W>(
+    stage: &Stage<F, I, O>,
+    memory: &mut M,
+    input: I,
+    access: &Access,
+    regime: &Regime,
+    observer: &W,
+) -> Result<Mapped<O>, Failed<I, M::Fault>>
+where
+    F: Format,
+    I: Address,
+    O: Address,
+    M: Memory<Address = O>,
+    W: Observer,
+{
+    let stage = &Stage { format: stage.format.after_restart(), ..*stage };
+    run(Walk { stage, from: None, restarts: false, memory, input, access, regime, observer })
 }
 
 /// Where a walk takes up what a cache of table entries remembers: the entries above `level` are not
@@ -167,7 +180,7 @@ where
     M: Memory<Address = O>,
     W: Observer,
 {
-    run(Walk { stage, from: Some(from), memory, input, access, regime, observer })
+    run(Walk { stage, from: Some(from), restarts: false, memory, input, access, regime, observer })
 }
 
 fn walk_with_updates<F, I, O, M, W>(
@@ -180,28 +193,24 @@ where
     M: Memory<Address = O>,
     W: Observer,
 {
-    let mut level = 0;
-    for _ in 0..RESTARTS {
-        match walk.attempt::<true>() {
-            Ok(mapped) => return Ok(mapped),
-            Err(Ended::Failed(failed)) => return Err(failed),
-            Err(Ended::Lost { level: at }) => level = at,
+    let mut outcome = walk.attempt::<true>();
+    for _ in 1..RESTARTS {
+        match outcome {
+            // An update met a changed entry: the walk starts over.
+            Err(Failed::Here(Fault { cause: Cause::Contended, .. })) => {
+                outcome = walk.attempt::<true>();
+            }
+            _ => break,
         }
     }
-    Err(Failed::Here(walk.fault_at(level, Cause::Contended)))
-}
-
-enum Ended<I, B> {
-    Failed(Failed<I, B>),
-    /// An update met a changed entry: the walk starts over.
-    Lost {
-        level: u8,
-    },
+    outcome
 }
 
 struct Walk<'a, F: Format, I, O, M, W> {
     stage: &'a Stage<F, I, O>,
     from: Option<&'a Partial>,
+    /// Whether an entry may ask for the walk to start over at the ordinary root.
+    restarts: bool,
     memory: &'a mut M,
     input: I,
     access: &'a Access,
@@ -225,7 +234,7 @@ where
     W: Observer,
 {
     #[inline(always)]
-    fn attempt<const UPDATES: bool>(&mut self) -> Result<Mapped<O>, Ended<I, M::Fault>> {
+    fn attempt<const UPDATES: bool>(&mut self) -> Result<Mapped<O>, Failed<I, M::Fault>> {
         let half;
         let format = if F::HALVES {
             half = self.stage.format.half(self.input.raw());
@@ -239,7 +248,7 @@ where
             Ok(Start::Table { table, level, input }) => (table, level, input),
             Ok(Start::Flat { output }) => return self.flat(output),
             Err((level, cause)) => {
-                return Err(Ended::Failed(Failed::Here(self.fault_at(level, cause))));
+                return Err(Failed::Here(self.fault_at(level, cause)));
             }
         };
         let mut trail = Trail { entries: [(0, 0, 0); MAX_LEVELS], len: 0 };
@@ -261,7 +270,7 @@ where
                     layout,
                     &self.access.table_read(level, self.input.raw()),
                 )
-                .map_err(|below| Ended::Failed(Failed::Below(below)))?;
+                .map_err(Failed::Below)?;
             let Value { value: entry, reached: Reached { leaf: via } } = read;
             path.via &= via;
             let decoded = format.decode(entry, level);
@@ -309,13 +318,23 @@ where
                 }
                 Decoded::Empty => Cause::Empty,
                 Decoded::Reserved(reserved) => Cause::Reserved(reserved),
+                Decoded::Restart if self.restarts => {
+                    return restart(
+                        self.stage,
+                        self.memory,
+                        self.input,
+                        self.access,
+                        self.regime,
+                        self.observer,
+                    );
+                }
                 Decoded::Restart => Cause::Restart,
                 // No format decodes so; a walk must be bounded even if one did.
                 Decoded::Table { .. } => {
                     Cause::Reserved(Reserved { why: Why::Encoding, bits: entry })
                 }
             };
-            return Err(Ended::Failed(Failed::Here(Fault {
+            return Err(Failed::Here(Fault {
                 stage: self.stage.number,
                 input: self.input,
                 level,
@@ -324,12 +343,13 @@ where
                 path,
                 cause,
                 access: *self.access,
-            })));
+            }));
         }
     }
 
     /// The stage is off: nothing is read, the output is the input.
-    fn flat(&self, output: u64) -> Result<Mapped<O>, Ended<I, M::Fault>> {
+    #[inline(always)]
+    fn flat(&self, output: u64) -> Result<Mapped<O>, Failed<I, M::Fault>> {
         let found = Found {
             entry: 0,
             level: 0,
@@ -341,7 +361,7 @@ where
         };
         match self.stage.format.check(&found, self.access, self.regime) {
             Ok(()) => Ok(Mapped { output: O::new(output), found }),
-            Err(cause) => Err(Ended::Failed(Failed::Here(self.fault_at(0, cause)))),
+            Err(cause) => Err(Failed::Here(self.fault_at(0, cause))),
         }
     }
 
@@ -352,7 +372,7 @@ where
         old: u64,
         level: u8,
         is_leaf: bool,
-    ) -> Result<(), Ended<I, M::Fault>> {
+    ) -> Result<(), Failed<I, M::Fault>> {
         let new = self.stage.format.touched(old, level, is_leaf, self.access);
         if new == old {
             return Ok(());
@@ -369,9 +389,9 @@ where
                     new,
                     &self.access.table_update(level, self.input.raw()),
                 )
-                .map_err(|below| Ended::Failed(Failed::Below(below)))?;
+                .map_err(Failed::Below)?;
             if !won {
-                return Err(Ended::Lost { level });
+                return Err(Failed::Here(self.fault_at(level, Cause::Contended)));
             }
         }
         let stage = self.stage.number;
@@ -380,6 +400,7 @@ where
     }
 
     /// A fault without an entry.
+    #[inline(always)]
     fn fault_at(&self, level: u8, cause: Cause) -> Fault<I> {
         Fault {
             stage: self.stage.number,

@@ -181,7 +181,7 @@ impl Format for Npt {
         match &self.mode {
             // Guest physical addresses are not sign-extended: bits beyond the tables' width fault.
             Mode::Long(long) => {
-                let root_level = if self.name == "npt4" { 3 } else { 4 };
+                let root_level = long.root_level();
                 if input >> (12 + 9 * (root_level + 1)) != 0 {
                     return Err((root_level, Cause::InputSize));
                 }
@@ -202,7 +202,7 @@ impl Format for Npt {
         in_mode!(self, mode => mode.index_bits(level))
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, entry: u64, level: u8) -> Decoded {
         in_mode!(self, mode => mode.decode(entry, level))
     }
@@ -212,14 +212,14 @@ impl Format for Npt {
         in_mode!(self, mode => mode.join(path, entry, level))
     }
 
-    #[inline]
+    #[inline(always)]
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        let sss = self.shadow_stack_denied(found, access);
         if self.options.supervisor_shadow_stack
             && access.flavor == Flavor::ShadowStack
             && access.privilege == Privilege::Supervisor
         {
-            return Denied::NONE.with(Denied::SHADOW_STACK, sss).into_result();
+            let denied = self.shadow_stack_denied(found, access);
+            return Denied::NONE.with(Denied::SHADOW_STACK, denied).into_result();
         }
         let access = self.nested(access);
         match in_mode!(self, mode => mode.check(found, &access, regime)) {

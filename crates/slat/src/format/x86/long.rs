@@ -175,6 +175,11 @@ impl Long {
         Ok(extended)
     }
 
+    /// The level of the root.
+    pub(crate) fn root_level(&self) -> u8 {
+        self.root_level
+    }
+
     /// The table that a root register names.
     #[inline]
     pub(crate) fn table_address(&self, root: u64) -> u64 {
@@ -240,7 +245,7 @@ impl Format for Long {
         9
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, entry: u64, level: u8) -> Decoded {
         if entry & bits::P == 0 {
             return Decoded::Empty;
