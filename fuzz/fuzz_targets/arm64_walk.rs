@@ -24,6 +24,17 @@ fuzz_target!(|input: ([u64; 9], u8, Vec<u8>)| {
         small_tables: choice & 8 != 0,
         ..Processor::default()
     };
+    // Raw values are mostly refused; without the refused fields they are mostly followed.
+    let _ = (
+        Stage1::new(which, tcr, sctlr, hcr, &processor),
+        Stage2::new(vtcr, hcr, sctlr, &processor),
+    );
+    let hcr = hcr & !hcr::NV1;
+    let tcr = match which {
+        TranslationRegime::El2 => tcr & ((1 << 33) - 1) & !(1 << 19 | 3 << 6),
+        _ => tcr & !(0xf << 60 | 1 << 35 | 1 << 6),
+    };
+    let vtcr = vtcr & ((1 << 34) - 1) & !(3 << 23 | 1 << 20);
     let Ok(stage1) = Stage1::new(which, tcr, sctlr, hcr, &processor) else { return };
     let Ok(stage2) = Stage2::new(vtcr, hcr, sctlr, &processor) else { return };
     let kind = [Kind::Read, Kind::Write, Kind::Execute][usize::from(choice >> 4) % 3];

@@ -328,7 +328,7 @@ impl Stage2 {
             ) => {
                 let memory =
                     Memory::Normal { outer: weaker(outer1, outer), inner: weaker(inner1, inner) };
-                (memory, stage1.xs && !memory.is_write_back())
+                (memory, stage1.xs)
             }
             (Rule::NonCacheable, Memory::Normal { .. }) => (Memory::NON_CACHEABLE, stage1.xs),
             (Rule::Stage1, memory) => (memory, stage1.xs),

@@ -3,7 +3,7 @@
 use slat::format::arm64::{Granule, Processor, Stage1, Stage2, TranslationRegime};
 use slat::format::{Decoded, Format, Found, Path};
 use slat::regime::arm;
-use slat::{Access, Kind, Privilege, Regime, Why};
+use slat::{Access, Kind, Privilege, Purpose, Regime, Why};
 
 /// One way of encoding entries: granule, DS, physical and output address width.
 #[derive(Clone, Copy, Debug)]
@@ -281,6 +281,31 @@ fn every_bit_of_stage_2_permits_as_described() {
                     };
                 let permitted = stage2.check(&found(entry, 3), &access, &regime).is_ok();
                 assert_eq!(permitted, expected, "{entry:#x}: {access:?}");
+            }
+        }
+    }
+}
+
+/// A stage-1 walk needs to read its entries, and hardware that updates one to write it as well.
+#[test]
+fn stage_1_tables_need_their_rights_of_stage_2() {
+    let encoding =
+        Encoding { granule: Granule::Four, ds: false, physical_bits: 48, output_bits: 48 };
+    let stage2 = encoding.stage2();
+    for rights in 0..4u64 {
+        for (purpose, kind, needed) in [
+            (Purpose::Table { level: 0 }, Kind::Read, 1),
+            (Purpose::Update { level: 0 }, Kind::Write, 3),
+        ] {
+            // Normal and device memory, with HCR_EL2.PTW clear and set.
+            for (mem_attr, ptw) in [(0xf, false), (0xf, true), (1, false), (1, true)] {
+                let mut regime = Regime::default();
+                regime.arm.protect_table_walks = ptw;
+                let access = Access { purpose, ..Access::new(kind, Privilege::Supervisor) };
+                let entry = 1 << 10 | rights << 6 | mem_attr << 2 | 3;
+                let permitted = stage2.check(&found(entry, 3), &access, &regime).is_ok();
+                let expected = rights & needed == needed && !(ptw && mem_attr == 1);
+                assert_eq!(permitted, expected, "{entry:#x}: {access:?}, PTW {ptw}");
             }
         }
     }

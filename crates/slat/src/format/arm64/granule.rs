@@ -232,7 +232,7 @@ pub(super) fn root_address(register: u64, wide: bool, index_bits: u32) -> u64 {
     let size = index_bits + 3;
     if wide {
         let address = register & 0x0000_ffff_ffff_ffc0 | (register >> 2 & 0xf) << 48;
-        address & (!0 << size.max(6))
+        address & (!0 << size)
     } else {
         register & 0x0000_ffff_ffff_fffe & (!0 << size)
     }
