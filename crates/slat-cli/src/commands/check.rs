@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Judge the machine whose state --save wrote to this file
     #[arg(long, value_name = "FILE", conflicts_with = "save")]
     state: Option<PathBuf>,
-    /// Write what is read of this machine to this file too (text; no serial numbers, no names)
+    /// Write what is read of this machine to this file too (text, without serial numbers or host names)
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
 }
