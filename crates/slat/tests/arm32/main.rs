@@ -4,6 +4,7 @@
 mod attributes;
 mod bits;
 mod counts;
+mod hostile;
 mod naive;
 mod qemu;
 #[path = "../riscv/ram.rs"]

@@ -317,7 +317,7 @@ impl Machine<'_> {
 }
 
 /// Made-up memory: below 2 GiB mostly stage 2's descriptors, above it stage 1's.
-fn invent(seed: u64, address: u64) -> u32 {
+pub(crate) fn invent(seed: u64, address: u64) -> u32 {
     let short = seed & 1 != 0 && address >> 31 & 1 != 0;
     let slot = if short { address } else { address & !7 };
     let mut z = slot.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed;

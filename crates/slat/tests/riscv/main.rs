@@ -3,8 +3,10 @@
 
 mod bits;
 mod counts;
+mod hostile;
 mod naive;
 mod qemu;
 mod ram;
 mod registers;
 mod traps;
+mod types;

@@ -297,7 +297,7 @@ fn ignore(va: u64, bits: u32, bare: bool) -> u64 {
 }
 
 /// A made-up memory: most words are entries that lead on.
-fn invent(seed: u64, address: u64) -> u32 {
+pub(crate) fn invent(seed: u64, address: u64) -> u32 {
     let narrow = seed & 1 == 1;
     let slot = if narrow { address } else { address & !7 };
     // A 64-bit mix of seed and slot (SplitMix64's finalizer).
