@@ -8,8 +8,7 @@
 //! TLBs alone gives the same result from it as from the full stream, to the last counter; a simulator
 //! with a cache model needs the full stream, because caches see every access.
 //!
-//! A run is of one vCPU, one address space, one privilege and one class of access (fetches, or loads and
-//! stores) within one 4 KiB page of virtual addresses. It stands where its first access stood, so that
+//! A run is of one vCPU, one address space, one privilege and one class of access ([`Classes`]) within one 4 KiB page of virtual addresses. It stands where its first access stood, so that
 //! the order of all first touches is kept across classes and vCPUs. It ends
 //!
 //! - at an access of its class to another page, with another privilege, or across a page border;
@@ -51,8 +50,13 @@ use crate::{Access, At, Batch, Event, Kind, Machine, Source};
 /// The default is the usual one: first levels apart for fetches and data, nothing inclusive, nothing shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// Whether fetches and data accesses look into TLBs of their own first, at every page size.
+    /// Whether fetches and data accesses look into TLBs of their own first.
     pub split_first_level: bool,
+    /// Whether loads and stores look into TLBs of their own first, too.
+    pub split_stores: bool,
+    /// Whether pages of some size that occurs are not kept in the first level at all, so that every access
+    /// to them goes on to an outer one.
+    pub pass_by: bool,
     /// Whether dropping an entry from an outer level drops it from the first level, too.
     pub inclusive: bool,
     /// Whether a hit in the first level also touches an outer level, as with parallel lookup.
@@ -70,6 +74,8 @@ impl Default for Hierarchy {
     fn default() -> Self {
         Hierarchy {
             split_first_level: true,
+            split_stores: false,
+            pass_by: false,
             inclusive: false,
             outer_sees_hits: false,
             shared: false,
@@ -82,8 +88,10 @@ impl Default for Hierarchy {
 /// Which accesses may be in one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Classes {
-    /// Fetches, and apart from them loads and stores: for split first levels.
+    /// Fetches, and apart from them loads and stores: for first levels that are split so.
     Split,
+    /// Fetches, loads and stores, each apart: for first levels of which stores have their own.
+    SplitStores,
     /// All accesses: for a unified first level. A fetch between two loads of one page ends their run.
     Unified,
 }
@@ -91,6 +99,8 @@ pub enum Classes {
 /// Why compaction is not exact for a hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
+    /// See [`Hierarchy::pass_by`].
+    PassBy,
     /// See [`Hierarchy::inclusive`].
     Inclusive,
     /// See [`Hierarchy::outer_sees_hits`].
@@ -106,6 +116,10 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self {
+            Refused::PassBy => {
+                "the first level does not keep pages of every size that occurs, so that each access to such a \
+                 page changes an outer TLB"
+            }
             Refused::Inclusive => {
                 "an inclusive outer TLB drops entries from the first level when it evicts, so that a repeated \
                  access to a page can miss"
@@ -139,6 +153,9 @@ impl Hierarchy {
     ///
     /// Where it is exact for none.
     pub fn classes(&self) -> Result<Classes, Refused> {
+        if self.pass_by {
+            return Err(Refused::PassBy);
+        }
         if self.inclusive {
             return Err(Refused::Inclusive);
         }
@@ -154,7 +171,11 @@ impl Hierarchy {
         if self.interventions {
             return Err(Refused::Interventions);
         }
-        Ok(if self.split_first_level { Classes::Split } else { Classes::Unified })
+        Ok(match (self.split_first_level, self.split_stores) {
+            (false, _) => Classes::Unified,
+            (true, false) => Classes::Split,
+            (true, true) => Classes::SplitStores,
+        })
     }
 }
 
@@ -245,15 +266,15 @@ const CLOSED: Open = Open { key: 0, run: NONE, stored: false };
 #[derive(Clone, Debug)]
 pub struct Compacting {
     classes: Classes,
-    /// The open runs of each vCPU: of data accesses, or of all, and of fetches.
-    open: Vec<[Open; 2]>,
+    /// The open runs of each vCPU: of loads and with them what is not apart, of stores, of fetches.
+    open: Vec<[Open; 3]>,
 }
 
 impl Compacting {
     /// For these classes.
     #[must_use]
     pub fn new(classes: Classes) -> Self {
-        Compacting { classes, open: vec![[CLOSED; 2]; 256] }
+        Compacting { classes, open: vec![[CLOSED; 3]; 256] }
     }
 
     /// Replaces the content of `into` by that of `batch`, compacted.
@@ -269,7 +290,7 @@ impl Compacting {
                     | Event::TableStore { .. }
                     | Event::TableRelease { .. }
                     | Event::Invalidate(_) => self.end_all(),
-                    _ => self.open[usize::from(at.vcpu)] = [CLOSED; 2],
+                    _ => self.open[usize::from(at.vcpu)] = [CLOSED; 3],
                 }
                 into.events.push(At { before: into.runs.len() as u32, ..*at });
             }
@@ -280,12 +301,16 @@ impl Compacting {
     }
 
     fn end_all(&mut self) {
-        self.open.fill([CLOSED; 2]);
+        self.open.fill([CLOSED; 3]);
     }
 
     fn take(&mut self, access: Access, into: &mut RunBatch) {
         let kind = access.kind();
-        let class = usize::from(self.classes == Classes::Split && kind == Kind::Fetch);
+        let class = match (self.classes, kind) {
+            (Classes::Split | Classes::SplitStores, Kind::Fetch) => 2,
+            (Classes::SplitStores, Kind::Store) => 1,
+            _ => 0,
+        };
         let open = &mut self.open[usize::from(access.vcpu)][class];
         if access.crosses() {
             // Of two pages or more: it stands alone.

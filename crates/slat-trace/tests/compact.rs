@@ -130,7 +130,9 @@ fn move_to_back(order: &mut VecDeque<usize>, way: usize) {
 
 #[derive(Clone, Copy, Debug)]
 struct Geometry {
-    unified: bool,
+    classes: Classes,
+    /// Whether the first levels do not keep 2 MiB pages.
+    pass_by: bool,
     inclusive: bool,
     first: (usize, usize, Replacement),
     second: (usize, usize, Replacement),
@@ -147,10 +149,10 @@ struct Counters {
     log: Vec<(u8, u64, Kind)>,
 }
 
-/// First-level TLBs for fetches and data, a second level for both, and the bits of the page table.
+/// First-level TLBs for loads, stores and fetches as far as they are apart, a second level for both, and the bits of the page table.
 #[derive(Clone, Debug, PartialEq)]
 struct Core {
-    first: [Tlb; 2],
+    first: [Tlb; 3],
     second: Tlb,
 }
 
@@ -170,7 +172,7 @@ impl Model {
     fn new(geometry: Geometry) -> Self {
         let tlb = |(sets, ways, replacement)| Tlb::new(sets, ways, replacement);
         let core = Core {
-            first: [tlb(geometry.first), tlb(geometry.first)],
+            first: std::array::from_fn(|_| tlb(geometry.first)),
             second: tlb(geometry.second),
         };
         Model {
@@ -191,7 +193,12 @@ impl Model {
     fn page(&mut self, access: &Access, va: u64) {
         let (kind, tag) = (access.kind(), tag(va));
         let (store, which) = (kind == Kind::Store, kind as usize);
-        let class = usize::from(!self.geometry.unified && kind == Kind::Fetch);
+        let class = match (self.geometry.classes, kind) {
+            (Classes::Split | Classes::SplitStores, Kind::Fetch) => 2,
+            (Classes::SplitStores, Kind::Store) => 1,
+            _ => 0,
+        };
+        let kept = !(self.geometry.pass_by && tag.1);
         let core = &mut self.cores[usize::from(access.vcpu)];
         // A store through an entry that is not known dirty walks again to set the bit.
         if let Some(entry) = core.first[class].lookup(tag) {
@@ -203,7 +210,9 @@ impl Model {
             && (!store || found.dirty)
         {
             self.counters.second_hits[which] += 1;
-            core.first[class].fill(found);
+            if kept {
+                core.first[class].fill(found);
+            }
             return;
         }
         self.counters.walks[which] += 1;
@@ -217,7 +226,9 @@ impl Model {
         {
             core.first.iter_mut().for_each(|tlb| tlb.drop_tag(gone.tag));
         }
-        core.first[class].fill(entry);
+        if kept {
+            core.first[class].fill(entry);
+        }
     }
 
     fn event(&mut self, vcpu: u8, event: &Event) {
@@ -339,6 +350,14 @@ fn batches(stream: &[Next]) -> Vec<Batch> {
     batches
 }
 
+fn hierarchy() -> impl Strategy<Value = Hierarchy> {
+    (any::<bool>(), any::<bool>()).prop_map(|(split_first_level, split_stores)| Hierarchy {
+        split_first_level,
+        split_stores,
+        ..Hierarchy::default()
+    })
+}
+
 fn replacement() -> impl Strategy<Value = Replacement> {
     prop_oneof![
         Just(Replacement::Lru),
@@ -359,23 +378,26 @@ proptest! {
     #[test]
     fn runs_are_exact_for_every_geometry_and_policy(
         stream in proptest::collection::vec(next(), 1..300),
-        unified in any::<bool>(),
+        hierarchy in hierarchy(),
         first in level(3),
         second in level(4),
     ) {
-        let geometry = Geometry { unified, inclusive: false, first, second };
-        let hierarchy = Hierarchy { split_first_level: !unified, ..Hierarchy::default() };
+        let classes = hierarchy.classes().unwrap();
+        let geometry = Geometry { classes, pass_by: false, inclusive: false, first, second };
         let batches = batches(&stream);
         let full = Model::new(geometry).full(&batches);
-        let (compacted, _) = Model::new(geometry).compacted(&batches, hierarchy.classes().unwrap());
+        let (compacted, _) = Model::new(geometry).compacted(&batches, classes);
         prop_assert_eq!(&full.counters, &compacted.counters);
         prop_assert!(full.cores == compacted.cores);
         prop_assert!(full.dirty == compacted.dirty);
     }
 
     #[test]
-    fn no_access_and_no_event_is_lost(stream in proptest::collection::vec(next(), 1..300), unified in any::<bool>()) {
-        let classes = if unified { Classes::Unified } else { Classes::Split };
+    fn no_access_and_no_event_is_lost(
+        stream in proptest::collection::vec(next(), 1..300),
+        hierarchy in hierarchy(),
+    ) {
+        let classes = hierarchy.classes().unwrap();
         for batch in batches(&stream) {
             let mut runs = RunBatch::default();
             Compacting::new(classes).compact(&batch, &mut runs);
@@ -433,7 +455,8 @@ fn the_first_store_after_loads_is_a_run_of_its_own() {
 fn an_inclusive_hierarchy_would_be_wrong() {
     // One entry in the second level: a fetch miss evicts the data page from it, and so from the first.
     let geometry = Geometry {
-        unified: false,
+        classes: Classes::Split,
+        pass_by: false,
         inclusive: true,
         first: (1, 4, Replacement::Lru),
         second: (1, 1, Replacement::Lru),
@@ -450,7 +473,8 @@ fn an_inclusive_hierarchy_would_be_wrong() {
 #[test]
 fn split_classes_would_be_wrong_for_a_unified_first_level() {
     let geometry = Geometry {
-        unified: true,
+        classes: Classes::Unified,
+        pass_by: false,
         inclusive: false,
         first: (1, 2, Replacement::Lru),
         second: (1, 1, Replacement::Lru),
@@ -463,6 +487,42 @@ fn split_classes_would_be_wrong_for_a_unified_first_level() {
     assert!(full.cores != split.cores);
     let (unified, _) = Model::new(geometry).compacted(&one_batch(&all), Classes::Unified);
     assert!(full.cores == unified.cores && full.counters == unified.counters);
+}
+
+#[test]
+fn joint_loads_and_stores_would_be_wrong_where_stores_have_a_tlb_of_their_own() {
+    let geometry = Geometry {
+        classes: Classes::SplitStores,
+        pass_by: false,
+        inclusive: false,
+        first: (1, 2, Replacement::Lru),
+        second: (1, 1, Replacement::Lru),
+    };
+    let all = [Kind::Store, Kind::Load].map(|kind| access(kind, 1));
+    let full = Model::new(geometry).full(&one_batch(&all));
+    let (joint, _) = Model::new(geometry).compacted(&one_batch(&all), Classes::Split);
+    assert_eq!((full.counters.second_hits[0], joint.counters.second_hits[0]), (1, 0));
+    let (apart, _) = Model::new(geometry).compacted(&one_batch(&all), Classes::SplitStores);
+    assert!(full.cores == apart.cores && full.counters == apart.counters);
+}
+
+#[test]
+fn pages_that_pass_the_first_level_by_would_be_wrong() {
+    // Page 512 is in a 2 MiB page: its second load is the last use in the second level.
+    let geometry = Geometry {
+        classes: Classes::Split,
+        pass_by: true,
+        inclusive: false,
+        first: (1, 4, Replacement::Lru),
+        second: (1, 2, Replacement::Lru),
+    };
+    let all = [(Kind::Load, 512), (Kind::Fetch, 1), (Kind::Load, 512), (Kind::Fetch, 2)]
+        .map(|(kind, page)| access(kind, page));
+    let full = Model::new(geometry).full(&one_batch(&all));
+    let (compacted, _) = Model::new(geometry).compacted(&one_batch(&all), Classes::Split);
+    assert!(full.cores != compacted.cores);
+    let refused = Hierarchy { pass_by: true, ..Hierarchy::default() }.classes().unwrap_err();
+    assert!(refused == Refused::PassBy && refused.to_string().contains("every size that occurs"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The page runs of a recording, kept in a file beside it.
 //!
-//! The cache of `F.slat` is `F.slat.runs`, or `F.slat.unified-runs`. It is written when it is first asked
+//! The cache of `F.slat` is `F.slat.runs`, for other classes `F.slat.split-runs` or `F.slat.unified-runs`. It is written when it is first asked
 //! for and used as long as it fits the recording, byte for byte; where it cannot be written, the runs are
 //! made from the recording each time. It can be deleted at will and is no format to exchange: a cache
 //! of another version is made anew.
@@ -150,6 +150,7 @@ fn beside(path: &Path, classes: Classes) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(match classes {
         Classes::Split => ".runs",
+        Classes::SplitStores => ".split-runs",
         Classes::Unified => ".unified-runs",
     });
     PathBuf::from(name)
@@ -158,7 +159,7 @@ fn beside(path: &Path, classes: Classes) -> PathBuf {
 fn header(classes: Classes, (length, sum): Identity) -> Vec<u8> {
     let mut header = MAGIC.to_vec();
     header.extend_from_slice(&VERSION.to_le_bytes());
-    header.extend_from_slice(&u32::from(classes == Classes::Unified).to_le_bytes());
+    header.extend_from_slice(&(classes as u32).to_le_bytes());
     header.extend_from_slice(&length.to_le_bytes());
     header.extend_from_slice(&sum.to_le_bytes());
     header

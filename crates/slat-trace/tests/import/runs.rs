@@ -13,15 +13,6 @@ use slat_trace::{Arch, At, Control, Event, Exception, Invalidation, Machine, Roo
 
 use crate::samples::{accesses, drmemtrace, plain};
 
-const UNIFIED: Hierarchy = Hierarchy {
-    split_first_level: false,
-    inclusive: false,
-    outer_sees_hits: false,
-    shared: false,
-    prefetches: false,
-    interventions: false,
-};
-
 /// A recording of a made-up trace in a directory of its own.
 fn recorded(directory: &Path, bytes: &[&[u8]]) -> PathBuf {
     let traces: Vec<_> = (0..bytes.len()).map(|i| directory.join(format!("trace-{i}"))).collect();
@@ -72,7 +63,10 @@ fn the_cache_says_what_the_recording_says() {
     let one = drmemtrace(1, 1000, &accesses(60_000));
     let two = plain(&accesses(30_000));
     let path = recorded(directory.path(), &[&one, &two]);
-    for hierarchy in [Hierarchy::default(), UNIFIED] {
+    let base = Hierarchy::default();
+    let unified = Hierarchy { split_first_level: false, ..base };
+    let split_stores = Hierarchy { split_stores: true, ..base };
+    for hierarchy in [base, unified, split_stores] {
         let expected = from_recording(&path, &hierarchy);
         assert!(expected.0.len() > 1000 && expected.1.len() > 100);
         for _ in 0..2 {
@@ -82,10 +76,9 @@ fn the_cache_says_what_the_recording_says() {
             assert!(from_runs(runs) == expected);
         }
     }
-    let names: Vec<_> = ["trace.slat.runs", "trace.slat.unified-runs"]
-        .map(|name| directory.path().join(name).exists())
-        .to_vec();
-    assert_eq!(names, [true, true]);
+    for name in ["trace.slat.runs", "trace.slat.unified-runs", "trace.slat.split-runs"] {
+        assert!(directory.path().join(name).exists());
+    }
 }
 
 #[test]
