@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 mod check;
+mod compare;
 mod completions;
 mod export;
 mod import;
@@ -18,6 +19,8 @@ mod walk;
 pub(crate) enum Command {
     /// Tell whether this machine has SLAT, whether it is on and whether it is used
     Check(check::Args),
+    /// What a workload costs without virtualization, with shadow paging, and with SLAT
+    Compare(compare::Args),
     /// Explain one translation, step by step
     Walk(walk::Args),
     /// Record a program, or a whole system, in an unmodified Linux guest
@@ -41,6 +44,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Check(args) => check::run(args),
+            Command::Compare(args) => compare::run(args),
             Command::Walk(args) => walk::run(args),
             Command::Record(args) => record::run(args),
             Command::Replay(args) => replay::run(args),

@@ -9,3 +9,4 @@ pub mod memory;
 pub mod native;
 pub mod nested;
 pub mod preset;
+pub mod report;
