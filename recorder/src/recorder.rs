@@ -401,7 +401,7 @@ impl Session {
                 let in_use: Vec<u64> = self.vcpus.iter().flat_map(|vcpu| vcpu.roots).collect();
                 let Self { encoder, tables, ram, .. } = self;
                 let mut sink = |event: Event, entries: &[_]| encoder.event(vcpu, &event, entries);
-                tables.load_root(ram, gpa, level, &in_use, &mut sink);
+                tables.load_root(ram, gpa, level, in_use, &mut sink);
             }
             Event::Msr { number: x86::EFER, value } => {
                 let event = Event::Control { register: Control::Efer, value };

@@ -63,6 +63,8 @@ pub(crate) struct Tables {
     /// When a root was loaded last.
     roots: HashMap<u64, u64>,
     loads: u64,
+    /// The roots of all vCPUs now.
+    in_use: Vec<u64>,
 }
 
 impl Tables {
@@ -73,6 +75,7 @@ impl Tables {
             content: HashMap::new(),
             roots: HashMap::new(),
             loads: 0,
+            in_use: Vec::new(),
         }
     }
 
@@ -82,16 +85,17 @@ impl Tables {
         ram: &Ram,
         gpa: u64,
         level: u8,
-        in_use: &[u64],
+        in_use: Vec<u64>,
         sink: Sink<'_>,
     ) {
+        self.in_use = in_use;
         self.loads += 1;
         if self.roots.insert(gpa, self.loads).is_none() {
             self.link(ram, gpa, level, sink);
         }
         if self.loads.is_multiple_of(ROOTS_KEPT / 2) {
             let oldest = self.loads.saturating_sub(ROOTS_KEPT);
-            let unused = |(root, load): (&u64, &u64)| *load < oldest && !in_use.contains(root);
+            let unused = |(root, load): (&u64, &u64)| *load < oldest && !self.in_use.contains(root);
             let mut old: Vec<(u64, u64)> =
                 self.roots.iter().filter(|&pair| unused(pair)).map(|(&r, &l)| (l, r)).collect();
             // The order of a hash table differs from run to run; the recording must not.
@@ -160,6 +164,12 @@ impl Tables {
 
     /// The guest has stored `len` bytes to a table at `gpa`.
     pub(crate) fn stored(&mut self, ram: &Ram, gpa: u64, len: u64, sink: Sink<'_>) {
+        let page = gpa & !0xfff;
+        if !self.in_use.contains(&page) && self.roots.remove(&page).is_some() {
+            // A root that no vCPU uses and that is written to belongs to an address space that
+            // ends, and is about to be plain data. Should it be used again, it is linked again.
+            self.unlink(ram, page, sink);
+        }
         let mut at = gpa & !7;
         while at < gpa + len {
             let (Some(page), Some(value)) = (ram.page(at), ram.word(at)) else { return };
