@@ -8,5 +8,6 @@ pub mod machine;
 pub mod memory;
 pub mod native;
 pub mod nested;
+pub mod page_runs;
 pub mod preset;
 pub mod report;
