@@ -50,6 +50,15 @@ pub struct Entry {
     pub rights: Rights,
 }
 
+impl Entry {
+    /// The part of `1 << shift` bytes, which is no more than the page, that holds `va`.
+    #[inline]
+    fn part(self, va: u64, shift: u8) -> Entry {
+        let within = va & ((1u64 << self.shift) - 1) & (!0 << shift);
+        Entry { base: self.base + within, shift, ..self }
+    }
+}
+
 /// Rights and state of an entry: a set of flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Rights(u8);
@@ -201,12 +210,17 @@ impl Level {
         None
     }
 
+    /// Keeps an entry in the array for its size; of a page whose size has none, the part of the
+    /// next smaller size that holds `va`.
     fn insert(&mut self, va: u64, tag: Tag, entry: Entry) {
         self.last = None;
+        let sizes = self.banks.iter().flat_map(|bank| bank.shifts.iter().copied());
+        let Some(shift) = sizes.filter(|&shift| shift <= entry.shift).max() else { return };
+        let entry = entry.part(va, shift);
         for bank in &mut self.banks {
-            if let Some(class) = bank.shifts.iter().position(|&shift| shift == entry.shift) {
+            if let Some(class) = bank.shifts.iter().position(|&held| held == shift) {
                 bank.used[class] = true;
-                bank.array.insert(va >> entry.shift, key(va, entry.shift, class, tag), entry);
+                bank.array.insert(va >> shift, key(va, shift, class, tag), entry);
                 return;
             }
         }
@@ -317,12 +331,7 @@ impl Tlb {
 
     /// Keeps what a walk found, in both levels. `va` is any address of the page.
     pub fn insert(&mut self, va: u64, space: Space, kind: Kind, entry: Entry) {
-        let mut entry = entry;
-        if entry.shift > self.largest {
-            let kept = 1u64 << self.largest;
-            entry.base += va & ((1u64 << entry.shift) - 1) & !(kept - 1);
-            entry.shift = self.largest;
-        }
+        let entry = entry.part(va, entry.shift.min(self.largest));
         let tag = if entry.rights.has(Rights::GLOBAL) { space.global } else { space.own };
         self.first(kind).insert(va, tag, entry);
         self.second.insert(va, tag, entry);
