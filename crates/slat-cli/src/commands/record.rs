@@ -135,7 +135,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut first = None;
     let outcome = slat_setup::record(&cache, &recipe, output, |progress| {
         for line in progress.console.lines().filter(|line| is_from_guest(line)) {
-            bar.println(line);
+            bar.suspend(|| anstream::println!("{line}"));
         }
         if progress.accesses == 0 {
             bar.set_message("the guest runs");

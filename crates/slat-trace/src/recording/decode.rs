@@ -354,3 +354,86 @@ fn fill_frames(model: &mut Model, accesses: &mut [Access]) -> Result<(), Inconsi
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::Root;
+    use crate::recording::Encoder;
+
+    /// A block of a machine of two vCPUs, with every stream in use.
+    fn block() -> crate::recording::RawBlock {
+        let mut encoder = Encoder::new(2);
+        for step in 0..60u64 {
+            let vcpu = (step / 7 % 2) as u8;
+            let block = encoder.define(step % 5 * 0x700, 9, 3);
+            encoder.execute(vcpu, block, 0x40_0000 + step * step * 64);
+            for ordinal in 0..step % 4 {
+                let va = 0x7000_0000 + step * 8 + ordinal * step * 0x1_0000;
+                encoder.access(vcpu, ordinal == 1, 3, va, (step % 9) as u32);
+            }
+            if step % 6 == 0 {
+                let page = Event::TablePage { gpa: step << 12, level: 1, fresh: true };
+                encoder.event(vcpu, &page, &[(1, 2), (3, 4)]);
+                let root = Event::Root { root: Root::Cr3, value: step << 12 };
+                encoder.event(vcpu, &root, &[]);
+            }
+        }
+        encoder.finish()
+    }
+
+    /// Reads a block to its end or to what is wrong with it; panics are for the caller to see.
+    fn read(block: &crate::recording::RawBlock) -> Result<u64, Inconsistent> {
+        let (mut decoder, mut definitions) = (Decoder::new(2), Vec::new());
+        for (section, vcpu, data) in &block.sections {
+            match section {
+                Section::Definitions => read_definitions(data, &mut definitions)?,
+                _ => decoder.buffer(*section, *vcpu).unwrap().clone_from(data),
+            }
+        }
+        decoder.begin(block.accesses, true);
+        let (mut batch, mut accesses) = (Batch::default(), 0);
+        loop {
+            batch.clear();
+            let more = decoder.read::<true>(&definitions, &mut batch, 50)?;
+            accesses += batch.accesses.len() as u64;
+            if !more {
+                return Ok(accesses);
+            }
+        }
+    }
+
+    #[test]
+    fn the_block_as_it_is_reads_whole() {
+        let block = block();
+        assert_eq!(read(&block), Ok(block.accesses));
+        assert!(block.sections.len() > 10, "most streams are in use");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn streams_that_lie_are_refused_or_read_and_never_a_panic(
+            changes in prop::collection::vec((any::<u16>(), any::<u16>(), any::<u8>()), 1..6),
+            cut: Option<(u16, u16)>,
+        ) {
+            let mut block = block();
+            let count = block.sections.len();
+            for (section, at, value) in changes {
+                let data = &mut block.sections[usize::from(section) % count].2;
+                let len = data.len();
+                data[usize::from(at) % len] = value;
+            }
+            if let Some((section, len)) = cut {
+                let data = &mut block.sections[usize::from(section) % count].2;
+                data.truncate(usize::from(len) % (data.len() + 1));
+            }
+            if let Ok(accesses) = read(&block) {
+                prop_assert_eq!(accesses, block.accesses);
+            }
+        }
+    }
+}
