@@ -52,12 +52,10 @@
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
-use crate::access::Access;
 use crate::address::Address;
-use crate::format::{Decoded, MAX_LEVELS, Start};
+use crate::format::{Decoded, MAX_LEVELS};
 use crate::invalidate::Context;
 use crate::memory::ByteOrder;
-use crate::regime::Regime;
 use crate::walk::Stage;
 
 mod adjust;
@@ -173,6 +171,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     ///
     /// # Errors
     /// [`Error::OutsideInput`] where the range is not wholly translatable by these tables.
+    #[inline]
     pub fn cursor<'t, 'g, S: FrameSource, X: Mode>(
         &'t mut self,
         source: &'t S,
@@ -196,6 +195,14 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
             let cells = self.memory.table(table, count)?;
             let index = (input >> self.format.shift(level)) as usize & (count - 1);
             let entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
+            if level > 0
+                && let Some(next) = self.format.points_at(entry, level)
+            {
+                level -= 1;
+                table = next;
+                count = 1 << self.format.index_bits(level);
+                continue;
+            }
             match self.format.decode(entry, level) {
                 Decoded::Table { next } if level > 0 => {
                     level -= 1;
@@ -220,17 +227,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     /// The input of these tables that `address` is, without tags and sign extension.
     #[inline(always)]
     pub(crate) fn strip(&self, address: u64) -> Option<u64> {
-        let root = self.format.root(self.root);
-        match self.format.begin(&root, address, &Access::default(), &Regime::default()) {
-            Ok(Start::Table { table, level, input })
-                if table == self.root
-                    && level == self.top
-                    && input >> self.format.input_bits() == 0 =>
-            {
-                Some(input)
-            }
-            _ => None,
-        }
+        self.format.input(self.root, address)
     }
 }
 

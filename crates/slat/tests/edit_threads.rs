@@ -112,13 +112,8 @@ fn faults_on_the_same_pages_install_each_of_them_once() {
     assert_eq!(frames, 64, "frames were lost");
 }
 
+#[derive(Default)]
 struct Storage([Stale; 8], [slat::edit::Detached; 4], [Pending; 4]);
-
-impl Default for Storage {
-    fn default() -> Storage {
-        Storage(Default::default(), Default::default(), Default::default())
-    }
-}
 
 impl Storage {
     fn slots(&mut self) -> Slots<'_> {
@@ -172,7 +167,7 @@ fn everything_at_once() {
             scope.spawn(move || {
                 let mut random = Random(0x9e37_79b9 * seed);
                 while !stop.load(Ordering::Relaxed) {
-                    let at = random.next() % (BLOCKS * BLOCK) & !(PAGE - 1);
+                    let at = (random.next() % (BLOCKS * BLOCK)) & !(PAGE - 1);
                     let level = u8::from(random.next() & 63 == 0);
                     let start = at & !((1 << (12 + 9 * level)) - 1);
                     let walker = shared.walker().unwrap();
@@ -281,7 +276,10 @@ fn everything_at_once() {
                     let write = random.next() & 1 != 0;
                     run!(cursor.protect(start, bytes, Permissions { write, ..RWX }, ()));
                 }
-                _ => run!(cursor.map(start, Spa::new(OUTPUT + at), bytes, &leaves())),
+                _ => {
+                    let leaves = leaves();
+                    run!(cursor.map(start, Spa::new(OUTPUT + at), bytes, &leaves));
+                }
             }
             let done = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
             let mut reclaim = reclaimed(done, shared.tables());

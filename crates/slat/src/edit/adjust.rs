@@ -157,6 +157,48 @@ fn change_one<W: Word, X: Mode>(cell: &W::Atomic, entry: u64, change: Change) ->
     entry
 }
 
+/// Changes a run whose entries are leaves that differ in address and history alone, as most runs
+/// are: what one of them says then holds for all. `None` where they are not.
+#[inline(always)]
+fn uniform<F: Encode, X: Mode>(
+    format: &F,
+    cells: &[Cell<F>],
+    change: Change,
+    level: u8,
+) -> Option<Changed> {
+    let varying = format.varying(level);
+    let first = F::Word::load(cells.first()?, Ordering::Relaxed);
+    let mut differing = 0;
+    for cell in cells {
+        differing |= F::Word::load(cell, Ordering::Relaxed) ^ first;
+    }
+    let new = change.apply(first);
+    if differing & !varying != 0
+        || (change.clear | change.set) & varying != 0
+        || new == first
+        || !matches!(format.decode(first, level), Decoded::Leaf { .. })
+        || format.group(first, level).is_some()
+        || F::BREAKS && format.breaks(first, new, level)
+    {
+        return None;
+    }
+    for cell in cells {
+        if X::LIVE {
+            change_one::<F::Word, X>(cell, F::Word::load(cell, Ordering::Relaxed), change);
+        } else {
+            let entry = F::Word::load(cell, Ordering::Relaxed);
+            F::Word::store(cell, change.apply(entry), Ordering::Relaxed);
+        }
+    }
+    Some(Changed {
+        lost: first & !new,
+        gained: new & !first,
+        first: 0,
+        last: cells.len() - 1,
+        count: cells.len(),
+    })
+}
+
 /// What changed in one run of cells.
 struct Changed {
     lost: u64,
@@ -188,6 +230,12 @@ impl<W: Witness> Adjust<W> {
     ) -> Changed {
         let change = self.changes[usize::from(level)];
         let shift = format.shift(level);
+        if self.which == Which::All
+            && !W::WATCHES
+            && let Some(changed) = uniform::<F, X>(format, cells, change, level)
+        {
+            return changed;
+        }
         let mut changed = Changed { lost: 0, gained: 0, first: usize::MAX, last: 0, count: 0 };
         for (index, cell) in cells.iter().enumerate() {
             let entry = F::Word::load(cell, Ordering::Relaxed);

@@ -49,10 +49,8 @@ pub struct Cursor<'t, 'g, F: Encode, I, O, M, S, X> {
     pub(super) source: &'t S,
     /// `None` while the caller has it for an invalidation.
     inner: Option<Inner<'g>>,
-    /// Entries of the tables that translate `here`, valid from level `depth` up.
-    path: [&'t [Cell<F>]; MAX_LEVELS],
-    /// Where those tables are.
-    addresses: [u64; MAX_LEVELS],
+    /// The tables that translate `here`, valid from level `depth` up.
+    path: [u64; MAX_LEVELS],
     depth: u8,
     here: u64,
     /// The range, as software writes its addresses.
@@ -122,7 +120,7 @@ pub enum Advance {
 
 mod sealed {
     pub trait Sealed {}
-    impl Sealed for super::super::Map {}
+    impl Sealed for super::super::Map<'_> {}
     impl<W> Sealed for super::super::Unmap<W> {}
     impl<W> Sealed for super::super::Adjust<W> {}
     impl Sealed for super::super::Split {}
@@ -132,6 +130,20 @@ mod sealed {
 
 /// What an [`Operation`] does. Implemented by this library's verbs alone.
 pub trait Verb<F: Encode>: sealed::Sealed {
+    /// Does all of `at..end` where that is one page whose table is at hand and nothing is special;
+    /// else changes nothing and says so.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn quick<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
+        &mut self,
+        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+        at: u64,
+        end: u64,
+    ) -> bool {
+        let _ = (cursor, at, end);
+        false
+    }
+
     /// Does at most one table's worth of work at `at`.
     ///
     /// # Errors
@@ -154,6 +166,7 @@ where
     S: FrameSource,
     X: Mode,
 {
+    #[inline(always)]
     pub(super) fn new(
         tables: &'t Tables<F, I, O, M>,
         source: &'t S,
@@ -174,23 +187,20 @@ where
         if input_last.checked_sub(input) != Some(bytes - 1) {
             return Err(Error::OutsideInput { at: last });
         }
-        let mut path: [&'t [Cell<F>]; MAX_LEVELS] = [&[]; MAX_LEVELS];
-        path[usize::from(tables.top)] = tables.cells(tables.root, tables.top)?;
-        let mut addresses = [0; MAX_LEVELS];
-        addresses[usize::from(tables.top)] = tables.root;
-        Ok(Cursor {
+        let mut cursor = Cursor {
             tables,
             source,
             inner: Some(Inner::new(slots, context, tables.root, walkers)),
-            path,
-            addresses,
+            path: [0; MAX_LEVELS],
             depth: tables.top,
             here: input,
             first,
             last,
             offset: first.wrapping_sub(input),
             mode: PhantomData,
-        })
+        };
+        cursor.path[usize::from(tables.top)] = tables.root;
+        Ok(cursor)
     }
 
     /// Advances `operation` by at most `budget` tables, each with its entries.
@@ -198,7 +208,7 @@ where
     /// # Errors
     /// Why the operation cannot pass [`Operation::bytes_done`]. Nothing beyond that has changed;
     /// the same operation may be stepped again once the cause is gone.
-    #[inline]
+    #[inline(always)]
     pub fn step<V: Verb<F>>(
         &mut self,
         operation: &mut Operation<V>,
@@ -207,6 +217,20 @@ where
         if self.inner.is_none() {
             return Err(Error::AwaitingInvalidation);
         }
+        if budget > 0 && operation.verb.quick(self, operation.at, operation.end) {
+            operation.at = operation.end;
+            return Ok(Step::Done);
+        }
+        self.steps(operation, budget)
+    }
+
+    /// Any operation, table by table.
+    #[inline(never)]
+    fn steps<V: Verb<F>>(
+        &mut self,
+        operation: &mut Operation<V>,
+        budget: u32,
+    ) -> Result<Step<'g>, Error> {
         let mut left = budget;
         while operation.at < operation.end {
             if left == 0 {
@@ -276,6 +300,7 @@ where
     }
 
     /// What is to be invalidated, and the detached tables. An empty gather may be dropped.
+    #[inline]
     pub fn finish(mut self) -> Gather<'g> {
         match self.inner.take() {
             Some(inner) => Gather { inner },
@@ -372,23 +397,75 @@ where
             level += 1;
         }
         loop {
-            let cells = self.path[usize::from(level)];
+            let cells = tables.cells(self.path[usize::from(level)], level)?;
             let entry = match cells.get(self.index(at, level)) {
                 Some(cell) => F::Word::load(cell, Ordering::Acquire),
                 None => return Err(Error::NotLent { table: tables.root }),
             };
-            if level > floor
-                && let Decoded::Table { next } = tables.format.decode(entry, level)
-            {
-                level -= 1;
-                self.path[usize::from(level)] = tables.cells(next, level)?;
-                self.addresses[usize::from(level)] = next;
-                continue;
+            if level > floor {
+                let next = match tables.format.points_at(entry, level) {
+                    Some(next) => Some(next),
+                    None => match tables.format.decode(entry, level) {
+                        Decoded::Table { next } => Some(next),
+                        _ => None,
+                    },
+                };
+                if let Some(next) = next {
+                    level -= 1;
+                    self.path[usize::from(level)] = next;
+                    continue;
+                }
             }
             self.depth = level;
             self.here = at;
             return Ok((level, entry));
         }
+    }
+
+    /// The cell of the page at `at`, where plain table entries lead to it and `at..end` is that page.
+    #[inline(always)]
+    pub(super) fn page_cell(&mut self, at: u64, end: u64) -> Option<&'t Cell<F>> {
+        let tables = self.tables;
+        if end - at != 1 << tables.format.shift(0) {
+            return None;
+        }
+        // Most pages lie near the last one: under the same table of level 1.
+        let format = &tables.format;
+        let near = format.shift(1) + format.index_bits(1);
+        if self.depth <= 1 && tables.top > 1 && (at ^ self.here) >> near == 0 {
+            let (upper, lower) = (1 << format.index_bits(1), 1 << format.index_bits(0));
+            let index = (at >> format.shift(1)) as usize & (upper - 1);
+            let cell = tables.memory.table(self.path[1], upper)?.get(index)?;
+            let next = format.points_at(F::Word::load(cell, Ordering::Acquire), 1)?;
+            let index = (at >> format.shift(0)) as usize & (lower - 1);
+            let cell = tables.memory.table(next, lower)?.get(index)?;
+            self.path[0] = next;
+            (self.depth, self.here) = (0, at);
+            return Some(cell);
+        }
+        let mut level = self.depth;
+        while level < tables.top && (at ^ self.here) >> tables.reach(level) != 0 {
+            level += 1;
+        }
+        loop {
+            let table = self.path[usize::from(level)];
+            let cells = tables.memory.table(table, tables.entries(level))?;
+            let cell = cells.get(self.index(at, level))?;
+            if level == 0 {
+                (self.depth, self.here) = (0, at);
+                return Some(cell);
+            }
+            let next = tables.format.points_at(F::Word::load(cell, Ordering::Acquire), level)?;
+            level -= 1;
+            self.path[usize::from(level)] = next;
+            (self.depth, self.here) = (level, at);
+        }
+    }
+
+    /// The located table of this level. [`Cursor::locate`] has found that it is lent.
+    #[inline(always)]
+    fn located(&self, level: u8) -> &'t [Cell<F>] {
+        self.tables.cells(self.path[usize::from(level)], level).unwrap_or(&[])
     }
 
     /// The cells of the located table of this level, from `at` on to `end` or the table's end.
@@ -397,20 +474,20 @@ where
         let index = self.index(at, level);
         let shift = self.tables.format.shift(level);
         let count = ((end - at) >> shift).min((self.tables.entries(level) - index) as u64);
-        self.path[usize::from(level)].get(index..index + count as usize).unwrap_or(&[])
+        self.located(level).get(index..index + count as usize).unwrap_or(&[])
     }
 
     /// The cell of `at` in the located table of this level.
     #[inline(always)]
     pub(super) fn cell(&self, at: u64, level: u8) -> &'t Cell<F> {
-        &self.path[usize::from(level)][self.index(at, level)]
+        &self.located(level)[self.index(at, level)]
     }
 
     /// Tells the memory that `count` entries of the located table have been written, from `at` on.
     #[inline(always)]
     pub(super) fn publish(&self, at: u64, level: u8, count: usize) {
         let bytes = <F::Word as Word>::SIZE.bytes();
-        let table = self.addresses[usize::from(level)];
+        let table = self.path[usize::from(level)];
         let first = table + self.index(at, level) as u64 * bytes;
         self.tables.memory.publish(first, count as u64 * bytes);
     }

@@ -119,6 +119,37 @@ pub trait Encode: Format + fmt::Debug {
         self.shift(level) + self.index_bits(level)
     }
 
+    /// The tables' input that `address` is, without sign extension and tags, where the root at
+    /// `table` translates it.
+    #[inline]
+    fn input(&self, table: u64, address: u64) -> Option<u64> {
+        let root = self.root(table);
+        match self.begin(&root, address, &Access::default(), &Regime::default()) {
+            Ok(Start::Table { table: found, level, input })
+                if found == table && level == self.top() && input >> self.input_bits() == 0 =>
+            {
+                Some(input)
+            }
+            _ => None,
+        }
+    }
+
+    /// The table that an entry above level 0 points at, where that can be told faster than by
+    /// [`Format::decode`]; whenever this is some table, `decode` says so as well.
+    #[inline(always)]
+    fn points_at(&self, entry: u64, level: u8) -> Option<u64> {
+        let _ = (entry, level);
+        None
+    }
+
+    /// The bits in which another entry of `level` may differ from a leaf and be a leaf as well,
+    /// whatever they are: address bits within the width, accessed and dirty state.
+    #[inline(always)]
+    fn varying(&self, level: u8) -> u64 {
+        let _ = level;
+        0
+    }
+
     /// The level of the root table.
     fn top(&self) -> u8 {
         match self.begin(&self.root(0), 0, &Access::default(), &Regime::default()) {

@@ -142,6 +142,7 @@ pub(super) struct Inner<'g> {
 }
 
 impl<'g> Inner<'g> {
+    #[inline(always)]
     pub(super) fn new(
         slots: Slots<'g>,
         context: Context,
@@ -245,11 +246,13 @@ impl<'g> Inner<'g> {
         self.tables = true;
     }
 
+    #[inline(always)]
     fn is_clear(&self) -> bool {
         self.effect == Effect::None && self.detached == 0 && self.pending == 0
     }
 
     /// What a completed invalidation leaves: the tables, and the entries to be made.
+    #[inline(always)]
     fn invalidated(&mut self) {
         self.ranges = 0;
         self.levels = 0;
@@ -259,10 +262,17 @@ impl<'g> Inner<'g> {
 }
 
 impl Drop for Inner<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.is_clear() {
-            return;
+        if !self.is_clear() {
+            self.leak();
         }
+    }
+}
+
+impl Inner<'_> {
+    #[cold]
+    fn leak(&self) {
         if let Some(slots) = &self.slots {
             (slots.report)(Leak {
                 context: self.context,
@@ -325,6 +335,7 @@ impl<'g> Gather<'g> {
     ///
     /// # Errors
     /// The gather, unchanged, with what `invalidate` failed of.
+    #[inline]
     pub fn complete<V: Invalidate>(
         self,
         invalidate: &mut V,
@@ -396,6 +407,7 @@ impl<'g> Completed<'g> {
     ///
     /// # Errors
     /// The proof, where tables wait for [`reclaim`](Completed::reclaim).
+    #[inline]
     pub fn ready(self) -> Result<Ready<'g>, Completed<'g>> {
         if self.inner.detached > 0 {
             return Err(self);

@@ -13,8 +13,8 @@ use crate::format::{Decoded, MAX_LEVELS};
 
 /// Maps a range to consecutive output addresses. Made by [`Cursor::map`].
 #[derive(Clone, Copy, Debug)]
-pub struct Map {
-    leaves: Leaves,
+pub struct Map<'l> {
+    leaves: &'l Leaves,
     /// Output address less input address.
     delta: u64,
     /// Everything before this input is known to be unoccupied.
@@ -39,23 +39,25 @@ where
     /// Of the range or the output range; stepping yields [`Error::Occupied`],
     /// [`Error::Frozen`] and [`Error::NoFrame`].
     #[inline(always)]
-    pub fn map(
+    pub fn map<'l>(
         &self,
         start: I,
         output: O,
         bytes: u64,
-        leaves: &Leaves,
-    ) -> Result<Operation<Map>, Error> {
+        leaves: &'l Leaves,
+    ) -> Result<Operation<Map<'l>>, Error> {
         let output = output.raw();
         let format = &self.tables.format;
         let page = 1u64 << format.shift(0);
         if output & (page - 1) != 0 {
             return Err(Error::Misaligned { value: output });
         }
-        let mut operation =
-            self.operation(start, bytes, Map { leaves: *leaves, delta: 0, verified: 0 })?;
+        let mut operation = self.operation(start, bytes, Map { leaves, delta: 0, verified: 0 })?;
         let last = output.checked_add(bytes - page);
         let fits = last.is_some_and(|last| {
+            if (output | last) & !format.varying(0) == 0 && format.stride(0) == Some(page) {
+                return true;
+            }
             let entry = leaves.at(0) | format.place(last, 0);
             matches!(format.decode(entry, 0), Decoded::Leaf { base, .. } if base == last)
         });
@@ -125,7 +127,7 @@ pub(super) fn fill<F: Encode>(format: &F, cells: &[Cell<F>], leaf: u64, base: u6
     }
 }
 
-impl Map {
+impl Map<'_> {
     /// The level of the largest page at `at`.
     #[inline(always)]
     fn level<F: Encode>(&self, format: &F, at: u64, end: u64) -> u8 {
@@ -142,6 +144,7 @@ impl Map {
     }
 
     /// Makes the missing tables down to `target`, the lowest of them with its leaves in place.
+    #[inline(never)]
     fn grow<F, I, O, M, S, X>(
         &self,
         cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
@@ -229,7 +232,31 @@ impl Map {
     }
 }
 
-impl<F: Encode> Verb<F> for Map {
+impl<F: Encode> Verb<F> for Map<'_> {
+    #[inline(always)]
+    fn quick<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
+        &mut self,
+        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+        at: u64,
+        end: u64,
+    ) -> bool {
+        let format = &cursor.tables.format;
+        let Some(cell) = cursor.page_cell(at, end) else { return false };
+        if format.caches_invalid() || F::Word::load(cell, Ordering::Relaxed) != 0 {
+            return false;
+        }
+        let leaf = self.leaves.at(0) | format.place(at.wrapping_add(self.delta), 0);
+        if X::SHARED {
+            if F::Word::compare_exchange(cell, 0, leaf).is_err() {
+                return false;
+            }
+        } else {
+            F::Word::store(cell, leaf, Ordering::Release);
+        }
+        cursor.publish(at, 0, 1);
+        true
+    }
+
     #[inline(always)]
     fn advance<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
         &mut self,
@@ -267,8 +294,9 @@ impl<F: Encode> Verb<F> for Map {
     }
 }
 
-impl Map {
+impl Map<'_> {
     /// Writes leaves one by one: where faults may be faster, or an empty table may have to give way.
+    #[inline(never)]
     fn install<F, I, O, M, S, X>(
         &self,
         cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,

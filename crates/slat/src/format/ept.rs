@@ -151,6 +151,25 @@ impl Ept {
         &self.features
     }
 
+    /// Level of the root table.
+    #[inline(always)]
+    pub(crate) fn root_level(&self) -> u8 {
+        self.root_level
+    }
+
+    /// Whether the entry points at a table, whatever its level above 0: readable, not a page, no
+    /// reserved bit. Not every table entry is told so.
+    #[inline(always)]
+    pub(crate) fn is_plain_table(&self, entry: u64) -> bool {
+        entry & (bits::R | bits::PS | self.table_reserved) == bits::R
+    }
+
+    /// The bits of a leaf's address that may be set.
+    #[inline(always)]
+    pub(crate) fn leaf_address(&self, level: u8) -> u64 {
+        ADDRESS & !self.leaf_reserved[usize::from(level.min(2))]
+    }
+
     /// Whether this access counts as a write besides its own kind: with accessed and dirty flags
     /// enabled, accesses to guest paging-structure entries do (SDM 3C 30.3.5). The load of PAE
     /// PDPTEs by MOV to CR3 stays a read.

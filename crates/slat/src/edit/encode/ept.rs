@@ -96,6 +96,30 @@ impl Encode for Ept {
     }
 
     #[inline(always)]
+    fn input(&self, _: u64, address: u64) -> Option<u64> {
+        if address >> self.input_bits() == 0 { Some(address) } else { None }
+    }
+
+    #[inline(always)]
+    fn points_at(&self, entry: u64, _: u8) -> Option<u64> {
+        if self.is_plain_table(entry) { Some(entry & ADDRESS) } else { None }
+    }
+
+    #[inline(always)]
+    fn varying(&self, level: u8) -> u64 {
+        self.leaf_address(level) | bits::A | bits::D
+    }
+
+    fn top(&self) -> u8 {
+        self.root_level()
+    }
+
+    #[inline(always)]
+    fn input_bits(&self) -> u32 {
+        self.shift(self.root_level() + 1)
+    }
+
+    #[inline(always)]
     fn place(&self, base: u64, _: u8) -> u64 {
         base
     }

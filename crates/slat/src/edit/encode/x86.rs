@@ -277,6 +277,16 @@ impl Encode for Long {
         table
     }
 
+    #[inline(always)]
+    fn points_at(&self, entry: u64, level: u8) -> Option<u64> {
+        if self.is_plain_table(entry, level) { Some(entry & ADDRESS) } else { None }
+    }
+
+    #[inline(always)]
+    fn varying(&self, level: u8) -> u64 {
+        self.leaf_address(level) | bits::A | bits::D
+    }
+
     fn leaf(&self, attributes: &Attributes, level: u8) -> Result<u64, Refused> {
         leaf(attributes, level, when(self.controls().nxe, bits::XD), SOFTWARE)
     }

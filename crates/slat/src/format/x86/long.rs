@@ -186,6 +186,20 @@ impl Long {
         root & self.address
     }
 
+    /// Whether the entry points at a table, `level` being above 0: present, not a page, no
+    /// reserved bit.
+    #[inline(always)]
+    pub(crate) fn is_plain_table(&self, entry: u64, level: u8) -> bool {
+        let reserved = self.table_reserved[usize::from(level.min(4))];
+        entry & (bits::P | bits::PS | reserved) == bits::P
+    }
+
+    /// The bits of a leaf's address that may be set.
+    #[inline(always)]
+    pub(crate) fn leaf_address(&self, level: u8) -> u64 {
+        ADDRESS & !self.leaf_reserved[usize::from(level.min(4))] & (!0 << self.shift(level))
+    }
+
     /// The access controls.
     pub fn controls(&self) -> &Controls {
         &self.controls
