@@ -16,7 +16,7 @@
 
 use crate::access::{Access, Flavor, Kind, Privilege};
 use crate::fault::Denied;
-use crate::memory_type::arm::{Attributes, Cache, Device, Hints, Memory, Shareability};
+use crate::memory_type::arm::Caches;
 use crate::regime::Regime;
 use crate::register::{Refusal, Refused};
 
@@ -166,8 +166,7 @@ impl Rights {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Control {
     enabled: bool,
-    data_cache: bool,
-    instruction_cache: bool,
+    caches: Caches,
     /// Writable pages are not executable.
     write_execute_never: bool,
     /// Pages that PL0 can write are not executable at PL1.
@@ -181,8 +180,7 @@ impl Control {
         let overridden = hcr & (hcr::DC | hcr::TGE) != 0;
         Control {
             enabled: sctlr & sctlr::M != 0 && !overridden,
-            data_cache: sctlr & sctlr::C != 0,
-            instruction_cache: sctlr & sctlr::I != 0,
+            caches: Caches { data: sctlr & sctlr::C != 0, instructions: sctlr & sctlr::I != 0 },
             write_execute_never: sctlr & sctlr::WXN != 0,
             user_write_execute_never: sctlr & sctlr::UWXN != 0,
         }
@@ -221,32 +219,6 @@ impl Control {
                         || user_write && self.user_write_execute_never,
                 ),
         }
-    }
-
-    /// The attributes of a leaf as the caches' switches leave them.
-    fn cached(&self, attributes: Attributes, kind: Kind) -> Attributes {
-        let device = matches!(attributes.memory, Memory::Device(_));
-        let uncached = match kind {
-            Kind::Execute => device || !self.instruction_cache,
-            Kind::Read | Kind::Write => !device && !self.data_cache,
-        };
-        if uncached { attributes.uncached() } else { attributes }
-    }
-
-    /// AArch32.S1DisabledOutput. `default_cacheable` is `HCR.DC` for PL1&0.
-    fn flat_attributes(&self, kind: Kind, default_cacheable: bool) -> Attributes {
-        if default_cacheable {
-            return Attributes::new(Memory::WRITE_BACK, Shareability::Non);
-        }
-        if kind != Kind::Execute {
-            return Attributes::new(Memory::Device(Device::nGnRnE), Shareability::Outer);
-        }
-        let cache = if self.instruction_cache {
-            Cache::WriteThrough(Hints { write_allocate: false, ..Hints::ALLOCATE })
-        } else {
-            Cache::NonCacheable
-        };
-        Attributes::new(Memory::Normal { outer: cache, inner: cache }, Shareability::Outer)
     }
 }
 

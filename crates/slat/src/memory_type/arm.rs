@@ -249,6 +249,53 @@ impl Attributes {
     }
 }
 
+/// Which caches a stage 1 has switched on (`SCTLR_ELx.C` and `.I`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Caches {
+    /// Data accesses are cacheable.
+    pub data: bool,
+    /// Instruction fetches are cacheable.
+    pub instructions: bool,
+}
+
+impl Caches {
+    /// The attributes of a leaf, as these switches leave them for an access of this kind.
+    /// Instructions are fetched from device memory as from non-cacheable memory.
+    #[must_use]
+    pub const fn cut(self, attributes: Attributes, kind: Kind) -> Attributes {
+        let is_device = matches!(attributes.memory, Memory::Device(_));
+        let uncached = match kind {
+            Kind::Execute => is_device || !self.instructions,
+            Kind::Read | Kind::Write => !is_device && !self.data,
+        };
+        if uncached { attributes.uncached() } else { attributes }
+    }
+
+    /// The attributes of a stage 1 that is off (the pseudocode's S1DisabledOutput).
+    /// `default_cacheable` is the state where `HCR_EL2.DC` governs the regime.
+    pub const fn of_disabled_stage(
+        self,
+        kind: Kind,
+        default_cacheable: Option<&State>,
+    ) -> Attributes {
+        if let Some(state) = default_cacheable
+            && state.default_cacheable
+        {
+            let memory = Attributes::new(Memory::WRITE_BACK, Shareability::Non);
+            return Attributes { tagged: state.default_tagged, ..memory };
+        }
+        if !matches!(kind, Kind::Execute) {
+            return Attributes::new(Memory::Device(Device::nGnRnE), Shareability::Outer);
+        }
+        let cache = if self.instructions {
+            Cache::WriteThrough(Hints { write_allocate: false, ..Hints::ALLOCATE })
+        } else {
+            Cache::NonCacheable
+        };
+        Attributes::new(Memory::Normal { outer: cache, inner: cache }, Shareability::Outer)
+    }
+}
+
 /// What stage 2 does to stage 1's attributes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Rule {

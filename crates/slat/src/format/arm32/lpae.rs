@@ -285,14 +285,15 @@ impl Format for Lpae {
 
     fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
         if found.is_flat() {
-            let default_cacheable = !self.is_hyp() && regime.arm.default_cacheable;
-            return StageType::Arm(self.control.flat_attributes(found.kind, default_cacheable));
+            let governed = (!self.is_hyp()).then_some(&regime.arm);
+            let attributes = self.control.caches.of_disabled_stage(found.kind, governed);
+            return StageType::Arm(attributes);
         }
         let shareability = Shareability::from_encoding((found.entry >> bits::SH_SHIFT) as u8);
         let index = (found.entry >> bits::ATTR_INDEX_SHIFT) as u8;
         let Some(mair) = regime.arm.mair else { return StageType::Unspecified };
         let attributes = Attributes::from_mair(mair, index, shareability);
-        StageType::Arm(self.control.cached(attributes, found.kind))
+        StageType::Arm(self.control.caches.cut(attributes, found.kind))
     }
 
     fn arch_level(&self, level: u8) -> i8 {

@@ -351,11 +351,12 @@ impl Format for Short {
 
     fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
         if found.is_flat() {
-            let default_cacheable = regime.arm.default_cacheable;
-            return StageType::Arm(self.control.flat_attributes(found.kind, default_cacheable));
+            let governed = Some(&regime.arm);
+            let attributes = self.control.caches.of_disabled_stage(found.kind, governed);
+            return StageType::Arm(attributes);
         }
         match self.attributes(&Leaf::of(found), regime) {
-            Some(attributes) => StageType::Arm(self.control.cached(attributes, found.kind)),
+            Some(attributes) => StageType::Arm(self.control.caches.cut(attributes, found.kind)),
             None => StageType::Unspecified,
         }
     }

@@ -10,7 +10,7 @@ use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
 use crate::memory_type::StageType;
-use crate::memory_type::arm::{Attributes, Cache, Device, Hints, Memory, Shareability};
+use crate::memory_type::arm::{Attributes, Caches, Shareability};
 use crate::regime::Regime;
 use crate::regime::arm::hcr;
 use crate::register::{Refusal, Refused};
@@ -123,8 +123,7 @@ pub struct Stage1 {
     sets_dirty_state: bool,
     write_execute_never: bool,
     enhanced_pan: bool,
-    data_cache: bool,
-    instruction_cache: bool,
+    caches: Caches,
 }
 
 /// What EL1 (or the regime's only level) and EL0 may do, before PAN and WXN.
@@ -215,8 +214,7 @@ impl Stage1 {
             sets_dirty_state: ha && tcr.hd && processor.hardware_dirty_state,
             write_execute_never: sctlr & sctlr::WXN != 0,
             enhanced_pan: sctlr & sctlr::EPAN != 0 && processor.enhanced_pan,
-            data_cache: sctlr & sctlr::C != 0,
-            instruction_cache: sctlr & sctlr::I != 0,
+            caches: Caches { data: sctlr & sctlr::C != 0, instructions: sctlr & sctlr::I != 0 },
         })
     }
 
@@ -357,27 +355,12 @@ impl Stage1 {
             .with(Denied::SUPERVISOR_DATA, pan && user_page && self.regime.has_user())
     }
 
-    /// The attributes of a stage that is off (`AArch64.S1DisabledOutput`).
-    fn flat_attributes(&self, kind: Kind, regime: &Regime) -> Attributes {
-        if self.regime == TranslationRegime::El10 && regime.arm.default_cacheable {
-            let tagged = regime.arm.default_tagged;
-            return Attributes { tagged, ..Attributes::new(Memory::WRITE_BACK, Shareability::Non) };
-        }
-        if kind != Kind::Execute {
-            return Attributes::new(Memory::Device(Device::nGnRnE), Shareability::Outer);
-        }
-        let cache = if self.instruction_cache {
-            Cache::WriteThrough(Hints { write_allocate: false, ..Hints::ALLOCATE })
-        } else {
-            Cache::NonCacheable
-        };
-        Attributes::new(Memory::Normal { outer: cache, inner: cache }, Shareability::Outer)
-    }
-
     /// The attributes that a leaf gives an access.
     fn attributes(&self, found: &Found, regime: &Regime) -> Option<Attributes> {
         if found.is_flat() {
-            return Some(self.flat_attributes(found.kind, regime));
+            let governed = self.regime == TranslationRegime::El10;
+            let state = governed.then_some(&regime.arm);
+            return Some(self.caches.of_disabled_stage(found.kind, state));
         }
         let half = &self.halves[usize::from(self.half_of(found.input))];
         let shareability = if half.geometry.is_lpa2() {
@@ -387,12 +370,7 @@ impl Stage1 {
         };
         let index = (found.entry >> bits::ATTR_INDEX_SHIFT) as u8;
         let attributes = Attributes::from_mair(regime.arm.mair?, index, shareability);
-        let is_device = matches!(attributes.memory, Memory::Device(_));
-        let uncached = match found.kind {
-            Kind::Execute => is_device || !self.instruction_cache,
-            Kind::Read | Kind::Write => !is_device && !self.data_cache,
-        };
-        Some(if uncached { attributes.uncached() } else { attributes })
+        Some(self.caches.cut(attributes, found.kind))
     }
 }
 
