@@ -1,14 +1,16 @@
 //! Page runs against the full stream on the TLBs that simulations use.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 use proptest::prelude::*;
 use slat_mmu::array::{Geometry, Replacement};
 use slat_mmu::tlb::{BankConfig, Entry, Held, Rights, Served, Space, Tag, Tlb, TlbConfig};
 use slat_sim::page_runs::hierarchy;
 use slat_sim::preset::Processor;
-use slat_trace::compact::{Compacting, RunBatch};
-use slat_trace::{Access, Batch, Event, Invalidation, Kind, Root};
+use slat_trace::compact::{Classes, Compacting, RunBatch};
+use slat_trace::recording::{Options, Recording};
+use slat_trace::{Access, Batch, Event, Invalidation, Kind, Root, Source};
 
 /// What a run through the TLBs leaves: how often each kind was served where, every walk, every entry.
 #[derive(Debug, Default, PartialEq)]
@@ -106,34 +108,37 @@ impl Machine {
     }
 }
 
-fn full(config: &TlbConfig, batch: &Batch, with_1g: bool) -> Outcome {
+fn full(config: &TlbConfig, batches: &[Batch], with_1g: bool) -> Outcome {
     let mut machine = Machine::new(config);
-    for run in batch.runs() {
+    for run in batches.iter().flat_map(Batch::runs) {
         run.events.iter().for_each(|at| machine.event(&at.event));
         run.accesses.iter().for_each(|access| machine.access(access, with_1g));
     }
     machine.finish()
 }
 
-fn by_runs(config: &TlbConfig, batch: &Batch, with_1g: bool) -> Outcome {
-    let sizes: &[u8] = if with_1g { &[12, 21, 30] } else { &[12, 21] };
-    let classes = hierarchy(config, sizes).classes().unwrap();
-    let mut runs = RunBatch::default();
-    Compacting::new(classes).compact(batch, &mut runs);
+fn by_runs(config: &TlbConfig, classes: Classes, batches: &[Batch], with_1g: bool) -> Outcome {
+    let (mut compacting, mut runs) = (Compacting::new(classes), RunBatch::default());
     let machine = std::cell::RefCell::new(Machine::new(config));
-    runs.visit(
-        |at| machine.borrow_mut().event(&at.event),
-        |run| {
-            let mut machine = machine.borrow_mut();
-            machine.access(&run.first, with_1g);
-            let counts =
-                [(Kind::Load, run.loads), (Kind::Store, run.stores), (Kind::Fetch, run.fetches)];
-            for (kind, count) in counts {
-                let again = u64::from(count) - u64::from(kind == run.first.kind());
-                machine.served(kind, Served::First, again);
-            }
-        },
-    );
+    for batch in batches {
+        compacting.compact(batch, &mut runs);
+        runs.visit(
+            |at| machine.borrow_mut().event(&at.event),
+            |run| {
+                let mut machine = machine.borrow_mut();
+                machine.access(&run.first, with_1g);
+                let counts = [
+                    (Kind::Load, run.loads),
+                    (Kind::Store, run.stores),
+                    (Kind::Fetch, run.fetches),
+                ];
+                for (kind, count) in counts {
+                    let again = u64::from(count) - u64::from(kind == run.first.kind());
+                    machine.served(kind, Served::First, again);
+                }
+            },
+        );
+    }
     machine.into_inner().finish()
 }
 
@@ -206,16 +211,49 @@ proptest! {
 
     #[test]
     fn runs_change_nothing_in_any_tlb(config in config(), batch in stream(), with_1g in any::<bool>()) {
-        prop_assert_eq!(full(&config, &batch, with_1g), by_runs(&config, &batch, with_1g));
+        let classes = hierarchy(&config, &[12, 21, 30]).classes().unwrap();
+        let batches = [batch];
+        prop_assert_eq!(full(&config, &batches, with_1g), by_runs(&config, classes, &batches, with_1g));
     }
 
     #[test]
     fn runs_change_nothing_in_any_preset(batch in stream()) {
+        let batches = [batch];
         for name in Processor::names() {
             let config = Processor::bundled(name).unwrap().tlb_config();
-            if hierarchy(&config, &[12, 21]).classes().is_ok() {
-                prop_assert_eq!(full(&config, &batch, false), by_runs(&config, &batch, false), "{}", name);
+            if let Ok(classes) = hierarchy(&config, &[12, 21]).classes() {
+                let runs = by_runs(&config, classes, &batches, false);
+                prop_assert_eq!(full(&config, &batches, false), runs, "{}", name);
             }
+        }
+    }
+}
+
+/// The batches of a bundled recording of one vCPU, up to a million accesses.
+fn recorded(name: &str) -> Vec<Batch> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recordings").join(name);
+    let recording = Recording::open(&path).unwrap();
+    assert_eq!(recording.machine().vcpus, 1);
+    let mut reader = recording.reader(&Options::default()).unwrap();
+    let (mut batches, mut batch, mut accesses) = (Vec::new(), Batch::default(), 0);
+    while accesses < 1_000_000 && reader.next(&mut batch).unwrap() {
+        accesses += batch.accesses.len();
+        batches.push(batch.clone());
+    }
+    batches
+}
+
+#[test]
+fn runs_change_nothing_on_real_guests() {
+    for name in ["clear-refs.slat", "fork.slat"] {
+        let batches = recorded(name);
+        for preset in Processor::names() {
+            let config = Processor::bundled(preset).unwrap().tlb_config();
+            let hierarchy = hierarchy(&config, &[12, 21]);
+            let Ok(classes) = hierarchy.classes() else { continue };
+            let full = full(&config, &batches, false);
+            assert!(full.walks.len() > 1000, "{name}");
+            assert!(full == by_runs(&config, classes, &batches, false), "{name} on {preset}");
         }
     }
 }

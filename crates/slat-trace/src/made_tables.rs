@@ -108,6 +108,16 @@ struct Space {
     huge: HashMap<u64, Option<u32>>,
 }
 
+impl Space {
+    /// The frame of a page, if it is mapped.
+    fn frame(&self, page: u64) -> Option<u32> {
+        match self.huge.get(&(page / REGION_PAGES)) {
+            Some(Some(first)) => Some(first + (page % REGION_PAGES) as u32),
+            _ => self.small.get(&page).copied(),
+        }
+    }
+}
+
 /// A translation that was used lately.
 #[derive(Clone, Copy, Debug)]
 struct Recent {
@@ -316,11 +326,7 @@ impl MadeTables {
     /// The frame of a page that is mapped under the root register's `value`.
     fn frame_under(&self, value: u64, page: u64) -> Option<u32> {
         let gpa = value & 0xffff_ffff_f000;
-        let space = self.spaces.iter().flatten().find(|space| space.root == gpa)?;
-        match space.huge.get(&(page / REGION_PAGES)) {
-            Some(Some(first)) => Some(first + (page % REGION_PAGES) as u32),
-            _ => space.small.get(&page).copied(),
-        }
+        self.spaces.iter().flatten().find(|space| space.root == gpa)?.frame(page)
     }
 
     /// The frame of a page, which is mapped first if it is not yet.
@@ -340,12 +346,7 @@ impl MadeTables {
             return Ok(recent.frame);
         }
         let made = self.spaces[usize::from(space)].as_ref().expect("a running space is made");
-        let within = (page % REGION_PAGES) as u32;
-        let known = match made.huge.get(&(page / REGION_PAGES)) {
-            Some(Some(first)) => Some(first + within),
-            _ => made.small.get(&page).copied(),
-        };
-        let frame = match known {
+        let frame = match made.frame(page) {
             Some(frame) => frame,
             None => self.map(batch, vcpu, space, page, store)?,
         };

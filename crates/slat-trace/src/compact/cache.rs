@@ -176,7 +176,14 @@ fn write(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut out = BufWriter::new(tempfile::NamedTempFile::new_in(directory)?);
+    let mut builder = tempfile::Builder::new();
+    // Readable by whom the umask lets, as any file that is written.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut out = BufWriter::new(builder.tempfile_in(directory)?);
     out.write_all(&header(classes, of))?;
     let (mut runs, mut body) = (RunBatch::default(), Body::default());
     let mut zstd = zstd::bulk::Compressor::new(LEVEL)?;
