@@ -64,6 +64,11 @@
 #[cfg(test)]
 extern crate std;
 
+/// The chapter of the book, whose examples are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/in-your-hypervisor.md")]
+mod in_your_hypervisor {}
+
 pub mod access;
 pub mod address;
 pub mod edit;
