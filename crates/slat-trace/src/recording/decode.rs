@@ -211,6 +211,9 @@ impl Decoder {
         let start = out.len();
         let mut template = Access::new(Kind::Load, 0, 0).on(vcpu).with_user(*user);
         let mut done = 0;
+        let mut instructions = 0;
+        // One block of instructions may go beyond what is enough.
+        out.reserve(enough + MAX_SHAPE + 1 - start.min(enough));
 
         for &flags in codes {
             if out.len() >= enough || batch.events.len() >= enough {
@@ -241,20 +244,22 @@ impl Decoder {
                 };
             }
             let id = number.wrapping_sub(1);
-            let definition = definitions.get(id as usize).ok_or(Inconsistent)?;
-            model.enter(id, definitions)?;
-            if definition.bytes != 0 {
-                let frame = definition.gpa >> 12;
+            if id as usize >= definitions.len() {
+                return Err(Inconsistent);
+            }
+            let block = model.enter(id, definitions)?;
+            if block.bytes != 0 {
+                let frame = block.gpa >> 12;
                 if flags & code::PAGE != 0 {
                     let page = pages.difference(model.last_page)?;
                     model.last_page = page;
                     *model.page(frame) = Page { from: frame, to: page };
                 }
                 let page = model.page(frame).to;
-                batch.instructions += u64::from(definition.instructions);
-                let va = page << 12 | definition.gpa & 0xfff;
+                instructions += u64::from(block.instructions);
+                let va = page << 12 | block.gpa & 0xfff;
                 let frame = if WITH_FRAMES { frame as u32 } else { Access::NO_FRAME };
-                out.push(template.fetch(va, definition.bytes, frame));
+                out.push(template.fetch(va, block.bytes, frame));
             }
             let first = out.len();
             let mut count = usize::MAX;
@@ -322,6 +327,7 @@ impl Decoder {
             }
         }
 
+        batch.instructions += instructions;
         let made = (out.len() - start) as u64;
         self.expected = self.expected.checked_sub(made).ok_or(Inconsistent)?;
         let left = [

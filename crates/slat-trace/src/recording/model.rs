@@ -30,17 +30,37 @@ pub(crate) struct Definition {
     pub(crate) shape: Box<[u8]>,
 }
 
+/// A block of instructions: what is known of it in this block of the file. The definition's numbers
+/// are repeated here, so that executing it touches one place.
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
+    gpa: u64,
     epoch: u32,
     /// Where its sites begin.
     first: u32,
+    /// What followed the last time, plus 1.
+    next: u32,
     /// How many accesses the last execution made.
     len: u16,
     /// For how many accesses there is room.
     room: u16,
-    /// What followed the last time, plus 1.
-    next: u32,
+    bytes: u16,
+    instructions: u16,
+}
+
+/// What a block of instructions is, as far as its fetch is concerned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Code {
+    pub(crate) gpa: u64,
+    pub(crate) bytes: u16,
+    pub(crate) instructions: u16,
+}
+
+impl State {
+    #[inline]
+    fn code(&self) -> Code {
+        Code { gpa: self.gpa, bytes: self.bytes, instructions: self.instructions }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,25 +160,26 @@ impl Model {
         &mut self,
         id: u32,
         definitions: &[Definition],
-    ) -> Result<(), TooManySites> {
+    ) -> Result<Code, TooManySites> {
         let slot = self.slot();
         self.history[slot] = id + 1;
-        if self.current != 0 {
-            self.states[self.current as usize - 1].next = id + 1;
+        if let Some(state) = self.states.get_mut((self.current as usize).wrapping_sub(1)) {
+            state.next = id + 1;
         }
         self.before = self.current;
         self.current = id + 1;
-        if self.states.len() <= id as usize {
-            self.states.resize(definitions.len(), State::default());
+        match self.states.get(id as usize) {
+            Some(state) if state.epoch == self.epoch => Ok(state.code()),
+            _ => self.first_entry(id, definitions),
         }
-        if self.states[id as usize].epoch != self.epoch {
-            self.first_entry(id, &definitions[id as usize])?;
-        }
-        Ok(())
     }
 
     #[cold]
-    fn first_entry(&mut self, id: u32, definition: &Definition) -> Result<(), TooManySites> {
+    fn first_entry(&mut self, id: u32, definitions: &[Definition]) -> Result<Code, TooManySites> {
+        if self.states.len() <= id as usize {
+            self.states.resize(definitions.len(), State::default());
+        }
+        let definition = &definitions[id as usize];
         let first = self.sites.len();
         let len = definition.shape.len();
         if first + len > MAX_SITES {
@@ -167,8 +188,11 @@ impl Model {
         let site = |&shape| Site { last: 0, stride: 0, shape };
         self.sites.extend(definition.shape.iter().map(site));
         let (first, len) = (first as u32, len as u16);
-        self.states[id as usize] = State { epoch: self.epoch, first, len, room: len, next: 0 };
-        Ok(())
+        let Definition { gpa, bytes, instructions, .. } = *definition;
+        let epoch = self.epoch;
+        let state = State { gpa, epoch, first, next: 0, len, room: len, bytes, instructions };
+        self.states[id as usize] = state;
+        Ok(state.code())
     }
 
     /// The sites of the block that was entered last.

@@ -64,6 +64,10 @@ struct Vcpu {
 /// Accesses are taken to have been permitted, since the machine made them: a walk that ends in a
 /// fault is a mismatch, whether for want of an entry or of a right. The stream does not say when
 /// SMAP or PAN were suspended, so those two are not asked.
+///
+/// A walk depends on the page, the kind of access, the privilege, the registers and the tables alone.
+/// Its result is used again for the same page, kind and privilege until a register or any table
+/// entry changes or another vCPU runs.
 pub struct Verifier {
     arch: Arch,
     vcpus: Vec<Vcpu>,
@@ -73,7 +77,24 @@ pub struct Verifier {
     mismatches: u64,
     by_shift: [u64; 64],
     kept: Vec<Mismatch>,
+    walks: Box<[Walked; WALKS]>,
+    /// Walks of an earlier time are void.
+    time: u64,
+    last_vcpu: u8,
 }
+
+/// A walk whose result agreed with no fault.
+#[derive(Clone, Copy, Default)]
+struct Walked {
+    time: u64,
+    /// The virtual page, the kind and the privilege.
+    key: u64,
+    /// The physical page.
+    page: u64,
+    shift: u8,
+}
+
+const WALKS: usize = 512;
 
 /// So many mismatches are kept to be shown.
 const KEPT: usize = 16;
@@ -98,6 +119,9 @@ impl Verifier {
             mismatches: 0,
             by_shift: [0; 64],
             kept: Vec::new(),
+            walks: Box::new([Walked::default(); WALKS]),
+            time: 1,
+            last_vcpu: 0,
         }
     }
 
@@ -120,6 +144,14 @@ impl Verifier {
 
     fn apply(&mut self, vcpu: u8, event: &Event) -> Result<(), TooManyTables> {
         self.memory.apply(event)?;
+        self.time += u64::from(matches!(
+            event,
+            Event::Root { .. }
+                | Event::Control { .. }
+                | Event::TablePage { .. }
+                | Event::TableEntry { .. }
+                | Event::TableStore { .. }
+        ));
         let Some(vcpu) = self.vcpus.get_mut(usize::from(vcpu)) else { return Ok(()) };
         match *event {
             Event::Root { root, value } => vcpu.registers.roots[root as usize] = value,
@@ -143,10 +175,22 @@ impl Verifier {
         let Some(vcpu) = accesses.first().and_then(|a| self.vcpus.get(usize::from(a.vcpu))) else {
             return;
         };
+        if self.last_vcpu != accesses[0].vcpu {
+            self.last_vcpu = accesses[0].vcpu;
+            self.time += 1;
+        }
         let mut walked = 0;
         for (number, access) in (first..).zip(accesses) {
             let Some(expected) = access.gpa() else { continue };
             walked += 1;
+            let page = access.va >> 12;
+            let key = page << 3 | u64::from(access.user()) << 2 | access.kind() as u64;
+            let slot = (page ^ page >> 9 ^ (key & 7) << 6) as usize & (WALKS - 1);
+            let known = self.walks[slot];
+            if known.time == self.time && known.key == key && known.page == expected >> 12 {
+                self.by_shift[usize::from(known.shift & 63)] += 1;
+                continue;
+            }
             let wanted = wanted(access);
             let input = Gva::new(access.va);
             let regime = &vcpu.regime;
@@ -166,7 +210,9 @@ impl Verifier {
             };
             match found {
                 Ok(mapped) if mapped.output.raw() == expected => {
-                    self.by_shift[usize::from(mapped.found.shift & 63)] += 1;
+                    let shift = mapped.found.shift;
+                    self.by_shift[usize::from(shift & 63)] += 1;
+                    self.walks[slot] = Walked { time: self.time, key, page: expected >> 12, shift };
                 }
                 other => {
                     self.mismatches += 1;
