@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 /// Why a trace cannot be read, or not further: which file, where in it, what is wrong, what to do.
 ///
-/// Everything a reader handed out before it returned this is valid.
+/// Everything a reader handed out before it returned this is as the trace has it. Where a checksum failed,
+/// that is not enough: compressed files hold their checksums behind what they are of (a block of xz or
+/// bzip2, a member of a zip archive, a whole gzip file), so that what came since the last one may be wrong.
 #[derive(Debug)]
 pub struct ImportError {
     /// The file or directory.
