@@ -71,6 +71,7 @@ mod in_your_hypervisor {}
 
 pub mod access;
 pub mod address;
+pub mod audit;
 pub mod edit;
 pub mod fault;
 pub mod format;

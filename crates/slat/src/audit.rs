@@ -1,0 +1,338 @@
+//! Auditing tables: rules, each named after the bugs that it would have found.
+//!
+//! [`audit`] walks every entry of a table, in live memory or in an image, and asks the caller what
+//! it cannot know: who owns a frame, whether a table was seen before, how else a frame is mapped.
+//! It never trusts what it reads: the walk is bounded in depth by the format and in breadth by
+//! [`Policy::most_tables`].
+
+use core::fmt;
+
+use crate::access::{Access, Kind, Privilege};
+use crate::address::Address;
+use crate::edit::{Encode, Word};
+use crate::fault::{Cause, Reserved};
+use crate::format::{Decoded, Found, MAX_LEVELS, Path, Start};
+use crate::memory::Memory;
+use crate::memory_type::StageType;
+use crate::regime::Regime;
+
+/// Who owns a frame, as the hypervisor's own records have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The guest whose tables are audited.
+    Guest,
+    /// Several guests, on purpose; or a device that is assigned.
+    Shared,
+    /// Another guest.
+    Other,
+    /// Page tables of the hypervisor.
+    Tables,
+    /// The hypervisor itself.
+    Hypervisor,
+    /// Nobody: the frame is free.
+    Nobody,
+}
+
+/// A rule, by the case that it is named after.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum Rule {
+    /// A mapped frame is owned by this guest, or declared shared (XSA-378, XSA-379, XSA-384,
+    /// XSA-400, XSA-473: frames that changed owners and stayed mapped).
+    ForeignFrame,
+    /// A mapped frame is not free (XSA-393, CVE-2022-23033: removal passed over entries that were
+    /// occupied but not valid, and the guest kept freed pages).
+    FreedFrame,
+    /// A page-table frame is not mapped to a guest (a freed table page linked through its own
+    /// entries while it was walkable).
+    TableMapped,
+    /// A table that is walked is owned as one (XSA-480, CVE-2026-23554: a table page given away
+    /// before walk caches were flushed; XSA-173 and its like: data read as a table).
+    TableNotOwned,
+    /// A table is linked once (KVM's walker that went on in a subtree which it had freed).
+    TableLinkedTwice,
+    /// No encoding is reserved, no block misaligned, no address too wide (EPT misconfiguration
+    /// after a split; XSA-388, XSA-445: misaligned or mis-levelled large pages; XSA-301: width).
+    Reserved,
+    /// While writes are logged no writable leaf is larger than the smallest page (write protection
+    /// of huge pages lost during dirty logging, twice in one hypervisor).
+    LargeWritableWhileLogging,
+    /// All mappings of one frame have one memory type.
+    MemoryTypeAlias,
+    /// Nothing is writable and executable at a time.
+    WritableExecutable,
+    /// No executable page is large (XSA-304, CVE-2018-12207: machine check on page-size change).
+    ExecutableLarge,
+    /// No entry stays frozen: a break without its make, or a removal that was abandoned.
+    LeftFrozen,
+    /// Every table can be read.
+    Unreadable,
+}
+
+impl Rule {
+    /// The rule in plain words, as the end of "this breaks the rule that...".
+    pub const fn text(self) -> &'static str {
+        match self {
+            Rule::ForeignFrame => "a guest maps only frames that it owns or that are shared",
+            Rule::FreedFrame => "no free frame is mapped",
+            Rule::TableMapped => "no page table is mapped to a guest",
+            Rule::TableNotOwned => "only page tables are walked as tables",
+            Rule::TableLinkedTwice => "a table is linked once",
+            Rule::Reserved => "no entry is reserved",
+            Rule::LargeWritableWhileLogging => "no large page is writable while writes are logged",
+            Rule::MemoryTypeAlias => "all mappings of a frame have one memory type",
+            Rule::WritableExecutable => "nothing is writable and executable",
+            Rule::ExecutableLarge => "no large page is executable",
+            Rule::LeftFrozen => "no entry stays frozen",
+            Rule::Unreadable => "every table can be read",
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// One entry that breaks a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// Which rule.
+    pub rule: Rule,
+    /// First input address that the entry translates, without sign extension.
+    pub input: u64,
+    /// The entry's level.
+    pub level: u8,
+    /// The entry; 0 where a whole table could not be read.
+    pub entry: u64,
+    /// Where it lies, in the space of the tables.
+    pub entry_address: u64,
+    /// What is reserved about it, for [`Rule::Reserved`].
+    pub reserved: Option<Reserved>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:#x}: the level-{} entry {:#x} at {:#x} breaks the rule that {}",
+            self.input, self.level, self.entry, self.entry_address, self.rule
+        )?;
+        match &self.reserved {
+            Some(reserved) => write!(f, " ({reserved})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the auditor asks the caller.
+pub trait Ground {
+    /// Who owns the `bytes` bytes from `base`. Where that is not one, the answer that is most
+    /// dangerous: [`Owner::Tables`] before [`Owner::Nobody`] before [`Owner::Other`] and
+    /// [`Owner::Hypervisor`] before the rest.
+    fn owner(&mut self, base: u64, bytes: u64) -> Owner;
+
+    /// Notes that the table at `table` is walked, as one of `level`; false where it was before. It
+    /// is then not walked again. `true` always forgoes [`Rule::TableLinkedTwice`].
+    fn first_visit(&mut self, table: u64, level: u8) -> bool;
+
+    /// Notes that the frames are mapped with this type, and returns another type that they are
+    /// mapped with already, if there is one. `None` always forgoes [`Rule::MemoryTypeAlias`].
+    fn other_type(&mut self, base: u64, bytes: u64, memory_type: StageType) -> Option<StageType> {
+        let _ = (base, bytes, memory_type);
+        None
+    }
+}
+
+/// Which of the rules that depend on the hypervisor hold here, and how far to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// Writes are being logged by pages.
+    pub logging: bool,
+    /// Nothing may be writable and executable.
+    pub write_xor_execute: bool,
+    /// No large page may be executable.
+    pub no_executable_large: bool,
+    /// After this many tables the audit ends, incomplete.
+    pub most_tables: u64,
+}
+
+impl Default for Policy {
+    /// Only what holds always; a million tables.
+    fn default() -> Self {
+        Policy {
+            logging: false,
+            write_xor_execute: false,
+            no_executable_large: false,
+            most_tables: 1 << 20,
+        }
+    }
+}
+
+/// What was looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Tables walked.
+    pub tables: u64,
+    /// Leaves seen.
+    pub leaves: u64,
+    /// Bytes that they map.
+    pub bytes: u64,
+    /// Entries that break a rule, each counted once for each rule.
+    pub findings: u64,
+    /// Whether everything was looked at.
+    pub complete: bool,
+}
+
+/// Audits the table that `root` names, in `memory`, and calls `report` with each finding.
+///
+/// # Errors
+/// Where `root` cannot be walked at all: the stage is off, or the registers are out of range.
+pub fn audit<F, M, G>(
+    format: &F,
+    root: &F::Root,
+    memory: &mut M,
+    regime: &Regime,
+    policy: &Policy,
+    ground: &mut G,
+    report: &mut impl FnMut(&Finding),
+) -> Result<Summary, Cause>
+where
+    F: Encode,
+    M: Memory,
+    G: Ground,
+{
+    let (table, level) = match format.begin(root, 0, &Access::default(), regime) {
+        Ok(Start::Table { table, level, .. }) if usize::from(level) < MAX_LEVELS => (table, level),
+        Ok(_) => return Err(Cause::Disabled),
+        Err((_, cause)) => return Err(cause),
+    };
+    let summary = Summary { complete: true, ..Summary::default() };
+    let mut auditor =
+        Auditor { format, memory, regime, policy, ground, report, summary, top: level };
+    auditor.table(table, level, 0, Path::START);
+    Ok(auditor.summary)
+}
+
+struct Auditor<'a, F, M, G, R> {
+    format: &'a F,
+    memory: &'a mut M,
+    regime: &'a Regime,
+    policy: &'a Policy,
+    ground: &'a mut G,
+    report: &'a mut R,
+    summary: Summary,
+    top: u8,
+}
+
+/// Where an entry is.
+#[derive(Clone, Copy)]
+struct Place {
+    input: u64,
+    level: u8,
+    entry: u64,
+    entry_address: u64,
+}
+
+impl<F: Encode, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R> {
+    fn found(&mut self, rule: Rule, place: Place, reserved: Option<Reserved>) {
+        let Place { input, level, entry, entry_address } = place;
+        self.summary.findings += 1;
+        (self.report)(&Finding { rule, input, level, entry, entry_address, reserved });
+    }
+
+    /// Depth is bounded by the levels.
+    fn table(&mut self, table: u64, level: u8, input: u64, path: Path) {
+        if self.summary.tables >= self.policy.most_tables {
+            self.summary.complete = false;
+            return;
+        }
+        self.summary.tables += 1;
+        let bits = if level == self.top {
+            self.format.input_bits() - self.format.shift(level)
+        } else {
+            self.format.index_bits(level)
+        };
+        let size = <F::Word as Word>::SIZE.bytes();
+        let whole = Place { input, level, entry: 0, entry_address: table };
+        if self.ground.owner(table, size << bits) != Owner::Tables {
+            self.found(Rule::TableNotOwned, whole, None);
+        }
+        for index in 0..1u64 << bits {
+            let Some(entry_address) = table.checked_add(index * size) else { return };
+            let access = Access::default();
+            let read =
+                self.memory.read(M::Address::new(entry_address), self.format.layout(), &access);
+            let Ok(value) = read else {
+                // One finding a table, not one an entry.
+                self.found(Rule::Unreadable, Place { entry_address, ..whole }, None);
+                self.summary.complete = false;
+                return;
+            };
+            let input = input | index << self.format.shift(level);
+            let place = Place { input, level, entry: value.value, entry_address };
+            self.entry(place, path);
+        }
+    }
+
+    fn entry(&mut self, place: Place, path: Path) {
+        let Place { input, level, entry, .. } = place;
+        match self.format.decode(entry, level) {
+            Decoded::Empty if entry == self.format.frozen() => {
+                self.found(Rule::LeftFrozen, place, None);
+            }
+            Decoded::Empty | Decoded::Restart => {}
+            Decoded::Reserved(reserved) => self.found(Rule::Reserved, place, Some(reserved)),
+            Decoded::Table { next } if level > 0 => {
+                if !self.ground.first_visit(next, level - 1) {
+                    self.found(Rule::TableLinkedTwice, place, None);
+                    return;
+                }
+                let mut path = path;
+                self.format.join(&mut path, entry, level);
+                self.table(next, level - 1, input, path);
+            }
+            Decoded::Table { .. } => {}
+            Decoded::Leaf { base, shift } => self.leaf(place, base, shift, path),
+        }
+    }
+
+    fn leaf(&mut self, place: Place, base: u64, shift: u8, path: Path) {
+        let Place { input, level, entry, .. } = place;
+        // Each entry of a contiguous group maps its own part.
+        let own = self.format.shift(level);
+        let bytes = 1u64 << own;
+        let base = base | input & ((1u64 << shift) - 1) & !(bytes - 1);
+        self.summary.leaves += 1;
+        self.summary.bytes = self.summary.bytes.saturating_add(bytes);
+        match self.ground.owner(base, bytes) {
+            Owner::Guest | Owner::Shared => {}
+            Owner::Tables => self.found(Rule::TableMapped, place, None),
+            Owner::Nobody => self.found(Rule::FreedFrame, place, None),
+            Owner::Other | Owner::Hypervisor => self.found(Rule::ForeignFrame, place, None),
+        }
+        let found = Found { entry, level, base, shift, path, input, kind: Kind::Read };
+        let memory_type = self.format.memory_type(&found, self.regime);
+        if self.ground.other_type(base, bytes, memory_type).is_some() {
+            self.found(Rule::MemoryTypeAlias, place, None);
+        }
+        // What any privilege may do.
+        let may = |kind| {
+            [Privilege::Supervisor, Privilege::User].into_iter().any(|privilege| {
+                let access = Access::new(kind, privilege);
+                self.format.check(&Found { kind, ..found }, &access, self.regime).is_ok()
+            })
+        };
+        let (write, execute) = (may(Kind::Write), may(Kind::Execute));
+        if self.policy.logging && write && level > 0 {
+            self.found(Rule::LargeWritableWhileLogging, place, None);
+        }
+        if self.policy.write_xor_execute && write && execute {
+            self.found(Rule::WritableExecutable, place, None);
+        }
+        if self.policy.no_executable_large && execute && level > 0 {
+            self.found(Rule::ExecutableLarge, place, None);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Each rule finds the bug that it is named after, planted in tables that are right otherwise.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use slat::audit::{Finding, Ground, Owner, Policy, Rule, Summary, audit};
+use slat::edit::{Arena, Leaves, Quiet, Slots, Step, Tables, ept};
+use slat::format::ept::{Ept, Features};
+use slat::invalidate::Context;
+use slat::memory_type::StageType;
+use slat::memory_type::x86::Type;
+use slat::{EntryLayout, Gpa, Permissions, Regime, SliceMemory, Spa};
+
+const PAGE: u64 = 4096;
+const BLOCK: u64 = 2 << 20;
+/// Tables lie in the first frames, guest memory above.
+const TABLES: u64 = 16 * PAGE;
+const GUEST: u64 = 1 << 30;
+
+struct Records {
+    owners: BTreeMap<u64, Owner>,
+    visited: BTreeSet<u64>,
+    types: BTreeMap<u64, StageType>,
+}
+
+impl Ground for Records {
+    fn owner(&mut self, base: u64, bytes: u64) -> Owner {
+        if let Some((_, owner)) = self.owners.range(base..base + bytes).next() {
+            return *owner;
+        }
+        if base < TABLES { Owner::Tables } else { Owner::Guest }
+    }
+    fn first_visit(&mut self, table: u64, _: u8) -> bool {
+        self.visited.insert(table)
+    }
+    fn other_type(&mut self, base: u64, _: u64, memory_type: StageType) -> Option<StageType> {
+        let earlier = *self.types.entry(base).or_insert(memory_type);
+        (earlier != memory_type).then_some(earlier)
+    }
+}
+
+fn format() -> Ept {
+    Ept::four(Features { physical_bits: 40, ..Features::default() })
+}
+
+/// Right tables: 4 pages and a block. The bytes of table memory, and the root.
+fn right() -> (Vec<u8>, u64) {
+    let cells: Vec<AtomicU64> = (0..16 * 512).map(|_| AtomicU64::new(0)).collect();
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format(), &arena, &arena).unwrap();
+    let root = tables.root();
+    let slots =
+        Slots { ranges: &mut [], detached: &mut [], pending: &mut [], report: |_| panic!() };
+    let context = Context::Ept { eptp: 0 };
+    let mut cursor =
+        tables.cursor::<_, Quiet>(&arena, context, slots, Gpa::new(0), 1 << 30).unwrap();
+    let write = Permissions { read: true, write: true, execute: false };
+    let leaves = Leaves::new(&format(), &ept::Attributes::new(write, Type::Wb)).unwrap();
+    for (at, bytes) in [(0, 4 * PAGE), (BLOCK, BLOCK)] {
+        let mut map = cursor.map(Gpa::new(at), Spa::new(GUEST + at), bytes, &leaves).unwrap();
+        assert!(matches!(cursor.step(&mut map, u32::MAX), Ok(Step::Done)));
+    }
+    drop(cursor.finish());
+    let bytes = cells.iter().flat_map(|cell| cell.load(Ordering::Relaxed).to_le_bytes()).collect();
+    (bytes, root)
+}
+
+/// Audits the right tables after `plant` has had its way with them.
+fn audited(
+    policy: Policy,
+    plant: impl FnOnce(&mut SliceMemory<'_, Spa>, &mut Records),
+) -> (Vec<Finding>, Summary) {
+    let (mut bytes, root) = right();
+    let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    let mut records =
+        Records { owners: BTreeMap::new(), visited: BTreeSet::new(), types: BTreeMap::new() };
+    plant(&mut memory, &mut records);
+    let mut findings = vec![];
+    let summary = audit(
+        &format(),
+        &root,
+        &mut memory,
+        &Regime::default(),
+        &policy,
+        &mut records,
+        &mut |finding| findings.push(*finding),
+    )
+    .unwrap();
+    assert_eq!(summary.findings as usize, findings.len());
+    (findings, summary)
+}
+
+fn rules(findings: &[Finding]) -> Vec<(Rule, u64)> {
+    findings.iter().map(|finding| (finding.rule, finding.input)).collect()
+}
+
+/// Where the entry with this value lies.
+fn address_of(entry: u64) -> u64 {
+    let (bytes, _) = right();
+    let at = bytes.chunks_exact(8).position(|chunk| chunk == entry.to_le_bytes());
+    at.expect("no such entry") as u64 * 8
+}
+
+/// The level-0 leaf of the page at `at`, and the block's.
+fn page(at: u64) -> u64 {
+    (GUEST + at) | 0x33
+}
+const BLOCK_LEAF: u64 = (GUEST + BLOCK) | 0xb3;
+
+#[test]
+fn right_tables_break_no_rule() {
+    let strict = Policy { write_xor_execute: true, no_executable_large: true, ..Policy::default() };
+    let (findings, summary) = audited(strict, |_, _| {});
+    assert_eq!(findings, []);
+    let expected =
+        Summary { tables: 4, leaves: 5, bytes: 4 * PAGE + BLOCK, findings: 0, complete: true };
+    assert_eq!(summary, expected);
+}
+
+#[test]
+fn frames_that_changed_owners() {
+    for (owner, rule) in [
+        (Owner::Other, Rule::ForeignFrame),
+        (Owner::Hypervisor, Rule::ForeignFrame),
+        (Owner::Nobody, Rule::FreedFrame),
+        (Owner::Tables, Rule::TableMapped),
+    ] {
+        let (findings, _) = audited(Policy::default(), |_, records| {
+            records.owners.insert(GUEST + 2 * PAGE, owner);
+            // In the middle of the block, too.
+            records.owners.insert(GUEST + BLOCK + 7 * PAGE, owner);
+        });
+        assert_eq!(rules(&findings), [(rule, 2 * PAGE), (rule, BLOCK)]);
+    }
+    let (findings, _) = audited(Policy::default(), |_, records| {
+        records.owners.insert(GUEST, Owner::Shared);
+    });
+    assert_eq!(findings, []);
+}
+
+/// A table page given away while it is still linked.
+#[test]
+fn a_table_that_is_no_longer_one() {
+    let lowest = address_of(page(0));
+    let (findings, _) = audited(Policy::default(), |_, records| {
+        records.owners.insert(lowest, Owner::Nobody);
+    });
+    assert_eq!(rules(&findings), [(Rule::TableNotOwned, 0)]);
+}
+
+#[test]
+fn a_guest_that_maps_its_own_table() {
+    let (findings, _) = audited(Policy::default(), |memory, _| {
+        let entry = address_of(page(PAGE));
+        memory.poke(Spa::new(entry), EntryLayout::LE64, 0x33).unwrap();
+    });
+    assert_eq!(rules(&findings), [(Rule::TableMapped, PAGE)]);
+}
+
+#[test]
+fn a_table_linked_twice_even_to_itself() {
+    let block = address_of(BLOCK_LEAF);
+    let lowest = address_of(page(0));
+    let (findings, summary) = audited(Policy::default(), |memory, _| {
+        memory.poke(Spa::new(block), EntryLayout::LE64, lowest | 7).unwrap();
+    });
+    assert_eq!(rules(&findings), [(Rule::TableLinkedTwice, BLOCK)]);
+    assert!(summary.complete);
+    // A table that is its own child, where nobody keeps records: the audit ends all the same.
+    let (_, summary) =
+        audited(Policy { most_tables: 100, ..Policy::default() }, |memory, records| {
+            struct Forgetful;
+            impl Ground for Forgetful {
+                fn owner(&mut self, base: u64, _: u64) -> Owner {
+                    if base < TABLES { Owner::Tables } else { Owner::Guest }
+                }
+                fn first_visit(&mut self, _: u64, _: u8) -> bool {
+                    true
+                }
+            }
+            let (_, root) = right();
+            for slot in 0..512 {
+                memory.poke(Spa::new(root + 8 * slot), EntryLayout::LE64, root | 7).unwrap();
+            }
+            let policy = Policy { most_tables: 100, ..Policy::default() };
+            let summary = audit(
+                &format(),
+                &root,
+                memory,
+                &Regime::default(),
+                &policy,
+                &mut Forgetful,
+                &mut |_| {},
+            )
+            .unwrap();
+            assert_eq!((summary.tables, summary.complete), (100, false));
+            let _ = records;
+        });
+    assert!(summary.tables <= 100);
+}
+
+#[test]
+fn misconfigurations_and_misaligned_blocks() {
+    for wrong in [BLOCK_LEAF | 0x1000, BLOCK_LEAF | 1 << 41, BLOCK_LEAF & !1, BLOCK_LEAF | 0x38] {
+        let (findings, _) = audited(Policy::default(), |memory, _| {
+            memory.poke(Spa::new(address_of(BLOCK_LEAF)), EntryLayout::LE64, wrong).unwrap();
+        });
+        assert_eq!(rules(&findings), [(Rule::Reserved, BLOCK)], "{wrong:#x}");
+        assert!(findings[0].reserved.is_some());
+        assert!(findings[0].to_string().starts_with("0x200000: the level-1 entry"));
+    }
+}
+
+#[test]
+fn a_large_page_that_is_writable_while_logging() {
+    let logging = Policy { logging: true, ..Policy::default() };
+    let (findings, _) = audited(logging, |_, _| {});
+    assert_eq!(rules(&findings), [(Rule::LargeWritableWhileLogging, BLOCK)]);
+    let (findings, _) = audited(logging, |memory, _| {
+        memory.poke(Spa::new(address_of(BLOCK_LEAF)), EntryLayout::LE64, BLOCK_LEAF & !2).unwrap();
+    });
+    assert_eq!(findings, []);
+}
+
+#[test]
+fn one_frame_with_two_memory_types() {
+    let (findings, _) = audited(Policy::default(), |memory, _| {
+        // The second page maps the first one's frame, uncacheable.
+        let entry = address_of(page(PAGE));
+        memory.poke(Spa::new(entry), EntryLayout::LE64, page(0) & !0x38).unwrap();
+    });
+    assert_eq!(rules(&findings), [(Rule::MemoryTypeAlias, PAGE)]);
+}
+
+#[test]
+fn writable_and_executable_and_executable_large() {
+    let policy = Policy { write_xor_execute: true, no_executable_large: true, ..Policy::default() };
+    let (findings, _) = audited(policy, |memory, _| {
+        let block = Spa::new(address_of(BLOCK_LEAF));
+        memory.poke(block, EntryLayout::LE64, BLOCK_LEAF | 4).unwrap();
+        let first = Spa::new(address_of(page(0)));
+        memory.poke(first, EntryLayout::LE64, page(0) | 4).unwrap();
+    });
+    let expected = [
+        (Rule::WritableExecutable, 0),
+        (Rule::WritableExecutable, BLOCK),
+        (Rule::ExecutableLarge, BLOCK),
+    ];
+    assert_eq!(rules(&findings), expected);
+}
+
+#[test]
+fn what_was_left_frozen_and_what_cannot_be_read() {
+    use slat::edit::Encode;
+    let (findings, _) = audited(Policy::default(), |memory, _| {
+        let entry = Spa::new(address_of(page(PAGE)));
+        memory.poke(entry, EntryLayout::LE64, format().frozen()).unwrap();
+    });
+    assert_eq!(rules(&findings), [(Rule::LeftFrozen, PAGE)]);
+    let (findings, summary) = audited(Policy::default(), |memory, records| {
+        let block = Spa::new(address_of(BLOCK_LEAF));
+        memory.poke(block, EntryLayout::LE64, (1 << 35) | 7).unwrap();
+        records.owners.insert(1 << 35, Owner::Tables);
+    });
+    assert_eq!(rules(&findings), [(Rule::Unreadable, BLOCK)]);
+    assert!(!summary.complete);
+}
