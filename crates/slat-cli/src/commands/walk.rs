@@ -105,6 +105,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         out: io::BufWriter::new(io::stdout().lock()),
         faulted: false,
         unreadable: false,
+        drawn: false,
     };
     if args.addresses.is_empty() {
         walker.standard_input()?;
@@ -154,6 +155,7 @@ struct Walker<'a, W: Write> {
     out: W,
     faulted: bool,
     unreadable: bool,
+    drawn: bool,
 }
 
 impl<W: Write> Walker<'_, W> {
@@ -203,7 +205,9 @@ impl<W: Write> Walker<'_, W> {
                 .map_err(io::Error::from)
                 .and_then(|()| self.out.write_all(b"\n"))
         } else {
-            writeln!(self.out, "{}", Drawing::new(self.explainer.setup(), &explained))
+            // A blank line between drawings.
+            let before = if std::mem::replace(&mut self.drawn, true) { "\n" } else { "" };
+            write!(self.out, "{before}{}", Drawing::new(self.explainer.setup(), &explained))
         };
         written.context("cannot write the result")
     }

@@ -1,6 +1,6 @@
 //! A walk as a person would draw it: one line a step, then the result or the fault.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use slat::format::Format;
 use slat::format::any::AnyFormat;
@@ -40,19 +40,19 @@ impl fmt::Display for Drawing<'_> {
             )?;
         }
         if let Some(fault) = fault {
-            writeln!(f, "  fault: {}", fault.text)?;
+            folded(f, &format!("fault: {}", fault.text))?;
             if let Some(syndrome) = &fault.syndrome {
-                write!(f, "  reported as {}", syndrome.name)?;
+                let mut line = format!("reported as {}", syndrome.name);
                 for (key, value) in &syndrome.values {
                     match value.as_str() {
-                        Some(text) => write!(f, ", {key} {text}")?,
-                        None => write!(f, ", {key} {value}")?,
+                        Some(text) => write!(line, ", {key} {text}")?,
+                        None => write!(line, ", {key} {value}")?,
                     }
                 }
                 if !syndrome.flags.is_empty() {
-                    write!(f, " ({})", syndrome.flags.join(", "))?;
+                    write!(line, " ({})", syndrome.flags.join(", "))?;
                 }
-                writeln!(f)?;
+                folded(f, &line)?;
             }
             return Ok(());
         }
@@ -80,6 +80,22 @@ impl fmt::Display for Drawing<'_> {
         let references = self.explained.references;
         writeln!(f, ", {references} reference{}", if references == 1 { "" } else { "s" })
     }
+}
+
+/// A sentence in lines of at most 100 columns, the later ones indented further.
+fn folded(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    const WIDTH: usize = 100;
+    let mut column = 1;
+    f.write_char(' ')?;
+    for word in text.split(' ') {
+        if column > 2 && column + 1 + word.len() > WIDTH {
+            f.write_str("\n     ")?;
+            column = 5;
+        }
+        write!(f, " {word}")?;
+        column += 1 + word.len();
+    }
+    writeln!(f)
 }
 
 fn format_name(setup: &Setup, stage: u8) -> &'static str {
