@@ -314,7 +314,9 @@ fn naive(setup: &Setup, memory: &[u8], ask: Ask) -> Result<u64, Naive> {
         } else if ask.fetch {
             executable && !(user && setup.smep)
         } else {
-            (!ask.write || writable || !setup.wp) && !(user && setup.smap && !setup.ac)
+            let read_only = ask.write && !writable && setup.wp;
+            let forbidden = user && setup.smap && !setup.ac;
+            !read_only && !forbidden
         };
         let long = matches!(setup.mode, Mode::Four | Mode::Five);
         let key = entry >> 59 & 15;
