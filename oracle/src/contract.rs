@@ -50,6 +50,8 @@ pub struct Machine {
     pub queue: Range<u64>,
     /// What probes may use.
     pub arena: Range<u64>,
+    /// Where devices answer, or a ROM.
+    pub devices: [Range<u64>; 2],
 }
 
 impl Machine {
@@ -60,6 +62,7 @@ impl Machine {
         header: 0x10_0000,
         queue: 0x11_0000..0x100_0000,
         arena: 0x300_0000..0x380_0000,
+        devices: [0xC000_0000..0x1_0000_0000, 0..0],
     };
     /// QEMU's `virt` machine for Arm: RAM begins with the device tree.
     pub const ARM: Machine = Machine {
@@ -68,6 +71,7 @@ impl Machine {
         header: 0x4040_0000,
         queue: 0x4041_0000..0x4100_0000,
         arena: 0x4300_0000..0x4380_0000,
+        devices: [0..0x4000_0000, 0x40_0000_0000..0x100_0000_0000],
     };
     /// QEMU's `virt` machine for RISC-V: RAM ends with the device tree.
     pub const RISCV: Machine = Machine {
@@ -76,6 +80,7 @@ impl Machine {
         header: 0x8040_0000,
         queue: 0x8041_0000..0x8100_0000,
         arena: 0x8300_0000..0x8380_0000,
+        devices: [0..0x8000_0000, 0x3_0000_0000..0x8_0000_0000],
     };
 
     /// Bytes of RAM.

@@ -9,6 +9,7 @@ use crate::engine::{Oracle, Variant};
 use crate::launch::Launcher;
 use crate::monitor::Monitor;
 use crate::probe::Subject;
+use crate::riscv::Riscv;
 use crate::world::Beyond;
 use crate::x86::{Features, Second, X86};
 
@@ -64,6 +65,23 @@ fn x86(
         subject: Box::new(subject),
         share,
     }
+}
+
+fn riscv(emulator: Qemu) -> Oracle {
+    let name = format!("QEMU {}", emulator.version);
+    let cpu = "rv64,h=true,svadu=true,svade=true,svnapot=true,svpbmt=true".to_owned();
+    let subject =
+        |info: &Info| -> Box<dyn Subject> { Box::new(Riscv::read(info).unwrap_or_default()) };
+    let variant = Variant {
+        name: "rv64".to_owned(),
+        launcher: Launcher::Qemu { emulator, machine: "virt", cpu },
+        monitor: Monitor::Riscv64,
+        machine: &Machine::RISCV,
+        mode: 0,
+        subject: Box::new(subject),
+        share: 1,
+    };
+    Oracle { format: "gstage", name, model: Model::QemuRiscv, variants: vec![variant] }
 }
 
 /// Looks for emulators.
@@ -128,6 +146,12 @@ pub fn find() -> Found {
             ],
         });
     }
-    let _ = (Cache::new(), Arch::Riscv64);
+    if miss("G-stage on QEMU", &[Tool::AsRiscv64]) {
+        let qemu = Cache::new().ok().and_then(|c| slat_setup::find_qemu10(&c, Arch::Riscv64));
+        match qemu {
+            Some(emulator) => found.oracles.push(riscv(emulator)),
+            None => found.missing.push("G-stage on QEMU: no QEMU 10 or later for RISC-V".into()),
+        }
+    }
     found
 }

@@ -149,8 +149,7 @@ impl World {
         let free = machine.queue.end..machine.ram.end - 0x80_0000;
         let free_x86 = machine.queue.end..machine.ram.end;
         let free = if machine.monitor.is_none() { free_x86 } else { free };
-        // A PC's devices and its ROM lie below 4 GiB.
-        let devices = machine.monitor.is_none() && (0xC000_0000..1 << 32).contains(&address);
+        let devices = machine.devices.iter().any(|range| range.contains(&address));
         if devices || machine.ram.contains(&address) && !free.contains(&address) {
             self.strayed = true;
         }

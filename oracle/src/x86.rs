@@ -9,7 +9,6 @@
 mod expect;
 mod generate;
 mod layout;
-mod lenient;
 
 use crate::contract::{Answer, Info};
 use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};

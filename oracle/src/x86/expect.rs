@@ -15,11 +15,14 @@ use slat::{
 };
 
 use super::layout;
-use super::lenient::Lenient;
 use super::{NPAE, RPAE, Second, X86, cr4};
 use crate::contract::STATE;
+use crate::lenient::Lenient;
 use crate::probe::{Expectation, Outcome, Probe, Watcher};
 use crate::world::{NoRam, World};
+
+/// Bit 12 of EPT's large leaves.
+const BIT_12: [u64; 5] = [0, 1 << 12, 1 << 12, 0, 0];
 
 /// The manual leaves open what comes of it.
 const UNUSABLE: Outcome = Outcome::Other([0; 4]);
@@ -136,7 +139,9 @@ impl<'a> Machine<'a> {
             let deviating = Lenient {
                 inner: ept,
                 unchecked_updates: self.subject.deviates("table-update-unchecked"),
-                bit_12: self.subject.deviates("large-leaf-bit-12"),
+                ignored: if self.subject.deviates("large-leaf-bit-12") { BIT_12 } else { [0; 5] },
+                implicit_as_explicit: false,
+                pbmt_3: false,
             };
             let second = Stage::<_, Gpa, Spa>::new(deviating, root).with_updates(updates);
             let found = translate(&first, &second, world, address, &access, regime, watcher);

@@ -1,0 +1,118 @@
+//! Formats as a model with known deviations walks them.
+
+use std::fmt;
+
+use slat::access::Stage1Page;
+use slat::format::{Decoded, Format, Found, Path, Start};
+use slat::memory::EntryLayout;
+use slat::memory_type::StageType;
+use slat::{Access, Cause, Kind, Purpose, Regime};
+
+/// A format that lets pass what a model lets pass; exact where no flag is set.
+#[derive(Clone, Copy)]
+pub(crate) struct Lenient<F> {
+    /// The manual's format.
+    pub(crate) inner: F,
+    /// Writes of accessed and dirty bits into the tables of the stage above are not checked.
+    pub(crate) unchecked_updates: bool,
+    /// Bits of a large leaf that are ignored, by level.
+    pub(crate) ignored: [u64; 5],
+    /// Reads of tables are checked as explicit loads, to which MXR applies.
+    pub(crate) implicit_as_explicit: bool,
+    /// The reserved encoding 3 of RISC-V's PBMT is accepted.
+    pub(crate) pbmt_3: bool,
+}
+
+impl<F> Lenient<F> {
+    fn seen(&self, access: &Access) -> Access {
+        let mut access = *access;
+        if self.unchecked_updates && matches!(access.purpose, Purpose::Update { .. }) {
+            access.kind = Kind::Read;
+        }
+        if self.implicit_as_explicit && matches!(access.purpose, Purpose::Table { .. }) {
+            access.purpose = Purpose::Final;
+        }
+        access
+    }
+}
+
+impl<F: Format> Format for Lenient<F> {
+    type Root = F::Root;
+
+    const HALVES: bool = F::HALVES;
+
+    fn half(&self, input: u64) -> Self {
+        Lenient { inner: self.inner.half(input), ..*self }
+    }
+
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn stage(&self) -> u8 {
+        self.inner.stage()
+    }
+
+    fn layout(&self) -> EntryLayout {
+        self.inner.layout()
+    }
+
+    fn begin(
+        &self,
+        root: &F::Root,
+        input: u64,
+        access: &Access,
+        regime: &Regime,
+    ) -> Result<Start, (u8, Cause)> {
+        self.inner.begin(root, input, access, regime)
+    }
+
+    fn shift(&self, level: u8) -> u32 {
+        self.inner.shift(level)
+    }
+
+    fn index_bits(&self, level: u8) -> u32 {
+        self.inner.index_bits(level)
+    }
+
+    fn decode(&self, entry: u64, level: u8) -> Decoded {
+        let large = level > 0 && entry & 1 << 7 != 0;
+        let mut entry = entry & !if large { self.ignored[usize::from(level.min(4))] } else { 0 };
+        if self.pbmt_3 && entry & 3 << 61 == 3 << 61 && entry & 0xE != 0 {
+            entry &= !(1 << 62);
+        }
+        self.inner.decode(entry, level)
+    }
+
+    fn join(&self, path: &mut Path, entry: u64, level: u8) {
+        self.inner.join(path, entry, level);
+    }
+
+    fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
+        self.inner.check(found, &self.seen(access), regime)
+    }
+
+    fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64 {
+        self.inner.touched(entry, level, is_leaf, &self.seen(access))
+    }
+
+    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
+        self.inner.memory_type(found, regime)
+    }
+
+    fn arch_level(&self, level: u8) -> i8 {
+        self.inner.arch_level(level)
+    }
+
+    fn describe(&self, entry: u64, level: u8, f: &mut dyn fmt::Write) -> fmt::Result {
+        self.inner.describe(entry, level, f)
+    }
+
+    fn after_restart(&self) -> Self {
+        Lenient { inner: self.inner.after_restart(), ..*self }
+    }
+
+    fn page(&self, found: &Found, regime: &Regime) -> Stage1Page {
+        self.inner.page(found, regime)
+    }
+}
