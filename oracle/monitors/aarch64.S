@@ -98,6 +98,10 @@ next:
     tlbi alle1
     dsb ish
     isb
+    ldr x0, =vars                 // AT may end in an exception, like a run
+    stp x19, x21, [x0]
+    stp x22, x23, [x0, #16]
+    str x25, [x0, #32]
     cmp w24, #1
     b.eq op_run
     sub w1, w24, #0x10
@@ -132,10 +136,6 @@ op_run:
     msr elr_el2, x0
     ldr x0, [x19, #96]
     msr spsr_el2, x0
-    ldr x0, =vars
-    stp x19, x21, [x0]
-    stp x22, x23, [x0, #16]
-    str x25, [x0, #32]
     ldr x1, [x19, #24]
     ldr x0, [x19, #16]
     isb

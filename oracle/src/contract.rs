@@ -71,7 +71,7 @@ impl Machine {
         header: 0x4040_0000,
         queue: 0x4041_0000..0x4100_0000,
         arena: 0x4300_0000..0x4380_0000,
-        devices: [0..0x4000_0000, 0x40_0000_0000..0x100_0000_0000],
+        devices: [0..0x4000_0000, 0x40_0000_0000..1 << 52],
     };
     /// QEMU's `virt` machine for RISC-V: RAM ends with the device tree.
     pub const RISCV: Machine = Machine {
@@ -125,6 +125,18 @@ pub struct Answer {
 pub struct Info(Vec<u8>);
 
 impl Info {
+    /// The words as bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The words from their bytes; `None` where there are too few.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Info> {
+        (bytes.len() == 0xE0 - 48).then(|| Info(bytes.to_vec()))
+    }
+
     /// The 64-bit word at this offset from the header's +48.
     #[must_use]
     pub fn word(&self, offset: usize) -> u64 {
@@ -254,23 +266,23 @@ impl Job<'_> {
         (disk, back)
     }
 
-    /// Reads the header and the answers that a monitor left. Where the monitor began a command and
-    /// never came back (`hung`), these are the answers to the commands before it.
+    /// Reads the header and the answers that a monitor left. Where memory is `shared` and the monitor
+    /// began a command and never came back, these are the answers to the commands before it.
     ///
     /// # Errors
-    /// Where the monitor did not reach its end, or `hung` and began no command.
+    /// Where the monitor did not reach its end, or began no command.
     pub fn read_back(
         &self,
         header: &[u8],
         answers: &[u8],
-        hung: bool,
+        shared: bool,
     ) -> anyhow::Result<(Info, Vec<Answer>)> {
         let mut status = word(header, 40).context("the header is cut off")?;
         let mut count = self.commands.len();
-        if hung {
+        if shared && status == 1 {
             let left = word(header, 0xD8).context("the header is cut off")?;
             let begun = (count as u64).saturating_sub(left) as usize;
-            ensure!(status == 1 && begun > 0, "the monitor hung before its first command");
+            ensure!(begun > 0, "the monitor did not come to its first command");
             count = begun - 1;
             status = 2;
         }

@@ -196,6 +196,81 @@ pub static ALL: &[Deviation] = &[
         shows: Shows::InWalk,
     },
     Deviation {
+        name: "table-fault-status",
+        models: &[Model::QemuAarch64],
+        section: "Arm ARM D8.15 and D24.2.41 (DFSC, IFSC), D24.2.139 (PAR_EL1.FST)",
+        what: "A stage-2 fault on a stage-1 table reports stage 2's fault and level; the model \
+               reports stage 1's level, and mostly a translation fault (7.2).",
+        shows: Shows::InReport(|case, seen| {
+            let (Outcome::Stage2 { syndrome: e, .. }, Outcome::Stage2 { syndrome: g, .. }) =
+                (case.expected, &mut seen.outcome)
+            else {
+                return false;
+            };
+            // S1PTW with the status in bits 5:0, or PAR_EL1.PTW with it in bits 6:1.
+            let at = case.probe.operation != 1;
+            let (on_table, status, shift) = if at { (1 << 8, 0x7E, 1) } else { (1 << 7, 0x3F, 0) };
+            let translation = matches!(*g >> shift & 0x3F, 0..=15 | 0x29 | 0x2B);
+            let undone = e & on_table != 0 && translation && (e ^ *g) & !status == 0 && e != *g;
+            if undone {
+                *g = e;
+            }
+            undone
+        }),
+    },
+    Deviation {
+        name: "assertion-at-level-minus-1",
+        models: &[Model::QemuAarch64],
+        section: "Arm ARM D24.2.41",
+        what: "A stage-2 fault on a stage-1 table of level -1 is reported like any other; the model \
+               ends with a failed assertion in arm_fi_to_lfsc (7.2), and gives no answer.",
+        shows: Shows::InReport(|case, seen| {
+            let tcr = case.probe.state[4];
+            let levels = tcr >> 59 & 1 != 0 && tcr & 0x3F < 16 && tcr >> 14 & 3 == 0;
+            let on_table = match case.expected {
+                Outcome::Stage2 { syndrome, .. } if case.probe.operation == 1 => {
+                    syndrome & 1 << 7 != 0
+                }
+                Outcome::Stage2 { syndrome, .. } => syndrome & 1 << 8 != 0,
+                _ => false,
+            };
+            let undone = seen.outcome == Outcome::Other([u64::MAX; 4]) && levels && on_table;
+            if undone {
+                seen.outcome = case.expected;
+                seen.words = case.compared.iter().map(|(_, _, after)| *after).collect();
+            }
+            undone
+        }),
+    },
+    Deviation {
+        name: "device-combined-with-normal",
+        models: &[Model::QemuAarch64],
+        section: "Arm ARM D8.6.5 (combining the memory types of both stages)",
+        what: "Normal memory of stage 1 under a device type of stage 2 becomes that device type; the \
+               model also looks at the low bits of the normal type as if they were a device type, \
+               and reports Device-nGnRE in PAR_EL1 (7.2).",
+        shows: Shows::InReport(|case, seen| match (case.expected, &mut seen.outcome) {
+            (Outcome::Done { value: expected }, Outcome::Done { value })
+                if case.probe.operation != 1
+                    && *value >> 56 == 4
+                    && matches!(expected >> 56, 8 | 12)
+                    && (*value ^ expected) >> 56 << 56 == *value ^ expected =>
+            {
+                *value = expected;
+                true
+            }
+            _ => false,
+        }),
+    },
+    Deviation {
+        name: "block-at-any-level",
+        models: &[Model::QemuAarch64],
+        section: "Arm ARM D8.3.1 (tables of block sizes)",
+        what: "A block descriptor at a level that has no blocks is reserved and a translation fault; \
+               the model takes it for a block (7.2).",
+        shows: Shows::InWalk,
+    },
+    Deviation {
         name: "hlvx-is-a-fetch",
         models: &[Model::QemuRiscv],
         section: "RISC-V privileged, Hypervisor extension, \"Hypervisor Virtual-Machine Load and \
@@ -254,10 +329,50 @@ pub static ALL: &[Deviation] = &[
     },
 ];
 
-/// The deviation of this name.
+impl Model {
+    /// Its name in the document.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Model::QemuX86 => "QEMU (x86)",
+            Model::Bochs => "Bochs",
+            Model::QemuAarch64 => "QEMU (AArch64)",
+            Model::QemuArm => "QEMU (32-bit Arm)",
+            Model::QemuRiscv => "QEMU (RISC-V)",
+            Model::Kvm => "KVM",
+        }
+    }
+}
+
+/// The text of `docs/deviations.md`.
 #[must_use]
-pub fn named(name: &str) -> Option<&'static Deviation> {
-    ALL.iter().find(|deviation| deviation.name == name)
+pub fn document() -> String {
+    let mut text = String::from(
+        "# Where hardware models differ from the manuals\n\n\
+         `cargo xtask oracle` compares the walker with hardware models that others wrote. Where the \
+         two differ, the\nmanual decides. The differences below are the models'; each run counts \
+         them by name, and any other\nfails it. This page is written from \
+         `oracle/src/deviations.rs` by `cargo xtask oracle --bless`, and a\ntest holds it to that \
+         table.\n\n\
+         \"In the report\": the model's answer is corrected, then compared. \"In the walk\": the \
+         walker is told to\ndiffer in the same way, and must then give exactly the model's \
+         answer.\n",
+    );
+    for deviation in ALL {
+        let models: Vec<&str> = deviation.models.iter().map(|model| model.name()).collect();
+        let shows = match deviation.shows {
+            Shows::InReport(_) => "in the report",
+            Shows::InWalk => "in the walk",
+        };
+        text += &format!(
+            "\n## {}\n\n{}, {shows}. Manual: {}.\n\n{}\n",
+            deviation.name,
+            models.join(", "),
+            deviation.section,
+            deviation.what
+        );
+    }
+    text
 }
 
 /// Undoes every deviation of `model` that shows in the report, and returns the first that did.

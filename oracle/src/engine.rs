@@ -8,10 +8,8 @@ use crate::launch::{Launcher, Station};
 use crate::monitor::Monitor;
 use crate::probe::{Case, Coverage, Outcome, Probe, Subject, again, complete};
 use crate::random::Random;
+use crate::recipe::Recipe;
 use crate::world::World;
-
-/// Makes a subject from what a monitor read back.
-pub type MakeSubject = Box<dyn Fn(&Info) -> Box<dyn Subject> + Send + Sync>;
 
 /// One processor of one emulator, with one monitor and one host mode.
 pub struct Variant {
@@ -25,8 +23,8 @@ pub struct Variant {
     pub machine: &'static Machine,
     /// The host mode.
     pub mode: u64,
-    /// Makes the subject from what the monitor read back.
-    pub subject: MakeSubject,
+    /// What the subject is.
+    pub recipe: Recipe,
     /// Its share of the oracle's probes.
     pub share: u64,
 }
@@ -176,7 +174,7 @@ fn same(accessed: u64, case: &Case, seen: &Seen) -> bool {
 /// How many probes are made up before they are asked.
 const BATCH: usize = 4096;
 /// How many kinds of disagreement are kept with all their detail.
-const KEPT: usize = 16;
+const KEPT: usize = 24;
 
 /// Receives each answered case, for those who keep golden vectors.
 pub type Keep<'a> = &'a mut dyn FnMut(&Case, &Seen);
@@ -191,6 +189,7 @@ pub fn ask(
     probes: u64,
     seed: u64,
     coverage: &mut Coverage,
+    begin: &mut dyn FnMut(&Variant, &Info),
     keep: Keep<'_>,
 ) -> anyhow::Result<Tally> {
     let mut station = Station::new(variant.launcher.clone(), variant.monitor)?;
@@ -198,10 +197,11 @@ pub fn ask(
         let job = Job { machine: variant.machine, mode: variant.mode, memory: &[], commands: &[] };
         station.run(&job)?.info
     };
-    let subject = (variant.subject)(&info);
+    let subject = variant.recipe.subject(&info);
     let subject = subject.as_ref();
     let mut random = Random::new(seed);
     let mut world = subject.template();
+    begin(variant, &info);
     let memory = world.segments();
     let mut tally = Tally::default();
     let mut cases: Vec<Case> = Vec::new();

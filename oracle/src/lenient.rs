@@ -6,7 +6,7 @@ use slat::access::Stage1Page;
 use slat::format::{Decoded, Format, Found, Path, Start};
 use slat::memory::EntryLayout;
 use slat::memory_type::StageType;
-use slat::{Access, Cause, Kind, Purpose, Regime};
+use slat::{Access, Cause, Kind, Purpose, Regime, Why};
 
 /// A format that lets pass what a model lets pass; exact where no flag is set.
 #[derive(Clone, Copy)]
@@ -19,11 +19,25 @@ pub(crate) struct Lenient<F> {
     pub(crate) ignored: [u64; 5],
     /// Reads of tables are checked as explicit loads, to which MXR applies.
     pub(crate) implicit_as_explicit: bool,
+    /// Arm blocks are taken for such at every level, with 48-bit addresses.
+    pub(crate) any_block: bool,
     /// The reserved encoding 3 of RISC-V's PBMT is accepted.
     pub(crate) pbmt_3: bool,
 }
 
 impl<F> Lenient<F> {
+    /// The format as its manual has it.
+    pub(crate) fn exact(inner: F) -> Self {
+        Lenient {
+            inner,
+            unchecked_updates: false,
+            ignored: [0; 5],
+            implicit_as_explicit: false,
+            any_block: false,
+            pbmt_3: false,
+        }
+    }
+
     fn seen(&self, access: &Access) -> Access {
         let mut access = *access;
         if self.unchecked_updates && matches!(access.purpose, Purpose::Update { .. }) {
@@ -81,7 +95,22 @@ impl<F: Format> Format for Lenient<F> {
         if self.pbmt_3 && entry & 3 << 61 == 3 << 61 && entry & 0xE != 0 {
             entry &= !(1 << 62);
         }
-        self.inner.decode(entry, level)
+        let decoded = self.inner.decode(entry, level);
+        if self.any_block && level > 0 && entry & 3 == 1 {
+            if let Decoded::Leaf { .. } = decoded {
+                return decoded;
+            }
+            // Its address is checked all the same.
+            if let Decoded::Reserved(reserved) = self.inner.decode(entry | 3, 0)
+                && reserved.why == Why::AddressSize
+            {
+                return Decoded::Reserved(reserved);
+            }
+            let shift = self.inner.shift(level);
+            let base = entry & 0xFFFF_FFFF_F000 & !((1 << shift) - 1);
+            return Decoded::Leaf { base, shift: shift as u8 };
+        }
+        decoded
     }
 
     fn join(&self, path: &mut Path, entry: u64, level: u8) {

@@ -1,17 +1,15 @@
 //! The oracles that this machine can run.
 
-use slat::Updates;
 use slat_setup::{Arch, Cache, Qemu, Tool};
 
-use crate::contract::{Info, Machine};
+use crate::contract::Machine;
 use crate::deviations::Model;
 use crate::engine::{Oracle, Variant};
 use crate::launch::Launcher;
 use crate::monitor::Monitor;
-use crate::probe::Subject;
-use crate::riscv::Riscv;
+use crate::recipe::Recipe;
 use crate::world::Beyond;
-use crate::x86::{Features, Second, X86};
+use crate::x86::Second;
 
 /// What was found, and what is missing with what to do about it.
 pub struct Found {
@@ -47,38 +45,49 @@ fn x86(
     share: u64,
     beyond: Beyond,
 ) -> Variant {
-    let updates = if beyond == Beyond::Zero { Updates::AsWalked } else { Updates::OnSuccess };
-    let subject = move |info: &Info| -> Box<dyn Subject> {
-        Box::new(X86 {
-            features: Features::read(info, second, amd),
-            beyond,
-            updates,
-            deviations: vec![],
-        })
-    };
     Variant {
         name: name.to_owned(),
         launcher,
         monitor: Monitor::X86,
         machine: &Machine::X86,
         mode: second.mode(),
-        subject: Box::new(subject),
+        recipe: Recipe::X86 { second, amd, beyond },
         share,
+    }
+}
+
+fn arm64(emulator: Qemu) -> Oracle {
+    let on = |cpu: &str, share| Variant {
+        name: cpu.to_owned(),
+        launcher: Launcher::Qemu {
+            emulator: emulator.clone(),
+            machine: "virt,virtualization=on,gic-version=3",
+            cpu: cpu.to_owned(),
+        },
+        monitor: Monitor::Aarch64,
+        machine: &Machine::ARM,
+        mode: 0,
+        recipe: Recipe::Arm64,
+        share,
+    };
+    Oracle {
+        format: "stage2",
+        name: format!("QEMU {}", emulator.version),
+        model: Model::QemuAarch64,
+        variants: vec![on("max", 5), on("neoverse-n1", 2), on("cortex-a57", 1)],
     }
 }
 
 fn riscv(emulator: Qemu) -> Oracle {
     let name = format!("QEMU {}", emulator.version);
     let cpu = "rv64,h=true,svadu=true,svade=true,svnapot=true,svpbmt=true".to_owned();
-    let subject =
-        |info: &Info| -> Box<dyn Subject> { Box::new(Riscv::read(info).unwrap_or_default()) };
     let variant = Variant {
         name: "rv64".to_owned(),
         launcher: Launcher::Qemu { emulator, machine: "virt", cpu },
         monitor: Monitor::Riscv64,
         machine: &Machine::RISCV,
         mode: 0,
-        subject: Box::new(subject),
+        recipe: Recipe::Riscv,
         share: 1,
     };
     Oracle { format: "gstage", name, model: Model::QemuRiscv, variants: vec![variant] }
@@ -145,6 +154,11 @@ pub fn find() -> Found {
                 on("max,pae-host", "", Second::NptPae, 1),
             ],
         });
+    }
+    if miss("Stage-2 on QEMU", &[Tool::QemuArm, Tool::AsAarch64])
+        && let Some(emulator) = system_qemu("qemu-system-aarch64", Tool::QemuArm)
+    {
+        found.oracles.push(arm64(emulator));
     }
     if miss("G-stage on QEMU", &[Tool::AsRiscv64]) {
         let qemu = Cache::new().ok().and_then(|c| slat_setup::find_qemu10(&c, Arch::Riscv64));

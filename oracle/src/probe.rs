@@ -90,6 +90,41 @@ impl Outcome {
         (self.kind(), syndrome)
     }
 
+    /// What there is beside the kind.
+    #[must_use]
+    pub fn words(&self) -> Vec<u64> {
+        match *self {
+            Outcome::Done { value } => vec![value],
+            Outcome::Stage1 { syndrome, address } => vec![syndrome, address],
+            Outcome::Stage2 { syndrome, address, origin } => vec![syndrome, address, origin],
+            Outcome::Misconfigured { address } => vec![address],
+            Outcome::General | Outcome::Refused => vec![],
+            Outcome::Bus { syndrome } => vec![syndrome],
+            Outcome::Other(words) => words.to_vec(),
+        }
+    }
+
+    /// The outcome of this kind with the words that `next` brings.
+    ///
+    /// # Errors
+    /// Those of `next`, and where there is no such kind.
+    pub fn from_words(
+        kind: u8,
+        mut next: impl FnMut() -> anyhow::Result<u64>,
+    ) -> anyhow::Result<Outcome> {
+        Ok(match kind {
+            0 => Outcome::Done { value: next()? },
+            1 => Outcome::Stage1 { syndrome: next()?, address: next()? },
+            2 => Outcome::Stage2 { syndrome: next()?, address: next()?, origin: next()? },
+            3 => Outcome::Misconfigured { address: next()? },
+            4 => Outcome::General,
+            5 => Outcome::Refused,
+            6 => Outcome::Bus { syndrome: next()? },
+            7 => Outcome::Other([next()?, next()?, next()?, next()?]),
+            _ => anyhow::bail!("there is no outcome of kind {kind}"),
+        })
+    }
+
     /// Whether the access was made.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -291,7 +326,7 @@ impl Coverage {
 }
 
 /// What one oracle asks and understands: the architecture's side of it.
-pub trait Subject: Sync {
+pub trait Subject: Send + Sync {
     /// What memory holds before each probe.
     fn template(&self) -> World;
 
@@ -300,6 +335,12 @@ pub trait Subject: Sync {
 
     /// What the walker says. `world` holds the probe's words; it is left as the walk leaves it.
     fn expect(&self, probe: &Probe, world: &mut World, watcher: &Watcher) -> Expectation;
+
+    /// The pair of formats that a probe is about, as [`Coverage::set_class`] takes it.
+    fn class(&self, probe: &Probe) -> u16;
+
+    /// The name of such a pair.
+    fn class_name(&self, class: u16) -> String;
 
     /// What the machine's registers say.
     fn read(&self, probe: &Probe, answer: &Answer) -> Outcome;

@@ -51,6 +51,17 @@ impl Subject for Riscv {
         expect::expect(self, probe, world, watcher)
     }
 
+    fn class(&self, probe: &Probe) -> u16 {
+        let scheme = |register: u64| (register >> 60).saturating_sub(7) as u16;
+        scheme(probe.state[4]) << 4 | scheme(probe.state[3])
+    }
+
+    fn class_name(&self, class: u16) -> String {
+        let scheme = |index: u16| ["bare", "sv39", "sv48", "sv57"][usize::from(index & 3)];
+        let four = if class & 15 == 0 { "" } else { "x4" };
+        format!("{} under {}{four}", scheme(class >> 4), scheme(class & 15))
+    }
+
     fn read(&self, probe: &Probe, answer: &Answer) -> Outcome {
         let r = &answer.registers;
         let value = match probe.operation {

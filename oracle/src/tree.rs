@@ -40,6 +40,32 @@ impl Tree<'_> {
     }
 }
 
+/// The space that a stage's tables lie in: memory itself for the second stage, what the second stage
+/// maps for the first.
+pub(crate) trait Below {
+    /// Where the root, which lies at `memory`, is in this space.
+    fn root(&mut self, memory: u64) -> u64;
+    /// Chooses where a new table, which lies at `memory`, is in this space.
+    fn place(&mut self, builder: &mut Builder<'_>, memory: u64) -> u64;
+    /// Makes the entry at `here` of this space be the one at `memory`.
+    fn reach(&mut self, builder: &mut Builder<'_>, here: u64, memory: u64);
+}
+
+/// Memory itself.
+pub(crate) struct Plain;
+
+impl Below for Plain {
+    fn root(&mut self, memory: u64) -> u64 {
+        memory
+    }
+
+    fn place(&mut self, _: &mut Builder<'_>, memory: u64) -> u64 {
+        memory
+    }
+
+    fn reach(&mut self, _: &mut Builder<'_>, _: u64, _: u64) {}
+}
+
 /// A draft under construction.
 pub(crate) struct Builder<'a> {
     pub(crate) world: &'a World,
@@ -61,19 +87,21 @@ impl Builder<'_> {
     }
 
     /// Maps the page of `input` to that of `output` by a leaf of this level, or of another one where
-    /// tables or leaves are in the way. `place` says where in the output space a new table lies.
+    /// tables or leaves are in the way. `below` is the space that the tables lie in.
     pub(crate) fn map(
         &mut self,
         tree: &Tree<'_>,
         input: u64,
         output: u64,
         leaf: u8,
-        place: &mut dyn FnMut(&mut Self, u64) -> u64,
+        below: &mut dyn Below,
     ) {
         let mut table = tree.root;
+        let mut table_below = below.root(tree.root);
         let mut level = tree.root_level;
         loop {
             let address = tree.slot(table, level, input);
+            below.reach(self, table_below + (address - table), address);
             let is_leaf = level == 0 || level == leaf;
             if !self.draft.sites.iter().any(|site| site.address == address) {
                 let stage = tree.stage;
@@ -87,6 +115,7 @@ impl Builder<'_> {
             }
             let old = self.draft.entry(self.world, address, tree.entry);
             if let Some(next) = (tree.next)(old, level).filter(|_| level > 0) {
+                table_below = next;
                 table = next & self.low;
                 level -= 1;
                 continue;
@@ -104,8 +133,8 @@ impl Builder<'_> {
             }
             let bytes = u64::from(tree.entry / 8) << tree.index_bits;
             let page = self.take(bytes);
-            let at = place(self, page);
-            let entry = (tree.table)(at, level, random);
+            table_below = below.place(self, page);
+            let entry = (tree.table)(table_below, level, random);
             self.draft.set_entry(self.world, address, tree.entry, entry);
             table = page;
             level -= 1;

@@ -171,6 +171,27 @@ impl Subject for X86 {
         expect::expect(self, probe, world, watcher)
     }
 
+    fn class(&self, probe: &Probe) -> u16 {
+        let s = &probe.state;
+        let first = if s[3] >> 31 & 1 == 0 {
+            First::Unpaged
+        } else if layout::is_long(s) {
+            if s[5] & cr4::LA57 != 0 { First::Five } else { First::Four }
+        } else if s[5] & cr4::PAE != 0 {
+            First::Pae
+        } else {
+            First::Legacy
+        };
+        class(first, self.features.second)
+    }
+
+    fn class_name(&self, class: u16) -> String {
+        let first =
+            ["unpaged", "x86-32", "x86-pae", "x86-4", "x86-5"][usize::from(class >> 4).min(4)];
+        let second = ["ept4", "npt4", "npt5", "npt-pae", "npt-32"][usize::from(class & 15).min(4)];
+        format!("{first} under {second}")
+    }
+
     fn read(&self, probe: &Probe, answer: &Answer) -> Outcome {
         let r = &answer.registers;
         let value = if layout::is_load(&probe.state) { r[5] } else { 0 };

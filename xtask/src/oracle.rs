@@ -1,12 +1,17 @@
 //! `cargo xtask oracle`: the walker against hardware models.
 
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use slat_oracle::engine::{self, Disagreement, Tally};
+use slat_oracle::contract::Info;
+use slat_oracle::deviations::{self, Seen};
+use slat_oracle::engine::{self, Disagreement, Tally, Variant};
+use slat_oracle::golden::Writer;
 use slat_oracle::oracles;
-use slat_oracle::probe::Coverage;
+use slat_oracle::probe::{Case, Coverage};
 
 /// Compares the walker with every hardware model that this machine can run.
 #[derive(clap::Args)]
@@ -20,6 +25,9 @@ pub(crate) struct Args {
     /// Seed of the probes (random, and printed, where it is not given)
     #[arg(long)]
     seed: Option<u64>,
+    /// Keep the answers as the golden vectors that `cargo test -p slat-oracle` replays
+    #[arg(long)]
+    bless: bool,
 }
 
 fn random_seed() -> u64 {
@@ -45,6 +53,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(["format", "oracle", "probes", "agree", "masked", "disagree", "seconds"]);
+    if args.bless {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/deviations.md");
+        std::fs::create_dir_all(path.with_file_name(""))?;
+        std::fs::write(&path, deviations::document())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let mut all = Tally::default();
     for oracle in chosen {
         let mut coverage = Coverage::default();
@@ -54,8 +68,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         for (i, variant) in oracle.variants.iter().enumerate() {
             let probes = (args.probes * variant.share).div_ceil(shares);
             let seed = seed.wrapping_add(i as u64);
-            let mut keep = |_: &_, _: &_| ();
-            sum.add(engine::ask(oracle, variant, probes, seed, &mut coverage, &mut keep)?);
+            let writer = std::cell::RefCell::new(None);
+            let mut begin = |variant: &Variant, info: &Info| {
+                if args.bless {
+                    *writer.borrow_mut() = Some(Writer::new(variant.recipe, oracle.model, info));
+                }
+            };
+            let mut keep = |case: &Case, seen: &Seen| {
+                if let Some(writer) = writer.borrow_mut().as_mut() {
+                    writer.add(case, seen);
+                }
+            };
+            let asked =
+                engine::ask(oracle, variant, probes, seed, &mut coverage, &mut begin, &mut keep)?;
+            if let Some(writer) = writer.into_inner()
+                && asked.disagree == 0
+            {
+                bless(oracle.format, &oracle.name, &variant.name, i, &writer.finish()?)?;
+            }
+            sum.add(asked);
         }
         table.add_row([
             oracle.format.to_owned(),
@@ -83,8 +114,28 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(all.disagree > 0)))
 }
 
+/// Writes a file of golden vectors, whole or not at all.
+fn bless(
+    format: &str,
+    oracle: &str,
+    variant: &str,
+    index: usize,
+    bytes: &[u8],
+) -> anyhow::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../oracle/golden");
+    std::fs::create_dir_all(&folder)?;
+    let model = oracle.split_whitespace().next().unwrap_or(oracle).to_lowercase();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let variant: String = variant.chars().map(plain).collect();
+    let name = format!("{format}-{model}-{index}-{variant}.zst");
+    let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+    file.write_all(bytes)?;
+    file.persist(folder.join(name))?;
+    Ok(())
+}
+
 fn describe(count: u64, disagreement: &Disagreement) -> String {
-    use std::fmt::Write;
+    use std::fmt::Write as _;
     let Disagreement { variant, case, seen, explanation } = disagreement;
     let mut text = format!("\n{count} like this on {variant}\n  {explanation}\n");
     let _ = writeln!(text, "  walker  {:x?}", case.expected);

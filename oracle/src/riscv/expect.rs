@@ -50,12 +50,11 @@ impl Machine<'_> {
         let first = vsatp(self.state[4], Width::Rv64).map_err(refused)?;
         let menvcfg = self.state[8] & ENVCFG;
         let lenient = |inner: Sv| Lenient {
-            inner,
             unchecked_updates: self.subject.deviates("g-stage-update-unchecked")
                 && inner.scheme() != Scheme::Bare,
-            ignored: [0; 5],
             implicit_as_explicit: self.subject.deviates("mxr-for-implicit-reads"),
             pbmt_3: self.subject.deviates("pbmt-3-accepted"),
+            ..Lenient::exact(inner)
         };
         let henvcfg = if self.hypervisor && self.subject.deviates("hlv-ignores-henvcfg") {
             menvcfg

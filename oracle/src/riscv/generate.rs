@@ -5,7 +5,7 @@ use super::{HLV, HLVX, HSV};
 use crate::contract::STATE;
 use crate::probe::{Coverage, Draft};
 use crate::random::Random;
-use crate::tree::{Builder, Tree};
+use crate::tree::{Below, Builder, Plain, Tree};
 use crate::world::World;
 
 /// Bits of an address that are the same in all spaces.
@@ -46,6 +46,28 @@ fn leaf_level(random: &mut Random, root_level: u8) -> u8 {
     random.pick(&[0, 0, 0, 0, 1, 1, 2, 2, 3, 4]).min(root_level)
 }
 
+/// G-stage, as the space of VS-stage's tables; no tree is Bare.
+struct Second<'a> {
+    tree: Option<&'a Tree<'a>>,
+    width: u32,
+}
+
+impl Below for Second<'_> {
+    fn root(&mut self, memory: u64) -> u64 {
+        memory
+    }
+
+    fn place(&mut self, builder: &mut Builder<'_>, memory: u64) -> u64 {
+        let Some(tree) = self.tree else { return memory };
+        let leaf = leaf_level(builder.random, tree.root_level);
+        let gpa = alias(builder.random, memory, tree.shift(leaf), self.width);
+        builder.map(tree, gpa, memory, leaf, &mut Plain);
+        gpa
+    }
+
+    fn reach(&mut self, _: &mut Builder<'_>, _: u64, _: u64) {}
+}
+
 /// Makes a probe up.
 pub(super) fn generate(world: &World, random: &mut Random, coverage: &mut Coverage) -> Draft {
     // 0 is Bare; 1, 2, 3 are the schemes with 3, 4 and 5 levels.
@@ -70,19 +92,11 @@ pub(super) fn generate(world: &World, random: &mut Random, coverage: &mut Covera
     let gpa_width = if second == 0 { 32 } else { widths[second] + 2 };
     // Guest physical addresses in entries have 56 bits.
     let gpa_width = if first == 0 { gpa_width } else { gpa_width.min(56) };
-    let map_second = |builder: &mut Builder<'_>, spa: u64| -> u64 {
-        if second == 0 {
-            return spa;
-        }
-        let leaf = leaf_level(builder.random, second_tree.root_level);
-        let gpa = alias(builder.random, spa, second_tree.shift(leaf), gpa_width);
-        builder.map(&second_tree, gpa, spa, leaf, &mut |_, page| page);
-        gpa
-    };
+    let mut below = Second { tree: (second != 0).then_some(&second_tree), width: gpa_width };
     let words = (layout::DATA.end - layout::DATA.start) / 8;
     let target = layout::DATA.start + 8 * builder.random.below(words);
     builder.draft.set_word(target, layout::tag(target));
-    let gpa = map_second(&mut builder, target);
+    let gpa = below.place(&mut builder, target);
     let user_page = builder.random.chance(50);
     let leaf_first = move |base: u64, _: u8, random: u64| {
         pte(base, V | R | W | X | touched(random) | if user_page { U } else { 0 })
@@ -108,7 +122,7 @@ pub(super) fn generate(world: &World, random: &mut Random, coverage: &mut Covera
         let low = gpa & ((1u64 << keep) - 1);
         let upper = builder.random.bits() & !((1u64 << keep) - 1);
         gva = (((low | upper) << unused) as i64 >> unused) as u64;
-        builder.map(&tree, gva, gpa, leaf, &mut |builder, page| map_second(builder, page));
+        builder.map(&tree, gva, gpa, leaf, &mut below);
     }
     let Builder { mut draft, random, .. } = builder;
     draft.mutate(world, random, coverage);

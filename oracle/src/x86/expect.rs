@@ -137,11 +137,9 @@ impl<'a> Machine<'a> {
                 ..ept::Features::default()
             });
             let deviating = Lenient {
-                inner: ept,
                 unchecked_updates: self.subject.deviates("table-update-unchecked"),
                 ignored: if self.subject.deviates("large-leaf-bit-12") { BIT_12 } else { [0; 5] },
-                implicit_as_explicit: false,
-                pbmt_3: false,
+                ..Lenient::exact(ept)
             };
             let second = Stage::<_, Gpa, Spa>::new(deviating, root).with_updates(updates);
             let found = translate(&first, &second, world, address, &access, regime, watcher);

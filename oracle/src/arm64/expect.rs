@@ -1,0 +1,183 @@
+//! What the walker says of an AArch64 probe.
+
+use slat::format::arm64::{Root, Stage1, Stage2, TranslationRegime};
+use slat::regime::arm;
+use slat::syndrome::arm64 as syndrome;
+use slat::{
+    Access, Failed, Gpa, Gva, Kind, MemoryType, Privilege, Regime, Spa, Stage, Updates, translate,
+};
+
+use super::{Arm64, SYNDROME, layout};
+use crate::contract::STATE;
+use crate::lenient::Lenient;
+use crate::probe::{Expectation, Outcome, Probe, Watcher};
+use crate::world::World;
+
+struct Machine<'a> {
+    subject: &'a Arm64,
+    state: &'a [u64; STATE],
+}
+
+/// The registers enable what the walker does not model, or what the manual leaves open.
+const UNUSABLE: Outcome = Outcome::Other([0; 4]);
+
+impl Machine<'_> {
+    fn access(
+        &self,
+        world: &mut World,
+        watcher: &Watcher,
+        address: u64,
+        kind: Kind,
+        privilege: Privilege,
+        at: bool,
+    ) -> Result<(u64, u64), Outcome> {
+        let s = self.state;
+        let processor = &self.subject.features.processor;
+        let unusable = |_| UNUSABLE;
+        let format1 = Stage1::new(TranslationRegime::El10, s[4], s[3], s[10], processor);
+        let format1 = format1.map_err(unusable)?;
+        let format2 = Stage2::new(s[9], s[10], 0, processor).map_err(unusable)?;
+        let mut regime = Regime { arm: arm::State::new(s[7], s[10]), ..Regime::default() };
+        // AT S12E1R and its like do not look at PSTATE.PAN.
+        regime.arm.pan = s[11] & 1 << 22 != 0 && !at;
+        let root = Root { ttbr0: s[5], ttbr1: s[6] };
+        let any_block = self.subject.deviations.contains(&"block-at-any-level");
+        let lenient1 = Lenient { any_block, ..Lenient::exact(format1) };
+        let lenient2 = Lenient { any_block, ..Lenient::exact(format2) };
+        let stage1 = Stage::<_, Gva, Gpa>::new(lenient1, root).with_updates(Updates::OnSuccess);
+        let stage2 = Stage::<_, Gpa, Spa>::new(lenient2, s[8]).with_updates(Updates::OnSuccess);
+        let access = Access::new(kind, privilege);
+        let address = Gva::new(address);
+        let found = translate(&stage1, &stage2, world, address, &access, &regime, watcher);
+        match found {
+            Ok(found) => {
+                let spa = found.output().raw();
+                if !at {
+                    return Ok((spa, 0));
+                }
+                // MemAttr[1:0] of normal memory has a reserved encoding.
+                let attributes2 = found.stage2.found.entry >> 2 & 15;
+                if attributes2 & 3 == 0 && attributes2 != 0 {
+                    return Err(UNUSABLE);
+                }
+                let MemoryType::Arm(mut attributes) =
+                    found.memory_type(&lenient1, &lenient2, &regime)
+                else {
+                    return Err(UNUSABLE);
+                };
+                // The models asked have no FEAT_XS.
+                attributes.xs = true;
+                let par = syndrome::par_of_success(spa, &attributes);
+                Ok((spa, par.value & par.defined))
+            }
+            Err(failed) if at => Err(match failed {
+                Failed::Here(fault) => match syndrome::par_of_fault(&fault, false) {
+                    Some(par) => Outcome::Stage1 { syndrome: par, address: 0 },
+                    None => UNUSABLE,
+                },
+                Failed::Below(Failed::Here(fault)) => match syndrome::par_of_fault(&fault, true) {
+                    Some(par) => Outcome::Stage2 { syndrome: par, address: 0, origin: 0 },
+                    None => UNUSABLE,
+                },
+                Failed::Below(Failed::Below(_)) => Outcome::Bus { syndrome: 0 },
+            }),
+            Err(failed) => Err(match (&failed, syndrome::abort(&failed, &access)) {
+                (Failed::Below(Failed::Below(_)), _) => Outcome::Bus { syndrome: 0 },
+                (_, None) => UNUSABLE,
+                (Failed::Here(_), Some(abort)) => Outcome::Stage1 {
+                    syndrome: abort.esr.value & SYNDROME,
+                    address: abort.far.choose().unwrap_or(0),
+                },
+                (Failed::Below(_), Some(abort)) => Outcome::Stage2 {
+                    syndrome: abort.esr.value & SYNDROME,
+                    address: abort.hpfar.choose().unwrap_or(0),
+                    origin: abort.far.choose().unwrap_or(0),
+                },
+            }),
+        }
+    }
+}
+
+pub(super) fn expect(
+    subject: &Arm64,
+    probe: &Probe,
+    world: &mut World,
+    watcher: &Watcher,
+) -> Expectation {
+    let state = &probe.state;
+    let machine = Machine { subject, state };
+    let mut reached = None;
+    let mut unusable = false;
+    let mut run = || -> Result<u64, Outcome> {
+        let (pc, address) = (state[0], state[1]);
+        if probe.operation != 1 {
+            let write = probe.operation & 1 != 0;
+            let kind = if write { Kind::Write } else { Kind::Read };
+            let user = probe.operation & 2 != 0;
+            let privilege = if user { Privilege::User } else { Privilege::Supervisor };
+            return Ok(machine.access(world, watcher, address, kind, privilege, true)?.1);
+        }
+        let user = state[11] & 0xF == 0;
+        let privilege = if user { Privilege::User } else { Privilege::Supervisor };
+        let mut step = |world: &mut World, address, kind| {
+            let outcome = machine.access(world, watcher, address, kind, privilege, false);
+            let Err(Outcome::Stage1 { .. }) = outcome else {
+                return outcome.map(|(spa, _)| spa);
+            };
+            // EL1 takes the exception to its vectors; where they fault in turn it never ends.
+            let vector = state[12] + if user { 0x400 } else { 0x200 };
+            let taken =
+                machine.access(world, watcher, vector, Kind::Execute, Privilege::Supervisor, false);
+            match taken {
+                Ok((spa, _)) if spa & !0xFFF == layout::STUB => (),
+                Err(Outcome::Stage2 { .. }) => (),
+                _ => unusable = true,
+            }
+            outcome.map(|(spa, _)| spa)
+        };
+        let fetched = step(world, pc, Kind::Execute)?;
+        if pc == address {
+            reached = Some(fetched);
+            world.visit(fetched);
+            return match world.word(fetched) {
+                Some(word) => {
+                    unusable |= word != layout::tag(fetched);
+                    Ok(0)
+                }
+                // Where a fetch meets no memory, an emulator may run on.
+                None => Err(UNUSABLE),
+            };
+        }
+        if fetched & !0xFFF != layout::STUB {
+            unusable = true;
+            return Ok(0);
+        }
+        let kind = if layout::is_load(state) { Kind::Read } else { Kind::Write };
+        let spa = step(world, address, kind)?;
+        reached = Some(spa);
+        world.visit(spa);
+        let Some(word) = world.word(spa) else { return Err(Outcome::Bus { syndrome: 0 }) };
+        if kind == Kind::Write {
+            world.poke(spa, state[2]);
+            return Ok(0);
+        }
+        Ok(word)
+    };
+    let outcome = match run() {
+        Ok(value) => Outcome::Done { value },
+        Err(outcome) => outcome,
+    };
+    unusable |= outcome == UNUSABLE;
+    if probe.operation == 1 {
+        // An external abort goes to EL1's vectors; AT shows it without them.
+        unusable |= matches!(outcome, Outcome::Bus { .. });
+        // HVC is undefined at EL0 and goes to EL1's vectors too.
+        if outcome.is_done() && state[11] & 0xF == 0 {
+            let vector = state[12] + 0x400;
+            let (kind, privilege) = (Kind::Execute, Privilege::Supervisor);
+            let taken = machine.access(world, watcher, vector, kind, privilege, false);
+            unusable |= !matches!(taken, Ok(_) | Err(Outcome::Stage2 { .. }));
+        }
+    }
+    Expectation { outcome, reached, unusable }
+}

@@ -1,0 +1,409 @@
+//! Making up AArch64 probes.
+
+use super::{Arm64, Features, layout};
+use crate::contract::STATE;
+use crate::probe::{Coverage, Draft};
+use crate::random::Random;
+use crate::tree::{Below, Builder, Plain, Tree};
+use crate::world::World;
+
+/// Bits of an address that are the same in all spaces.
+const LOW: u64 = 0xFFFF_FFFF;
+
+/// A stage's granule and address size, as its control register has them.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// 0: 4K, 1: 16K, 2: 64K.
+    granule: usize,
+    /// FEAT_LPA2's descriptors.
+    ds: bool,
+    /// 52-bit addresses in 64K descriptors.
+    wide: bool,
+}
+
+impl Shape {
+    fn choose(features: &Features, random: &mut Random) -> Shape {
+        let granule = loop {
+            let granule = random.pick(&[0, 0, 0, 1, 1, 2, 2]);
+            if features.granules[granule] {
+                break granule;
+            }
+        };
+        let ds = granule != 2 && features.processor.lpa2 && random.chance(35);
+        let wide = granule == 2 && features.processor.physical_bits == 52;
+        Shape { granule, ds, wide }
+    }
+
+    fn page_shift(self) -> u32 {
+        [12, 14, 16][self.granule]
+    }
+
+    fn stride(self) -> u32 {
+        self.page_shift() - 3
+    }
+
+    /// The highest level that has blocks.
+    fn largest_block(self) -> u8 {
+        match self.granule {
+            0 => 2 + u8::from(self.ds),
+            1 => 1 + u8::from(self.ds),
+            _ => 1 + u8::from(self.wide),
+        }
+    }
+
+    /// An address as descriptors of this shape hold it (D8.3.1).
+    fn pack(self, address: u64) -> u64 {
+        if self.ds {
+            address & 0x0003_FFFF_FFFF_F000 | address >> 50 << 8 & 0x300
+        } else if self.wide {
+            address & 0x0000_FFFF_FFFF_0000 | address >> 48 << 12 & 0xF000
+        } else {
+            address & 0x0000_FFFF_FFFF_F000
+        }
+    }
+
+    fn unpack(self, entry: u64) -> u64 {
+        let page = (1u64 << self.page_shift()) - 1;
+        if self.ds {
+            entry & 0x0003_FFFF_FFFF_F000 & !page | (entry >> 8 & 3) << 50
+        } else if self.wide {
+            entry & 0x0000_FFFF_FFFF_0000 | (entry >> 12 & 15) << 48
+        } else {
+            entry & 0x0000_FFFF_FFFF_F000 & !page
+        }
+    }
+
+    /// TG0's encoding, and TG1's.
+    fn tg0(self) -> u64 {
+        [0, 2, 1][self.granule]
+    }
+
+    fn tg1(self) -> u64 {
+        [2, 1, 3][self.granule]
+    }
+}
+
+/// Stage 2, as the space of stage 1's tables.
+struct Second<'a> {
+    tree: &'a Tree<'a>,
+    width: u32,
+    /// Leaves of tables are no larger than this.
+    largest: u8,
+    root: u64,
+}
+
+impl Second<'_> {
+    fn alias(&mut self, builder: &mut Builder<'_>, memory: u64, leaf: u8) -> u64 {
+        let from = self.tree.shift(leaf).max(32);
+        if self.width <= from || builder.random.chance(50) {
+            return memory;
+        }
+        let kept = memory & ((1 << from) - 1);
+        kept | (builder.random.bits() & ((1 << (self.width - from)) - 1)) << from
+    }
+
+    /// Where a root lies. QEMU 7.2 takes bits 5:2 of a root register, which hold address bits 51:48,
+    /// for an offset as well where the root has few entries, so that those bits stay clear.
+    fn root_alias(&mut self, builder: &mut Builder<'_>, memory: u64) -> u64 {
+        match self.alias(builder, memory, 0) {
+            high if high >> 48 != 0 => memory,
+            low => low,
+        }
+    }
+
+    /// Maps one page of memory at an address of its own choice.
+    fn page(&mut self, builder: &mut Builder<'_>, memory: u64, leaf: u8) -> u64 {
+        let ipa = self.alias(builder, memory, leaf);
+        builder.map(self.tree, ipa, memory, leaf, &mut Plain);
+        ipa
+    }
+}
+
+impl Below for Second<'_> {
+    fn root(&mut self, _: u64) -> u64 {
+        self.root
+    }
+
+    fn place(&mut self, builder: &mut Builder<'_>, memory: u64) -> u64 {
+        self.alias(builder, memory, 0)
+    }
+
+    fn reach(&mut self, builder: &mut Builder<'_>, here: u64, memory: u64) {
+        let mut leaf = builder.random.pick(&[0, 0, 1, 2]).min(self.largest);
+        while self.tree.shift(leaf) > 32 {
+            leaf -= 1;
+        }
+        builder.map(self.tree, here, memory, leaf, &mut Plain);
+    }
+}
+
+/// AF, mostly set.
+fn access_flag(random: u64) -> u64 {
+    if random >> 60 == 0 { 0 } else { layout::AF }
+}
+
+/// Makes a probe up.
+pub(super) fn generate(
+    subject: &Arm64,
+    world: &World,
+    random: &mut Random,
+    coverage: &mut Coverage,
+) -> Draft {
+    let features = &subject.features;
+    let processor = &features.processor;
+    let physical = u32::from(processor.physical_bits);
+    let shape2 = Shape::choose(features, random);
+    let shape1 = Shape::choose(features, random);
+    let translating = !random.chance(15);
+    let first_class = if translating { 1 + shape1.granule * 2 + usize::from(shape1.ds) } else { 0 };
+    let second_class = shape2.granule * 2 + usize::from(shape2.ds);
+    coverage.set_class((first_class << 4 | second_class) as u16);
+
+    // Stage 2: input size, start level.
+    // 16 tables side by side at the highest of these levels.
+    let most = physical.min([52, 51, 52][shape2.granule]);
+    let most = if shape2.ds || shape2.wide { most } else { most.min(48) };
+    let input2 = 32 + random.below(u64::from(most - 31)) as u32;
+    let (p, s) = (shape2.page_shift(), shape2.stride());
+    let root_bits2 = |level: u32| input2.checked_sub(p + s * level).filter(|bits| *bits > 0);
+    let lowest = usize::from(shape2.granule == 0 && !processor.small_tables) as u32;
+    let levels: Vec<u32> =
+        // QEMU 7.2 refuses two start levels that LPA2 allows: level 3 (the manual's 0) with 16K, and
+        // level 4 (its -1) with 4K.
+        (lowest..[4, 3, 3][shape2.granule])
+            .filter(|l| root_bits2(*l).is_some_and(|bits| bits <= s + 4))
+            .collect();
+    let highest = levels.iter().copied().find(|l| root_bits2(*l).is_some_and(|b| b <= s));
+    let root_level2 = match levels.as_slice() {
+        [] => highest.unwrap_or(3),
+        some => random.pick(some),
+    };
+    let root_bits = root_bits2(root_level2).unwrap_or(1);
+    let table2 = |at: u64, _: u8, _: u64| shape2.pack(at) | 3;
+    let leaf2 = |base: u64, level: u8, random: u64| {
+        let kind = if level == 0 { 3 } else { 1 };
+        let shareability = if shape2.ds { 0 } else { 3 << 8 };
+        shape2.pack(base) | kind | access_flag(random) | 3 << 6 | 0xF << 2 | shareability
+    };
+    let next =
+        |shape: Shape| move |entry: u64, _: u8| (entry & 3 == 3).then(|| shape.unpack(entry));
+    let (next1, next2) = (next(shape1), next(shape2));
+    let mut builder =
+        Builder { world, random, draft: Draft::default(), pool: layout::POOL, low: LOW };
+    let root2 = builder.take((8u64 << root_bits).max(64));
+    let tree2 = Tree {
+        stage: 2,
+        root: root2,
+        root_level: root_level2 as u8,
+        page_shift: p,
+        index_bits: s,
+        root_bits,
+        entry: 64,
+        table: &table2,
+        leaf: &leaf2,
+        next: &next2,
+    };
+    let largest = shape2.largest_block().min(tree2.root_level);
+    let output1 = if shape1.ds || shape1.wide { physical } else { physical.min(48) };
+    let mut below = Second { tree: &tree2, width: input2.min(output1), largest, root: 0 };
+
+    let words = (layout::DATA.end - layout::DATA.start) / 8;
+    let target = layout::DATA.start + 8 * builder.random.below(words);
+    builder.draft.set_word(target, layout::tag(target));
+    let leaf = builder.random.pick(&[0, 0, 0, 1, 1, 2, 3]).min(largest);
+    let ipa = below.page(&mut builder, target, leaf);
+
+    // Stage 1.
+    let user_page = builder.random.chance(50);
+    let most1 =
+        if shape1.ds || shape1.granule == 2 && processor.large_virtual_addresses { 52 } else { 48 };
+    let input1 = 32 + builder.random.below(most1 - 31) as u32;
+    let (p1, s1) = (shape1.page_shift(), shape1.stride());
+    let root_level1 = (input1 - p1 - 1) / s1;
+    let leaf_at = |flags: u64| {
+        move |base: u64, level: u8, random: u64| {
+            let kind = if level == 0 { 3 } else { 1 };
+            let shareability = if shape1.ds { 0 } else { 3 << 8 };
+            let index = random >> 8 & 3 << 2;
+            shape1.pack(base) | kind | access_flag(random) | shareability | index | flags
+        }
+    };
+    let leaf1 = leaf_at(if user_page { 1 << 6 } else { 0 });
+    let table1 = |at: u64, _: u8, _: u64| shape1.pack(at) | 3;
+    let mut gva = ipa;
+    let (mut ttbr0, mut ttbr1) = (0, 0);
+    let operation =
+        if subject.at { builder.random.pick(&[1, 1, 1, 0x10, 0x11, 0x12, 0x13]) } else { 1 };
+    let run = operation == 1;
+    if translating {
+        let root = builder.take((8u64 << (input1 - p1 - s1 * root_level1)).max(64));
+        let tree1 = Tree {
+            stage: 1,
+            root,
+            root_level: root_level1 as u8,
+            page_shift: p1,
+            index_bits: s1,
+            root_bits: input1 - p1 - s1 * root_level1,
+            entry: 64,
+            table: &table1,
+            leaf: &leaf1,
+            next: &next1,
+        };
+        ttbr0 = below.root_alias(&mut builder, root);
+        below.root = ttbr0;
+        let largest1 = shape1.largest_block().min(tree1.root_level);
+        let leaf = builder.random.pick(&[0, 0, 0, 1, 1, 2, 3]).min(largest1);
+        let keep = tree1.shift(leaf).max(32).min(input1);
+        let upper = builder.random.bits() & !((1u64 << keep) - 1);
+        gva = (ipa & ((1u64 << keep) - 1) | upper) & ((1u64 << input1) - 1);
+        builder.map(&tree1, gva, ipa, leaf, &mut below);
+    }
+    // What follows is not mutated.
+    let sites = builder.draft.sites.len();
+    if run {
+        let stub =
+            if translating { below.page(&mut builder, layout::STUB, 0) } else { layout::STUB };
+        if translating {
+            // 39 bits of input, every page flagged as accessed.
+            let level = (39 - p1 - 1) / s1;
+            let root = builder.take((8u64 << (39 - p1 - s1 * level)).max(64));
+            let touch = |flags: u64| {
+                let inner = leaf_at(flags);
+                move |base: u64, level: u8, _: u64| inner(base, level, u64::MAX) & !(3 << 2)
+            };
+            // EL0 reads and executes, EL1 executes.
+            let (privileged, user) = (touch(0), touch(3 << 6));
+            ttbr1 = below.root_alias(&mut builder, root);
+            below.root = ttbr1;
+            for (at, leaf) in [
+                (layout::STUB_EL1, &privileged as &dyn Fn(u64, u8, u64) -> u64),
+                (layout::STUB_EL0, &user),
+            ] {
+                let tree = Tree {
+                    stage: 1,
+                    root,
+                    root_level: level as u8,
+                    page_shift: p1,
+                    index_bits: s1,
+                    root_bits: 39 - p1 - s1 * level,
+                    entry: 64,
+                    table: &table1,
+                    leaf,
+                    next: &next1,
+                };
+                builder.map(&tree, at & ((1 << 39) - 1), stub, 0, &mut below);
+            }
+        } else {
+            builder.map(&tree2, layout::STUB, layout::STUB, 0, &mut Plain);
+        }
+    }
+    let Builder { mut draft, random, .. } = builder;
+    draft.sites.truncate(sites);
+    draft.mutate(world, random, coverage);
+
+    let ha = random.bits();
+    let size =
+        |bits: u32| [32, 36, 40, 42, 44, 48, 52].iter().position(|b| *b == bits).unwrap_or(5);
+    let output_size = |shape: Shape, random: &mut Random| {
+        let most = if shape.ds || shape.wide { physical } else { physical.min(48) };
+        let size = size(most) as u64;
+        // A smaller output size than the processor's, now and then. QEMU 7.2 does not look at the
+        // upper address bits of 52-bit descriptors then.
+        if random.chance(15) && !shape.ds && !shape.wide { random.below(size + 1) } else { size }
+    };
+    // An input size beyond the output size is CONSTRAINED UNPREDICTABLE (D8.2.8).
+    let least = [32, 36, 40, 42, 44, 48, 52].iter().position(|b| *b >= input2).unwrap_or(6) as u64;
+    // QEMU compares the start level with the output size instead of the processor's.
+    let top = root_level2 + u32::from(shape2.granule != 0) >= 3;
+    let ps2 = output_size(shape2, random).max(least).max(if top { 4 } else { 0 });
+    let sl0 = match (shape2.granule, root_level2) {
+        (0, 0) => 3,
+        (0, 1) => 0,
+        (0, 2) => 1,
+        (0, 3) => 2,
+        (0, _) => 0,
+        _ => u64::from(root_level2) & 3,
+    };
+    let sl2 = u64::from(shape2.granule == 0 && root_level2 == 4);
+    let mut vtcr = 1 << 31
+        | sl2 << 33
+        | u64::from(shape2.ds) << 32
+        | ps2 << 16
+        | shape2.tg0() << 14
+        | 3 << 12
+        | 5 << 8
+        | sl0 << 6
+        | u64::from(64 - input2);
+    if processor.hardware_access_flag {
+        vtcr |= (ha & 3) << 21;
+    }
+    let ips = output_size(shape1, random);
+    let mut tcr = u64::from(64 - input1)
+        | 25 << 16
+        | shape1.tg0() << 14
+        | shape1.tg1() << 30
+        | 5 << 8
+        | 3 << 12
+        | 5 << 24
+        | 3 << 28
+        | ips << 32
+        | u64::from(shape1.ds) << 59;
+    if processor.hardware_access_flag {
+        tcr |= (ha >> 2 & 3) << 39;
+    }
+    if processor.hierarchical_disable {
+        tcr |= if random.chance(20) { 1 << 41 } else { 0 };
+    }
+    if random.chance(20) {
+        tcr |= 1 << 37;
+    }
+    let user = if random.chance(70) { user_page } else { !user_page };
+    let mut address = gva;
+    if random.chance(4) {
+        address ^= 1 << (32 + random.below(32));
+    }
+    let el = if user { 0 } else { 5 };
+    let pan = if features.pan && random.chance(25) { 1 << 22 } else { 0 };
+    let base = match (translating, user) {
+        (false, _) => layout::STUB,
+        (true, false) => layout::STUB_EL1,
+        (true, true) => layout::STUB_EL0,
+    };
+    let wxn = if random.chance(15) { 1 << 19 } else { 0 };
+    let ptw = if random.chance(20) { 1 << 2 } else { 0 };
+    let mut state = [0; STATE];
+    state[0] = match random.below(3) {
+        2 => {
+            // A branch drops the tag, so that no program counter has one.
+            if tcr >> 37 & 1 != 0 {
+                address = (address << 8) as i64 as u64 >> 8;
+            }
+            address
+        }
+        kind => layout::stub(base, kind == 0),
+    };
+    state[1] = address;
+    state[2] = 0x1122_3344_5566_7788;
+    state[3] = 0x30D0_1804 | u64::from(translating) | wxn;
+    state[4] = tcr;
+    state[5] = ttbr(ttbr0, shape1);
+    state[6] = ttbr(ttbr1, shape1);
+    state[7] = 0x0444_BBFF;
+    state[8] = root2;
+    state[9] = vtcr;
+    state[10] = 1 << 31 | 1 | ptw;
+    state[11] = 0x3C0 | el | pan;
+    state[12] = if translating { layout::STUB_EL1 } else { layout::STUB };
+    draft.operation = operation;
+    draft.state = state;
+    draft
+}
+
+/// A root register: with 52-bit addresses, bits 51:48 are in 5:2.
+fn ttbr(address: u64, shape: Shape) -> u64 {
+    if shape.ds || shape.wide {
+        address & 0x0000_FFFF_FFFF_FFC0 | address >> 48 << 2 & 0x3C
+    } else {
+        address & 0x0000_FFFF_FFFF_FFFF
+    }
+}
