@@ -83,6 +83,8 @@ pub mod regime;
 pub mod register;
 pub mod syndrome;
 mod translate;
+#[cfg(feature = "vm-memory")]
+pub mod vm_memory;
 mod walk;
 
 pub use access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
