@@ -7,6 +7,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod array;
+pub mod checker;
 pub mod shadow;
 pub mod tlb;
 

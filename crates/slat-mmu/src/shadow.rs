@@ -5,8 +5,13 @@
 //! at their first store and are compared with the guest's when the architecture obliges the shadow
 //! to be true (CR3 load, INVLPG).
 
-use alloc::vec;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+
+use slat::format::{Decoded, Format, MAX_LEVELS};
+use slat::{
+    Access, EntryLayout, Gpa, Gva, Kind, Memory, Reached, Regime, Stage, Steps, Value, walk,
+};
 
 /// How stores to guest tables are noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -59,6 +64,33 @@ pub trait GuestTables {
     fn place(&self, gpa: u64) -> (u64, u8);
 }
 
+/// The guest's tables as the memory of a walk.
+struct Walked<'a, G>(&'a mut G);
+
+impl<G: GuestTables> Memory for Walked<'_, G> {
+    type Address = Gpa;
+    type Fault = core::convert::Infallible;
+
+    fn read(&mut self, at: Gpa, _: EntryLayout, _: &Access) -> Result<Value, Self::Fault> {
+        Ok(Value { value: self.0.entry(at.raw()), reached: Reached::DIRECTLY })
+    }
+
+    fn compare_exchange(
+        &mut self,
+        at: Gpa,
+        _: EntryLayout,
+        current: u64,
+        new: u64,
+        _: &Access,
+    ) -> Result<bool, Self::Fault> {
+        let same = self.0.entry(at.raw()) == current;
+        if same {
+            self.0.touch(at.raw(), new & !current);
+        }
+        Ok(same)
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Shadowed {
     /// Guest frame whose table this shadows; `u64::MAX` for one that splits a large guest page.
@@ -79,13 +111,10 @@ pub struct Pager {
     pages: Vec<Shadowed>,
     free: Vec<u32>,
     /// Shadow tables by guest frame: one a level that the frame is used at.
-    by_frame: Vec<Vec<u32>>,
+    by_frame: BTreeMap<u64, Vec<u32>>,
     unsync: Vec<u32>,
     most: usize,
 }
-
-/// More guest frames than this are no guest that is simulated here (64 GiB of memory).
-const MAX_FRAMES: u64 = 1 << 24;
 
 /// What a guest access found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +135,7 @@ impl Pager {
             base,
             pages: Vec::new(),
             free: Vec::new(),
-            by_frame: Vec::new(),
+            by_frame: BTreeMap::new(),
             unsync: Vec::new(),
             most: 0,
         }
@@ -145,19 +174,15 @@ impl Pager {
             }
         };
         self.most = self.most.max(self.live_tables());
-        if gfn < MAX_FRAMES {
-            let frame = gfn as usize;
-            if self.by_frame.len() <= frame {
-                self.by_frame.resize(frame + 1, vec![]);
-            }
-            self.by_frame[frame].push(page);
+        if gfn != u64::MAX {
+            self.by_frame.entry(gfn).or_default().push(page);
         }
         page
     }
 
     /// The shadow of the guest table in frame `gfn` used at `level`, made if it is not there.
     fn shadow_of(&mut self, tables: &mut Vec<Table>, gfn: u64, level: u8) -> u32 {
-        let known = self.by_frame.get(gfn as usize).and_then(|pages| {
+        let known = self.by_frame.get(&gfn).and_then(|pages| {
             pages.iter().copied().find(|&page| self.pages[page as usize].level == level)
         });
         known.unwrap_or_else(|| self.allocate(tables, gfn, level))
@@ -171,57 +196,51 @@ impl Pager {
     }
 
     /// Fills the shadow for an access that found no entry, or one that does not permit it.
-    pub fn fill(
+    ///
+    /// The guest's tables are walked as its processor would walk them: `stage1` has the guest's
+    /// controls and root, and sets accessed and dirty bits. The processor that walks the shadow runs
+    /// with CR0.WP set; supervisor stores to read-only pages of a guest that has cleared its own are
+    /// for the caller to emulate.
+    pub fn fill<F: Format>(
         &mut self,
         tables: &mut Vec<Table>,
         guest: &mut impl GuestTables,
-        cr3: u64,
+        stage1: &Stage<F, Gva, Gpa>,
+        regime: &Regime,
         address: u64,
-        write: bool,
-        user: bool,
+        access: &Access,
     ) -> Filled {
-        let mut table = cr3 & ADDRESS;
-        let mut page = self.shadow_of(tables, table >> 12, self.root_level);
-        let mut rights = RW | US;
-        let mut no_execute = 0;
-        let mut level = self.root_level;
-        loop {
-            let index = (address >> (12 + 9 * u32::from(level)) & 0x1ff) as usize;
-            let at = table + 8 * index as u64;
-            let entry = guest.entry(at);
-            if entry & P == 0 {
-                return Filled::True;
-            }
-            guest.touch(at, A);
-            rights &= entry;
-            no_execute |= entry & XD;
-            let is_leaf = level == 0 || level <= 2 && entry & PS != 0;
-            if !is_leaf {
-                let next = entry & ADDRESS;
-                let child = self.linked(tables, page, index, next >> 12, level - 1);
-                // Rights are checked where they are: in the leaf; tables permit everything.
-                tables[page as usize][index] = self.address(child) | P | RW | US | A;
-                (table, page) = (next, child);
-                level -= 1;
+        let steps = Steps::<MAX_LEVELS>::default();
+        let gva = Gva::new(address);
+        if walk(stage1, &mut Walked(guest), gva, access, regime, &steps).is_err() {
+            return Filled::True;
+        }
+        let mut page = None;
+        for step in steps.iter() {
+            let (at, level, entry) = (step.entry_address, step.level, step.entry);
+            let index = (at >> 3 & 0x1ff) as usize;
+            let table = match page {
+                Some(page) => page,
+                None => self.shadow_of(tables, at >> 12, level),
+            };
+            if let Decoded::Table { next } = step.decoded {
+                let child = self.linked(tables, table, index, next >> 12, level - 1);
+                // Each entry has its own rights: the same table may be reached by paths that differ.
+                tables[table as usize][index] =
+                    self.address(child) | P | A | entry & (RW | US | XD);
+                page = Some(child);
                 continue;
             }
-            if user && rights & US == 0 {
-                return Filled::True;
-            }
-            // Supervisor writes to read-only pages (CR0.WP clear) are not recorded as such.
-            if write && rights & RW == 0 {
-                return Filled::True;
-            }
-            let had = tables[page as usize][index];
-            if write {
-                guest.touch(at, D);
-            }
-            let dirty = write || entry & D != 0;
-            let flags = P | A | rights & US | if dirty { rights & RW | D } else { 0 } | no_execute;
-            self.leaf(tables, guest, page, index, level, entry, address, flags);
+            let write = access.kind == Kind::Write;
+            // A clean page is kept read-only: its first store must set the guest's dirty bit.
+            let writable = if write || entry & D != 0 { entry & RW | D } else { 0 };
+            let flags = P | A | entry & (US | XD) | writable;
+            let had = self.leaf(tables, guest, table, index, level, entry, address, flags);
             let only_dirty = write && had & P != 0 && had & RW == 0 && entry & RW != 0;
             return Filled::Hidden(if only_dirty { Exit::Dirty } else { Exit::HiddenFault });
         }
+        // Stage 1 is off, and there is nothing to shadow.
+        Filled::True
     }
 
     /// The table that `page[index]` links to, made and linked if it is another one or none.
@@ -246,7 +265,8 @@ impl Pager {
         child
     }
 
-    /// Installs a leaf: as large as both the guest's and the host's pages allow.
+    /// Installs a leaf, as large as both the guest's and the host's pages allow, and returns the one
+    /// that was there.
     #[expect(clippy::too_many_arguments, reason = "one entry's place and content")]
     fn leaf(
         &mut self,
@@ -258,7 +278,7 @@ impl Pager {
         entry: u64,
         address: u64,
         flags: u64,
-    ) {
+    ) -> u64 {
         let shift = 12 + 9 * u32::from(level);
         let gpa = entry & ADDRESS & (!0 << shift) | address & ((1 << shift) - 1);
         let (spa, backed) = guest.place(gpa);
@@ -266,11 +286,12 @@ impl Pager {
             let base = spa & (!0 << shift);
             let large = if level > 0 { PS } else { 0 };
             let held = tables[page as usize][index];
-            if held & P != 0 && held & PS == 0 && level > 0 {
+            let linked = held & P != 0 && held & PS == 0 && level > 0;
+            if linked {
                 self.zap(tables, page, index);
             }
             tables[page as usize][index] = base | flags | large;
-            return;
+            return if linked { 0 } else { held };
         }
         // The host's pages are smaller: the guest's large page splits.
         let held = tables[page as usize][index];
@@ -284,7 +305,7 @@ impl Pager {
         tables[page as usize][index] = self.address(child) | P | RW | US | A;
         let below = level - 1;
         let at = (address >> (12 + 9 * u32::from(below)) & 0x1ff) as usize;
-        self.leaf(tables, guest, child, at, below, gpa | P, address, flags);
+        self.leaf(tables, guest, child, at, below, gpa | P, address, flags)
     }
 
     /// Drops one entry, and a table that splits a large page with it.
@@ -316,8 +337,11 @@ impl Pager {
             tables[parent as usize][usize::from(index)] = 0;
         }
         let gfn = self.pages[page as usize].gfn;
-        if let Some(pages) = self.by_frame.get_mut(gfn as usize) {
+        if let Some(pages) = self.by_frame.get_mut(&gfn) {
             pages.retain(|&held| held != page);
+            if pages.is_empty() {
+                self.by_frame.remove(&gfn);
+            }
         }
         self.unsync.retain(|&held| held != page);
         self.free.push(page);
@@ -326,7 +350,7 @@ impl Pager {
     /// The guest stored to a table page. Says whether the store exited: then the caller flushes
     /// what it dropped from the TLB.
     pub fn store(&mut self, tables: &mut Vec<Table>, gpa: u64) -> bool {
-        let Some(pages) = self.by_frame.get((gpa >> 12) as usize) else { return false };
+        let Some(pages) = self.by_frame.get(&(gpa >> 12)) else { return false };
         let index = (gpa >> 3 & 0x1ff) as usize;
         let mut exits = false;
         for page in pages.clone() {
@@ -347,7 +371,7 @@ impl Pager {
 
     /// The guest no longer uses the frame as a table: its shadows go.
     pub fn release(&mut self, tables: &mut Vec<Table>, gpa: u64) {
-        if let Some(pages) = self.by_frame.get((gpa >> 12) as usize) {
+        if let Some(pages) = self.by_frame.get(&(gpa >> 12)) {
             for page in pages.clone() {
                 self.drop_table(tables, page);
             }
@@ -412,7 +436,8 @@ impl Pager {
         let now = guest.entry(gfn << 12 | (index as u64) << 3);
         let same_place = now & P != 0 && guest.place(now & ADDRESS).0 & !0xfff == held & ADDRESS;
         let widened = held & (RW | US) & !now != 0 || now & XD & !held != 0;
-        let clean = held & RW != 0 && now & D == 0;
+        // A bit that the guest has cleared must be set by the next access again.
+        let clean = now & A == 0 || held & RW != 0 && now & D == 0;
         if !same_place || widened || clean {
             tables[page as usize][index] = 0;
         }

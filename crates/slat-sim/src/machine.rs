@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use slat::format::flat::Flat;
 use slat::format::{Decoded, Format};
-use slat::{Gpa, Gva, Kind, Observer, Purpose, Regime, Spa, Stage, Step, Updates};
+use slat::{Gpa, Gva, Kind, Observer, Privilege, Purpose, Regime, Spa, Stage, Step, Updates};
 use slat_mmu::shadow::{Discipline, Exit, Filled, Pager};
 use slat_mmu::tlb::{Entry, Served, Space, Tag, Tlb};
 use slat_mmu::walker::{Caches, Context};
@@ -417,9 +417,10 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                 core.tlb.insert(va, core.space, kind, walked.entry);
                 return Some(walked.entry);
             }
-            let write = kind == Kind::Write;
-            let (host, mut guest) = self.memory.split();
-            let filled = pager.fill(host, &mut guest, cr3, va, write, access.user());
+            let privilege = if access.user() { Privilege::User } else { Privilege::Supervisor };
+            let asked = slat::Access::new(kind, privilege);
+            let (host, mut half) = self.memory.split();
+            let filled = pager.fill(host, &mut half, guest, &self.regime, va, &asked);
             // What the walk cache holds of this path may be of before.
             core.caches.retain_stage1(|_| false);
             match filled {
