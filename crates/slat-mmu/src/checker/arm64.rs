@@ -1,0 +1,93 @@
+//! Arm's invalidations (Arm ARM D8.16 and C5.5): TLBI is complete at the DSB after it, and those
+//! before one DSB are in no order.
+
+use slat::edit::Encode;
+use slat::invalidate::Context;
+use slat::invalidate::arm64::{Instruction, Operation};
+
+use super::{Checker, Copy, What};
+
+impl<F: Encode> Checker<F> {
+    /// Executes an instruction of [`slat::invalidate::arm64`], with `vmid` in `VTTBR_EL2`.
+    pub fn arm64(&mut self, instruction: &Instruction, vmid: u16) {
+        match *instruction {
+            Instruction::Tlbi { operation, operand } => {
+                self.arm64.push((operation, operand, vmid));
+            }
+            Instruction::Dsb => {
+                let mut due = core::mem::take(&mut self.arm64);
+                // The worst order: combined translations first, to be made again from those of
+                // stage 2 that are dropped last.
+                due.sort_by_key(|&(operation, ..)| by_ipa(operation));
+                let mut combined = false;
+                for (operation, operand, vmid) in due {
+                    if by_ipa(operation) && !combined {
+                        self.combine();
+                        combined = true;
+                    }
+                    let granule = self.format.shift(0);
+                    self.invalidate(|copy| reaches(copy, operation, operand, vmid, granule));
+                }
+            }
+            Instruction::DsbStores | Instruction::Isb => {}
+        }
+    }
+}
+
+const fn by_ipa(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Ipas2e1 | Operation::Ipas2le1 | Operation::Ripas2e1 | Operation::Ripas2le1
+    )
+}
+
+fn reaches(copy: &Copy, operation: Operation, operand: u64, vmid: u16, granule: u32) -> bool {
+    let (second, of) = match copy.context {
+        Context::Stage2 { vmid: held } => (true, held == vmid),
+        Context::Stage1 { vmid: Some(held), .. } => (false, held == vmid),
+        _ => (false, false),
+    };
+    if operation == Operation::Alle1 {
+        return true;
+    }
+    if !of {
+        return false;
+    }
+    let own = second && copy.what != What::Combined;
+    let asid = match copy.context {
+        Context::Stage1 { asid, .. } => asid == (operand >> 48) as u16,
+        _ => false,
+    };
+    let last_level = copy.what != What::Table;
+    let one = || {
+        let address = operand & 0xfff_ffff_ffff;
+        let input = if second { address & 0xff_ffff_ffff } else { address } << 12;
+        copy.overlaps(&(input..=input)) && hinted(copy, operand >> 44 & 0xf)
+    };
+    let many = || {
+        let base = (operand & 0x1f_ffff_ffff) << granule;
+        let (scale, number) = (operand >> 44 & 3, operand >> 39 & 0x1f);
+        let bytes = (number + 1) << (5 * scale + 1) << granule;
+        copy.overlaps(&(base..=base + (bytes - 1)))
+            && hinted(copy, if operand >> 37 & 3 == 0 { 0 } else { 4 | operand >> 37 & 3 })
+    };
+    match operation {
+        Operation::Ipas2e1 => own && one(),
+        Operation::Ipas2le1 => own && last_level && one(),
+        Operation::Ripas2e1 => own && many(),
+        Operation::Ripas2le1 => own && last_level && many(),
+        Operation::Vmalle1 => !own,
+        Operation::Vmalls12e1 | Operation::Alle1 => true,
+        Operation::Vae1 => asid && one(),
+        Operation::Vale1 => asid && last_level && one(),
+        Operation::Rvae1 => asid && many(),
+        Operation::Rvale1 => asid && last_level && many(),
+        Operation::Aside1 => asid,
+    }
+}
+
+/// Whether a level hint lets the operation reach a copy: leaves of that level alone, and no hint
+/// reaches all (Arm ARM D8.16.5).
+fn hinted(copy: &Copy, ttl: u64) -> bool {
+    ttl >> 2 == 0 || copy.what != What::Table && u64::from(3 - copy.level.min(3)) == ttl & 3
+}

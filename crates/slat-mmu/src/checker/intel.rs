@@ -1,0 +1,67 @@
+//! Intel's invalidations (SDM 3C 30.4.3.1 and 30.4.3.3, SDM 3A 5.10.4.1).
+
+use slat::edit::Encode;
+use slat::invalidate::intel::Instruction;
+use slat::invalidate::{Context, LinearOwner};
+
+use super::{Checker, What};
+
+/// The bits of an EPTP that tag mappings: the EP4TA.
+const EP4TA: u64 = 0x000f_ffff_ffff_f000;
+
+impl<F: Encode> Checker<F> {
+    /// Executes an instruction of [`slat::invalidate::intel`]. INVLPG and CR3 reloads act on PCID 0
+    /// of the host; types that do not exist do nothing, as they fault.
+    pub fn intel(&mut self, instruction: &Instruction) {
+        match *instruction {
+            Instruction::Invept { kind: 1, descriptor: [eptp, _] } => {
+                self.invalidate(|copy| {
+                    matches!(copy.context, Context::Ept { eptp: held }
+                        if (held ^ eptp) & EP4TA == 0)
+                });
+            }
+            Instruction::Invept { kind: 2, .. } => {
+                self.invalidate(|copy| matches!(copy.context, Context::Ept { .. }));
+            }
+            Instruction::Invvpid { kind, descriptor: [vpid, address] } => {
+                self.invalidate(|copy| match copy.context {
+                    Context::Linear { owner: LinearOwner::Vpid(held), .. } => match kind {
+                        0 => u64::from(held) == vpid & 0xffff && at(copy, address),
+                        1 => u64::from(held) == vpid & 0xffff,
+                        2 => true,
+                        _ => false,
+                    },
+                    _ => false,
+                });
+            }
+            Instruction::Invpcid { kind, descriptor: [id, address] } => {
+                self.invalidate(|copy| match copy.context {
+                    Context::Linear { owner: LinearOwner::Native, pcid } => match kind {
+                        0 => u64::from(pcid) == id & 0xfff && at(copy, address),
+                        1 => u64::from(pcid) == id & 0xfff,
+                        2 => true,
+                        _ => false,
+                    },
+                    _ => false,
+                });
+            }
+            // Every paging-structure-cache entry of the PCID goes with the page.
+            Instruction::Invlpg { address } => self.invalidate(|copy| {
+                copy.context == HOST && (copy.what == What::Table || at(copy, address))
+            }),
+            Instruction::ReloadCr3 => self.invalidate(|copy| {
+                matches!(copy.context, Context::Linear { owner: LinearOwner::Native, .. })
+            }),
+            Instruction::Invept { .. } => {}
+        }
+    }
+}
+
+const HOST: Context = Context::Linear { owner: LinearOwner::Native, pcid: 0 };
+
+/// Whether a copy is used for a linear address, given with its sign extension.
+fn at(copy: &super::Copy, address: u64) -> bool {
+    let bits = if copy.last >> 48 != 0 { 57 } else { 48 };
+    let input = address & ((1 << bits) - 1);
+    copy.overlaps(&(input..=input))
+}
