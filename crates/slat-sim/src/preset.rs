@@ -112,7 +112,7 @@ pub struct Processor {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tlbs {
-    /// First level, fetches, 4 KiB pages (and those of other sizes where `fetch_large` is empty).
+    /// First level, fetches, 4 KiB pages (and those of other sizes where `fetch_2m` is empty).
     pub fetch_4k: Param<Entries>,
     /// First level, fetches, 2 MiB pages.
     pub fetch_2m: Param<Entries>,
@@ -128,6 +128,10 @@ pub struct Tlbs {
     pub second: Param<Entries>,
     /// Whether the second level holds 2 MiB pages.
     pub second_holds_2m: Param<bool>,
+    /// Second level, 2 MiB pages, where they have an array of their own; `second_holds_2m` is
+    /// false then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_2m: Option<Param<Entries>>,
     /// Second level, 1 GiB pages.
     pub second_1g: Param<Entries>,
 }
@@ -144,6 +148,9 @@ pub struct WalkCaches {
     pub pml4e: Param<Entries>,
     /// Whole second-stage translations of table addresses.
     pub nested_tlb: Param<Entries>,
+    /// Whether the second stage's own intermediate entries are kept too; left out, they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_stage: Option<Param<bool>>,
 }
 
 /// The data caches.
@@ -213,8 +220,33 @@ pub enum PresetError {
     },
 }
 
-/// The bundled presets: file name and text.
-const BUNDLED: &[(&str, &str)] = &[("skylake-sp", include_str!("../presets/skylake-sp.toml"))];
+/// The bundled presets: file name and text, by maker and age.
+const BUNDLED: &[(&str, &str)] = &[
+    ("vt-x-2005", include_str!("../presets/vt-x-2005.toml")),
+    ("core-2", include_str!("../presets/core-2.toml")),
+    ("nehalem", include_str!("../presets/nehalem.toml")),
+    ("westmere", include_str!("../presets/westmere.toml")),
+    ("sandy-bridge", include_str!("../presets/sandy-bridge.toml")),
+    ("haswell", include_str!("../presets/haswell.toml")),
+    ("skylake-sp", include_str!("../presets/skylake-sp.toml")),
+    ("ice-lake", include_str!("../presets/ice-lake.toml")),
+    ("sapphire-rapids", include_str!("../presets/sapphire-rapids.toml")),
+    ("amd-v-2006", include_str!("../presets/amd-v-2006.toml")),
+    ("barcelona", include_str!("../presets/barcelona.toml")),
+    ("bulldozer", include_str!("../presets/bulldozer.toml")),
+    ("zen-1", include_str!("../presets/zen-1.toml")),
+    ("zen-2", include_str!("../presets/zen-2.toml")),
+    ("zen-3", include_str!("../presets/zen-3.toml")),
+    ("zen-4", include_str!("../presets/zen-4.toml")),
+    ("cortex-a15", include_str!("../presets/cortex-a15.toml")),
+    ("cortex-a57", include_str!("../presets/cortex-a57.toml")),
+    ("cortex-a72", include_str!("../presets/cortex-a72.toml")),
+    ("cortex-a76", include_str!("../presets/cortex-a76.toml")),
+    ("neoverse-n1", include_str!("../presets/neoverse-n1.toml")),
+    ("neoverse-n2", include_str!("../presets/neoverse-n2.toml")),
+    ("neoverse-v1", include_str!("../presets/neoverse-v1.toml")),
+    ("neoverse-v2", include_str!("../presets/neoverse-v2.toml")),
+];
 
 impl Processor {
     /// The bundled preset of this name (as its file is called).
@@ -251,7 +283,7 @@ impl Processor {
     fn check(&self, file: &str) -> Result<(), PresetError> {
         let Tlbs { fetch_4k, fetch_2m, data_4k, data_2m, data_1g, second, second_1g, .. } =
             &self.tlb;
-        let WalkCaches { pde, pdpte, pml4e, nested_tlb } = &self.walk_caches;
+        let WalkCaches { pde, pdpte, pml4e, nested_tlb, .. } = &self.walk_caches;
         let arrays = [
             ("tlb.fetch_4k", fetch_4k),
             ("tlb.fetch_2m", fetch_2m),
@@ -265,7 +297,16 @@ impl Processor {
             ("walk_caches.pml4e", pml4e),
             ("walk_caches.nested_tlb", nested_tlb),
         ];
-        for (field, param) in arrays {
+        let own_2m = self.tlb.second_2m.as_ref().map(|param| ("tlb.second_2m", param));
+        if own_2m.is_some() && self.tlb.second_holds_2m.value {
+            return Err(PresetError::Value {
+                file: file.to_owned(),
+                field: "tlb.second_2m",
+                text: "2 MiB pages have an array of their own, so second_holds_2m must be false"
+                    .to_owned(),
+            });
+        }
+        for (field, param) in arrays.into_iter().chain(own_2m) {
             let value = |text: String| PresetError::Value { file: file.to_owned(), field, text };
             if param.value.entries > 1 << 20 {
                 return Err(value(format!("{} entries are no TLB", param.value.entries)));
@@ -306,29 +347,30 @@ impl Processor {
         } else {
             vec![bank(&tlb.data_4k, &[12]), bank(&tlb.data_2m, &[21]), bank(&tlb.data_1g, &[30])]
         };
-        let second = if tlb.second_holds_2m.value {
-            vec![bank(&tlb.second, &[12, 21]), bank(&tlb.second_1g, &[30])]
+        let fetch = if tlb.fetch_2m.value.entries == 0 {
+            vec![bank(&tlb.fetch_4k, &[12, 21, 30])]
         } else {
-            vec![bank(&tlb.second, &[12]), bank(&tlb.second_1g, &[30])]
+            vec![bank(&tlb.fetch_4k, &[12]), bank(&tlb.fetch_2m, &[21])]
         };
+        let sizes: &[u8] = if tlb.second_holds_2m.value { &[12, 21] } else { &[12] };
+        let mut second = vec![bank(&tlb.second, sizes), bank(&tlb.second_1g, &[30])];
+        second.extend(tlb.second_2m.as_ref().map(|param| bank(param, &[21])));
         let holds_1g = tlb.data_shared.value || tlb.data_1g.value.entries > 0;
-        TlbConfig {
-            fetch: vec![bank(&tlb.fetch_4k, &[12]), bank(&tlb.fetch_2m, &[21])],
-            load,
-            store: None,
-            second,
-            largest: if holds_1g { 30 } else { 21 },
-        }
+        TlbConfig { fetch, load, store: None, second, largest: if holds_1g { 30 } else { 21 } }
     }
 
     /// The caches of intermediate entries, for the software MMU.
     pub fn walker_config(&self) -> WalkerConfig {
-        let WalkCaches { pde, pdpte, pml4e, nested_tlb } = &self.walk_caches;
+        let WalkCaches { pde, pdpte, pml4e, nested_tlb, second_stage } = &self.walk_caches;
         let levels = [pde, pdpte, pml4e].map(|param| param.value.geometry());
         let cache = WalkCacheConfig { levels: [levels[0], levels[1], levels[2], Geometry::NONE] };
         WalkerConfig {
             stage1: cache,
-            stage2: cache,
+            stage2: if second_stage.as_ref().is_none_or(|kept| kept.value) {
+                cache
+            } else {
+                WalkCacheConfig::NONE
+            },
             nested_tlb: nested_tlb.value.geometry(),
             nested_tlb_holds_final: false,
         }
@@ -339,6 +381,8 @@ impl Processor {
 mod tests {
     use super::*;
 
+    const SKYLAKE: &str = include_str!("../presets/skylake-sp.toml");
+
     #[test]
     fn every_bundled_preset_is_valid_and_named_as_its_file() {
         for name in Processor::names() {
@@ -348,8 +392,26 @@ mod tests {
     }
 
     #[test]
+    fn every_bundled_preset_builds_tlbs_and_walk_caches() {
+        for name in Processor::names() {
+            let processor = Processor::bundled(name).unwrap();
+            slat_mmu::tlb::Tlb::new(&processor.tlb_config()).unwrap();
+            slat_mmu::walker::Caches::new(&processor.walker_config()).unwrap();
+        }
+    }
+
+    #[test]
+    fn second_level_2m_pages_have_one_place() {
+        let line = "second_2m = { value = { entries = 128, ways = 2 }, source = \"test\", \
+                    confidence = \"assumed\" }\nsecond_1g";
+        let text = SKYLAKE.replace("second_1g", line);
+        let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
+        assert!(error.contains("tlb.second_2m"), "{error}");
+    }
+
+    #[test]
     fn a_wrong_field_is_named_with_its_line() {
-        let text = BUNDLED[0].1.replace("base_cpi", "base_cpj");
+        let text = SKYLAKE.replace("base_cpi", "base_cpj");
         let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
         assert!(error.contains("mine.toml") && error.contains("base_cpj"), "{error}");
         assert!(error.contains("line"), "{error}");
@@ -357,7 +419,7 @@ mod tests {
 
     #[test]
     fn an_impossible_array_is_refused() {
-        let text = BUNDLED[0].1.replace("entries = 1536, ways = 12", "entries = 1536, ways = 11");
+        let text = SKYLAKE.replace("entries = 1536, ways = 12", "entries = 1536, ways = 11");
         let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
         assert!(error.contains("tlb.second"), "{error}");
     }
