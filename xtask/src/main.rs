@@ -3,6 +3,7 @@
 
 mod emulators;
 mod oracle;
+mod recording_cost;
 mod recordings;
 mod slice;
 
@@ -25,6 +26,8 @@ enum Task {
     Emulators(emulators::Args),
     /// Compare the walker with hardware models
     Oracle(oracle::Args),
+    /// Measure what recording costs the guest, part by part
+    RecordingCost(recording_cost::Args),
     /// Make the bundled recordings again
     Recordings(recordings::Args),
     /// Cut a test fixture out of a memory image with two guests
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Emulators(args) => emulators::run(args),
         Task::Oracle(args) => oracle::run(args),
+        Task::RecordingCost(args) => recording_cost::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Recordings(args) => recordings::run(args).map(|()| ExitCode::SUCCESS),
         Task::Slice(args) => slice::run(args).map(|()| ExitCode::SUCCESS),
     };
