@@ -31,7 +31,9 @@ impl Special {
 }
 
 /// A translated block, as its callback gets it. Its memory is never freed: QEMU may run it until
-/// the end.
+/// the end. It is read at each execution, in no order that a processor could foresee: it shall lie
+/// in one cache line.
+#[repr(align(64))]
 pub(crate) struct Block {
     pub(crate) va: u64,
     /// None outside of RAM.

@@ -91,8 +91,6 @@ struct Handle {
     gpa: u64,
     bytes: u16,
     instructions: u16,
-    /// Its number in the file, plus 1.
-    number: u32,
 }
 
 /// Continuations after more accesses than this share one identity.
@@ -103,6 +101,8 @@ const LONGEST_CONTINUED: u32 = 1024;
 pub struct Encoder {
     streams: Vec<Stream>,
     handles: Vec<Handle>,
+    /// The number in the file of each handle; 0 for one that is not in it yet.
+    numbers: Vec<u32>,
     known: HashMap<Identity, u32>,
     /// In the order of the file.
     definitions: Vec<Definition>,
@@ -133,6 +133,7 @@ impl Encoder {
         Self {
             streams: (0..vcpus).map(|_| Stream::new()).collect(),
             handles: Vec::new(),
+            numbers: Vec::new(),
             known: HashMap::new(),
             definitions: Vec::new(),
             generation: 0,
@@ -180,7 +181,8 @@ impl Encoder {
     fn handle(&mut self, identity: Identity) -> u32 {
         let (gpa, bytes, instructions, ..) = identity;
         *self.known.entry(identity).or_insert_with(|| {
-            self.handles.push(Handle { gpa, bytes, instructions, number: 0 });
+            self.handles.push(Handle { gpa, bytes, instructions });
+            self.numbers.push(0);
             self.handles.len() as u32 - 1
         })
     }
@@ -282,11 +284,10 @@ impl Encoder {
                 self.handle(identity)
             }
         };
-        if self.handles[handle as usize].number == 0 {
+        if self.numbers[handle as usize] == 0 {
             self.write_definition(turn, handle);
         }
-        let number = self.handles[handle as usize].number;
-        let definition = &self.definitions[number as usize - 1];
+        let number = self.numbers[handle as usize];
         let Stream { model, pending, sections, open_events, .. } = &mut self.streams[turn];
         *open_events = false;
         let mut flags = 0;
@@ -297,11 +298,12 @@ impl Encoder {
             let successor = if model.by_last() == number { 0 } else { number };
             put_varint(&mut sections[SUCCESSORS], successor.into());
         }
-        model.enter(number - 1, &self.definitions).expect("full long before sites run out");
+        let block = model.enter(number - 1, &self.definitions);
+        let block = block.expect("full long before sites run out");
 
         // Where it was fetched from.
         if let Some(page) = pending.fetch.take() {
-            let known = Page { from: definition.gpa >> 12, to: page };
+            let known = Page { from: block.gpa >> 12, to: page };
             let slot = model.page(known.from);
             if *slot != known {
                 *slot = known;
@@ -310,58 +312,24 @@ impl Encoder {
                 model.last_page = page;
             }
             self.accesses += 1;
-            self.instructions += u64::from(definition.instructions);
+            self.instructions += u64::from(block.instructions);
         }
 
-        // Which accesses.
+        // Which accesses, at which addresses. Mostly all is as predicted.
         let data = &pending.data;
-        let same = |(site, data): (&Site, &Data)| site.shape == data.shape;
-        let sites = model.sites();
-        if sites.len() < data.len() || !sites.iter().zip(data).all(same) {
-            flags |= code::SHAPE;
-            put_varint(&mut sections[SHAPES], (data.len() as u64) << 1 | 1);
-            let shape: Vec<u8> = data.iter().map(|data| data.shape).collect();
-            sections[SHAPES].extend_from_slice(&shape);
-            model.reshape(&shape).expect("full long before sites run out");
-        } else if sites.len() != data.len() {
-            // Left early, by an exception: the shape stays as it is for the next time.
-            flags |= code::SHAPE;
-            put_varint(&mut sections[SHAPES], (data.len() as u64) << 1);
-        }
-
-        // At which addresses.
         let mut moved = model.moved;
-        let sites = &mut model.sites()[..data.len()];
-        let predicted =
-            |(site, data): (&Site, &Data)| site.last.wrapping_add(site.stride) == data.va;
-        if sites.iter().zip(data).all(predicted) {
+        let sites = model.sites();
+        let as_predicted = |(site, data): (&Site, &Data)| {
+            site.shape == data.shape && site.last.wrapping_add(site.stride) == data.va
+        };
+        if sites.len() == data.len() && sites.iter().zip(data).all(as_predicted) {
             for site in sites {
                 site.last = site.last.wrapping_add(site.stride);
                 moved = site.stride;
             }
         } else {
-            flags |= code::ADDRESSES;
-            for (site, data) in sites.iter_mut().zip(data) {
-                let difference = data.va.wrapping_sub(site.last);
-                let coded = zigzag(difference);
-                let bytes = ((71 - coded.leading_zeros()) / 8).max(1) as u8;
-                let length = if difference == site.stride {
-                    length::PREDICTED
-                } else if difference == moved {
-                    length::ALONG
-                } else if bytes <= length::LONGEST {
-                    let bytes = usize::from(bytes);
-                    sections[DIFFERENCES].extend_from_slice(&coded.to_le_bytes()[..bytes]);
-                    bytes as u8
-                } else {
-                    sections[DIFFERENCES].extend_from_slice(&data.va.to_le_bytes());
-                    length::WHOLE
-                };
-                sections[LENGTHS].push(length);
-                site.last = data.va;
-                site.stride = difference;
-                moved = difference;
-            }
+            flags |= write_accesses(model, data, sections);
+            moved = model.moved;
         }
         model.moved = moved;
 
@@ -389,14 +357,18 @@ impl Encoder {
         self.accesses += data.len() as u64;
         pending.done += data.len() as u32;
         pending.data.clear();
-        self.full |= self.accesses >= self.block_accesses
-            || sections.iter().any(|section| section.len() >= BLOCK_STREAM)
-            || model.sites_in_use() >= MAX_SITES / 2;
+        self.full |= self.accesses >= self.block_accesses;
+        // The others grow by little more than 2 KiB with each code.
+        if sections[CODES].len().is_multiple_of(256) {
+            self.full |= sections.iter().any(|section| section.len() >= BLOCK_STREAM)
+                || model.sites_in_use() >= MAX_SITES / 2;
+        }
     }
 
     #[cold]
     fn write_definition(&mut self, turn: usize, handle: u32) {
-        let handle = &mut self.handles[handle as usize];
+        let number = &mut self.numbers[handle as usize];
+        let handle = self.handles[handle as usize];
         let data = &self.streams[turn].pending.data;
         let shape: Box<[u8]> = data.iter().map(|data| data.shape).collect();
         let out = &mut self.defined;
@@ -408,9 +380,9 @@ impl Encoder {
         }
         put_varint(out, shape.len() as u64);
         out.extend_from_slice(&shape);
-        let Handle { gpa, bytes, instructions, .. } = *handle;
+        let Handle { gpa, bytes, instructions } = handle;
         self.definitions.push(Definition { gpa, bytes, instructions, shape });
-        handle.number = self.definitions.len() as u32;
+        *number = self.definitions.len() as u32;
         // Half, so that those of the block at work still find room.
         self.full |= self.definitions.len() >= MAX_DEFINITIONS / 2 || out.len() >= BLOCK_STREAM;
     }
@@ -451,6 +423,7 @@ impl Encoder {
             self.generation += 1;
             self.definitions.clear();
             self.handles.clear();
+            self.numbers.clear();
             self.known.clear();
             for stream in &mut self.streams {
                 stream.model = Model::new();
@@ -465,4 +438,61 @@ impl Encoder {
     pub fn finish(mut self) -> RawBlock {
         self.cut()
     }
+}
+
+/// Writes how the accesses of a block differ from what was predicted in number, shape and address;
+/// returns the flags that say so.
+fn write_accesses(
+    model: &mut Model,
+    data: &[Data],
+    sections: &mut [Vec<u8>; Section::OF_VCPU.len()],
+) -> u8 {
+    let mut flags = 0;
+    let same = |(site, data): (&Site, &Data)| site.shape == data.shape;
+    let sites = model.sites();
+    if sites.len() < data.len() || !sites.iter().zip(data).all(same) {
+        flags |= code::SHAPE;
+        put_varint(&mut sections[SHAPES], (data.len() as u64) << 1 | 1);
+        let shape: Vec<u8> = data.iter().map(|data| data.shape).collect();
+        sections[SHAPES].extend_from_slice(&shape);
+        model.reshape(&shape).expect("full long before sites run out");
+    } else if sites.len() != data.len() {
+        // Left early, by an exception: the shape stays as it is for the next time.
+        flags |= code::SHAPE;
+        put_varint(&mut sections[SHAPES], (data.len() as u64) << 1);
+    }
+    let mut moved = model.moved;
+    let sites = &mut model.sites()[..data.len()];
+    let predicted = |(site, data): (&Site, &Data)| site.last.wrapping_add(site.stride) == data.va;
+    if sites.iter().zip(data).all(predicted) {
+        for site in sites {
+            site.last = site.last.wrapping_add(site.stride);
+            moved = site.stride;
+        }
+    } else {
+        flags |= code::ADDRESSES;
+        for (site, data) in sites.iter_mut().zip(data) {
+            let difference = data.va.wrapping_sub(site.last);
+            let coded = zigzag(difference);
+            let bytes = ((71 - coded.leading_zeros()) / 8).max(1) as u8;
+            let length = if difference == site.stride {
+                length::PREDICTED
+            } else if difference == moved {
+                length::ALONG
+            } else if bytes <= length::LONGEST {
+                let bytes = usize::from(bytes);
+                sections[DIFFERENCES].extend_from_slice(&coded.to_le_bytes()[..bytes]);
+                bytes as u8
+            } else {
+                sections[DIFFERENCES].extend_from_slice(&data.va.to_le_bytes());
+                length::WHOLE
+            };
+            sections[LENGTHS].push(length);
+            site.last = data.va;
+            site.stride = difference;
+            moved = difference;
+        }
+    }
+    model.moved = moved;
+    flags
 }
