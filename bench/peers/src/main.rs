@@ -172,6 +172,22 @@ fn run<P: Peer>(order: &[u64], sparse: &[u64]) -> Vec<f64> {
         drop(p);
         (ns, n)
     }));
+    // 9b the same by one cursor, where there is such a thing
+    let can = P::new().unmap_many(&[], VA);
+    row.push(if !can {
+        f64::NAN
+    } else {
+        best(|| {
+            let mut p = fresh();
+            p.map_range(VA, PA, G, false);
+            let ns = t(|| {
+                p.unmap_many(order, VA);
+            });
+            assert!(p.query(VA).is_none());
+            drop(p);
+            (ns, n)
+        })
+    });
     // 10 split 2M blocks (per split)
     let can = {
         let mut p = fresh();
@@ -275,7 +291,7 @@ fn main() {
         shuffled(64 * G / (256 << 10), 11).into_iter().map(|i| i * 64 + (i % 64)).collect();
     bounds();
     println!(
-        "| peer                     | row   | map4K rng | map2M rng | map rnd   | by cursor | map sparse| xlate 4K  | xlate 2M  | wp range  | unmap rng | unmap rnd | split 2M  |"
+        "| peer                     | row   | map4K rng | map2M rng | map rnd   | by cursor | map sparse| xlate 4K  | xlate 2M  | wp range  | unmap rng | unmap rnd | by cursor | split 2M  |"
     );
     println!(
         "|--------------------------|-------|-----------|-----------|-----------|-----------|-----------|-----------|-----------|-----------|-----------|-----------|-----------|"

@@ -13,6 +13,10 @@ pub trait Peer {
     fn map_range(&mut self, va: u64, pa: u64, len: u64, huge: bool);
     fn map_one(&mut self, va: u64, pa: u64);
     fn unmap_one(&mut self, va: u64);
+    /// Unmaps `pages` in this order by one cursor; false when the peer has no such thing.
+    fn unmap_many(&mut self, _pages: &[u64], _va: u64) -> bool {
+        false
+    }
     fn unmap_range(&mut self, va: u64, len: u64);
     fn protect_ro(&mut self, va: u64, len: u64);
     fn query(&self, va: u64) -> Option<u64>;
@@ -105,6 +109,12 @@ impl Peer for Raw {
         let t = self.leaf_table(va);
         unsafe { *Self::e(t, (va >> 12) as usize & 511) = 0 };
     }
+    fn unmap_many(&mut self, pages: &[u64], va: u64) -> bool {
+        for &i in pages {
+            self.unmap_one(va + i * 4096);
+        }
+        true
+    }
     fn unmap_range(&mut self, va: u64, len: u64) {
         let (mut v, end) = (va, va + len);
         while v < end {
@@ -190,6 +200,12 @@ impl Peer for RawAtomic {
     fn unmap_one(&mut self, va: u64) {
         let t = self.0.leaf_table(va);
         Self::a(t, (va >> 12) as usize & 511).swap(0, Relaxed);
+    }
+    fn unmap_many(&mut self, pages: &[u64], va: u64) -> bool {
+        for &i in pages {
+            self.unmap_one(va + i * 4096);
+        }
+        true
     }
     fn unmap_range(&mut self, va: u64, len: u64) {
         for v in (va..va + len).step_by(2 << 20) {

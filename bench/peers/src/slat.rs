@@ -137,6 +137,14 @@ impl<X: Mode> Peer for Slat<X> {
     fn unmap_one(&mut self, va: u64) {
         self.edit(|cursor, _, _| done!(cursor, cursor.unmap(Gpa::new(va), 4096, ())));
     }
+    fn unmap_many(&mut self, pages: &[u64], va: u64) -> bool {
+        self.edit(|cursor, _, _| {
+            for &page in pages {
+                done!(cursor, cursor.unmap(Gpa::new(va + page * 4096), 4096, ()));
+            }
+        });
+        true
+    }
     fn unmap_range(&mut self, va: u64, len: u64) {
         self.edit(|cursor, _, _| done!(cursor, cursor.unmap(Gpa::new(va), len, ())));
     }

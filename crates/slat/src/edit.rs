@@ -173,7 +173,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     ///
     /// # Errors
     /// [`Error::OutsideInput`] where the range is not wholly translatable by these tables.
-    #[inline]
+    #[inline(always)]
     pub fn cursor<'t, 'g, S: FrameSource, X: Mode>(
         &'t mut self,
         source: &'t S,
@@ -187,42 +187,37 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
 
     /// What `address` is mapped to, whatever the access; `None` where it is not, or its entry is
     /// reserved.
-    #[inline]
+    #[inline(always)]
     pub fn translate(&self, address: I) -> Option<Mapping<I, O>> {
         let input = self.strip(address.raw())?;
+        let format = &self.format;
         let mut level = self.top;
-        let mut table = self.root;
-        let mut count = self.root_entries;
+        let cells = self.memory.table(self.root, self.root_entries)?;
+        let index = (input >> format.shift(level)) as usize & (self.root_entries - 1);
+        let mut entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
         loop {
-            let cells = self.memory.table(table, count)?;
-            let index = (input >> self.format.shift(level)) as usize & (count - 1);
-            let entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
-            if level > 0
-                && let Some(next) = self.format.points_at(entry, level)
-            {
-                level -= 1;
-                table = next;
-                count = 1 << self.format.index_bits(level);
-                continue;
-            }
-            match self.format.decode(entry, level) {
-                Decoded::Table { next } if level > 0 => {
-                    level -= 1;
-                    table = next;
-                    count = 1 << self.format.index_bits(level);
-                }
-                Decoded::Leaf { base, shift } => {
-                    let within = (1u64 << shift) - 1;
-                    return Some(Mapping {
-                        start: I::new(address.raw() & !within),
-                        bytes: within + 1,
-                        output: O::new(base | input & within),
-                        level,
-                        entry,
-                    });
-                }
-                _ => return None,
-            }
+            let next = match format.points_at(entry, level) {
+                Some(next) if level > 0 => next,
+                _ => match format.decode(entry, level) {
+                    Decoded::Table { next } if level > 0 => next,
+                    Decoded::Leaf { base, shift } => {
+                        let within = (1u64 << shift) - 1;
+                        return Some(Mapping {
+                            start: I::new(address.raw() & !within),
+                            bytes: within + 1,
+                            output: O::new(base | input & within),
+                            level,
+                            entry,
+                        });
+                    }
+                    _ => return None,
+                },
+            };
+            level -= 1;
+            let count = 1 << format.index_bits(level);
+            let index = (input >> format.shift(level)) as usize & (count - 1);
+            let cells = self.memory.table(next, count)?;
+            entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
         }
     }
 

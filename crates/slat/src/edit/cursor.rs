@@ -300,7 +300,7 @@ where
     }
 
     /// What is to be invalidated, and the detached tables. An empty gather may be dropped.
-    #[inline]
+    #[inline(always)]
     pub fn finish(mut self) -> Gather<'g> {
         match self.inner.take() {
             Some(inner) => Gather { inner },

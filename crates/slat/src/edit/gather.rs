@@ -302,6 +302,7 @@ impl<'g> Gather<'g> {
     }
 
     /// Whether there is nothing to invalidate.
+    #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.inner.effect == Effect::None
     }
@@ -335,7 +336,7 @@ impl<'g> Gather<'g> {
     ///
     /// # Errors
     /// The gather, unchanged, with what `invalidate` failed of.
-    #[inline]
+    #[inline(always)]
     pub fn complete<V: Invalidate>(
         self,
         invalidate: &mut V,
@@ -407,7 +408,7 @@ impl<'g> Completed<'g> {
     ///
     /// # Errors
     /// The proof, where tables wait for [`reclaim`](Completed::reclaim).
-    #[inline]
+    #[inline(always)]
     pub fn ready(self) -> Result<Ready<'g>, Completed<'g>> {
         if self.inner.detached > 0 {
             return Err(self);

@@ -198,8 +198,10 @@ impl Map<'_> {
             let (before, rest) = cells.split_at(index);
             let (written, after) = rest.split_at(count);
             if !frame.is_zeroed() {
-                for cell in before.iter().chain(after) {
-                    F::Word::store(cell, 0, Ordering::Relaxed);
+                for cells in [before, after] {
+                    for cell in cells {
+                        F::Word::store(cell, 0, Ordering::Relaxed);
+                    }
                 }
             }
             match upper {
