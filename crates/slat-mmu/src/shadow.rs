@@ -224,7 +224,7 @@ impl Pager {
                 None => self.shadow_of(tables, at >> 12, level),
             };
             if let Decoded::Table { next } = step.decoded {
-                let child = self.linked(tables, table, index, next >> 12, level - 1);
+                let child = self.linked(tables, guest, (table, index), next >> 12, level - 1);
                 // Each entry has its own rights: the same table may be reached by paths that differ.
                 tables[table as usize][index] =
                     self.address(child) | P | A | entry & (RW | US | XD);
@@ -243,12 +243,13 @@ impl Pager {
         Filled::True
     }
 
-    /// The table that `page[index]` links to, made and linked if it is another one or none.
+    /// The table that the entry at (table, index) links to, made and linked if it is another one or
+    /// none.
     fn linked(
         &mut self,
         tables: &mut Vec<Table>,
-        page: u32,
-        index: usize,
+        guest: &impl GuestTables,
+        (page, index): (u32, usize),
         gfn: u64,
         level: u8,
     ) -> u32 {
@@ -261,8 +262,22 @@ impl Pager {
         }
         self.zap(tables, page, index);
         let child = self.shadow_of(tables, gfn, level);
+        // While it was not linked here, INVLPG could not reach it and what is below it from here:
+        // that is made true before it is.
+        let (below, others) = self.unsync.iter().partition(|&&unsync| self.is_below(unsync, child));
+        self.unsync = others;
+        let below: Vec<u32> = below;
+        for unsync in below {
+            self.compare_all(tables, guest, unsync);
+        }
         self.pages[child as usize].parents.push((page, index as u16));
         child
+    }
+
+    /// Whether some path from `above` leads to `page`.
+    fn is_below(&self, page: u32, above: u32) -> bool {
+        let mut parents = self.pages[page as usize].parents.iter();
+        page == above || parents.any(|&(parent, _)| self.is_below(parent, above))
     }
 
     /// Installs a leaf, as large as both the guest's and the host's pages allow, and returns the one
@@ -383,13 +398,19 @@ impl Pager {
     pub fn synchronize(&mut self, tables: &mut [Table], guest: &impl GuestTables) -> usize {
         let unsync = core::mem::take(&mut self.unsync);
         for &page in &unsync {
-            self.pages[page as usize].unsync = false;
-            let gfn = self.pages[page as usize].gfn;
-            for index in 0..512 {
-                self.compare(tables, guest, page, gfn, index);
-            }
+            self.compare_all(tables, guest, page);
         }
         unsync.len()
+    }
+
+    /// Makes one table that is out of sync true, and tracks stores to it again. The caller takes it
+    /// off the list.
+    fn compare_all(&mut self, tables: &mut [Table], guest: &impl GuestTables, page: u32) {
+        self.pages[page as usize].unsync = false;
+        let gfn = self.pages[page as usize].gfn;
+        for index in 0..512 {
+            self.compare(tables, guest, page, gfn, index);
+        }
     }
 
     /// INVLPG: the entry of one address is made true.

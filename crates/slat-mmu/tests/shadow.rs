@@ -403,3 +403,34 @@ fn aged_pages_are_accessed_again() {
         }
     }
 }
+
+/// INVLPG cannot reach a table that is not linked: one that is out of sync must be made true before
+/// it is linked again (Linux 65855ed8b034).
+#[test]
+fn synchronized_before_it_is_linked() {
+    let mut world = World {
+        guest: Guest { entries: BTreeMap::new(), backed: 12 },
+        tables: Vec::new(),
+        pager: Pager::new(Discipline::OutOfSync, 3, HOST),
+        cr3: frame(3, 0),
+        since: BTreeMap::new(),
+    };
+    let link = frame(1, 0) | P | RW | US;
+    for (gpa, entry) in [
+        (frame(3, 0), frame(2, 0) | P | RW | US),
+        (frame(2, 0), link),
+        (frame(1, 0), frame(0, 0) | P | RW | US),
+        (frame(0, 0), 1 << 30 | P | US),
+    ] {
+        world.guest.entries.insert(gpa, entry);
+    }
+    let read = Access::new(Kind::Read, Privilege::User);
+    let old = world.shadowed(0, &read);
+    world.store(frame(0, 0), 2 << 30 | P | US);
+    world.store(frame(2, 0), 0);
+    world.run(Discipline::OutOfSync, Act::Invlpg(0));
+    world.store(frame(2, 0), link);
+    let new = world.shadowed(0, &read);
+    assert_ne!(new, old);
+    assert_eq!(new, Some(world.guest.place(2 << 30).0));
+}
