@@ -61,11 +61,30 @@ struct Table {
     from: Partial,
     /// Where stage 2 has placed the table's page; `u64::MAX` where it was not asked.
     placed: u64,
+    /// log2 of the bytes that the entry translates.
+    shift: u8,
+}
+
+/// Something that the caches hold, as maintenance sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Number of the tag it is stored under.
+    pub tag: u16,
+    /// A table entry; otherwise a translation of the nested TLB.
+    pub is_table: bool,
+    /// First input address that it translates.
+    pub start: u64,
+    /// log2 of how many bytes.
+    pub shift: u8,
 }
 
 impl Default for Table {
     fn default() -> Self {
-        Table { from: Partial { level: 0, table: 0, path: Path::START }, placed: u64::MAX }
+        Table {
+            from: Partial { level: 0, table: 0, path: Path::START },
+            placed: u64::MAX,
+            shift: 0,
+        }
     }
 }
 
@@ -103,13 +122,16 @@ impl WalkCache {
             && array.capacity() != 0
         {
             let prefix = input >> format.shift(level + 1);
+            let table = Table { shift: format.shift(level + 1) as u8, ..table };
             array.insert(prefix, prefix << 16 | u64::from(tag.number()), table);
         }
     }
 
-    fn retain(&mut self, mut keep: impl FnMut(u16, u64) -> bool) {
+    fn retain(&mut self, keep: &mut impl FnMut(&Kept) -> bool) {
         for array in &mut self.levels {
-            array.retain(|key, table| keep(key as u16, table.from.table));
+            array.retain(|key, &Table { shift, .. }| {
+                keep(&Kept { tag: key as u16, is_table: true, start: key >> 16 << shift, shift })
+            });
         }
     }
 }
@@ -137,16 +159,28 @@ impl Caches {
         })
     }
 
+    /// Drops all that `keep` does not keep.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Kept) -> bool) {
+        self.stage1.retain(&mut keep);
+        self.retain_nested(&mut keep);
+    }
+
+    fn retain_nested(&mut self, keep: &mut impl FnMut(&Kept) -> bool) {
+        self.stage2.retain(keep);
+        self.nested_tlb.retain(|key, _| {
+            keep(&Kept { tag: key as u16, is_table: false, start: key >> 16 << 12, shift: 12 })
+        });
+    }
+
     /// Drops cached stage-1 entries whose tag's number `keep` does not keep.
     pub fn retain_stage1(&mut self, mut keep: impl FnMut(u16) -> bool) {
-        self.stage1.retain(|tag, _| keep(tag));
+        self.stage1.retain(&mut |kept| keep(kept.tag));
     }
 
     /// Drops cached stage-2 entries and nested translations whose tag's number `keep` does not
     /// keep.
     pub fn retain_stage2(&mut self, mut keep: impl FnMut(u16) -> bool) {
-        self.stage2.retain(|tag, _| keep(tag));
-        self.nested_tlb.retain(|key, _| keep(key as u16));
+        self.retain_nested(&mut |kept| keep(kept.tag));
     }
 }
 
@@ -258,7 +292,7 @@ impl<F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<'_, F2, M, W
                 let level = lowest + (count - 1 - nth) as u8;
                 format.join(&mut path, entry, level + 1);
                 let from = Partial { level, table: next, path };
-                let table = Table { from, placed: u64::MAX };
+                let table = Table { from, placed: u64::MAX, shift: 0 };
                 self.walk_cache.insert(format, gpa.raw(), self.vm, table);
             }
         }
@@ -431,7 +465,12 @@ impl Caches {
                     .find(|(gpa, spa)| *gpa == next & !0xfff && *spa != 0)
                     .map_or(u64::MAX, |(_, spa)| *spa);
                 let from = Partial { level, table: next, path };
-                self.stage1.insert(&format, address.raw(), space.own, Table { from, placed });
+                self.stage1.insert(
+                    &format,
+                    address.raw(),
+                    space.own,
+                    Table { from, placed, shift: 0 },
+                );
             }
         }
         // The final guest physical address.

@@ -1,0 +1,317 @@
+//! Each instruction beside its manual: what it drops of a core that holds one thing of each kind.
+
+use slat::Kind;
+use slat::format::ept::{self, Ept};
+use slat::format::x86::Controls;
+use slat::format::x86::long::{Long, Processor};
+use slat::{EntryLayout, Gpa, Gva, References, Regime, SliceMemory, Spa, Stage};
+use slat_mmu::array::Geometry;
+use slat_mmu::maintenance::{Addresses, Core, Identity, Item, What, amd, arm64, intel, riscv};
+use slat_mmu::tlb::{BankConfig, Entry, Rights, TlbConfig};
+use slat_mmu::walker::{Context, WalkCacheConfig, WalkerConfig};
+
+/// Two addresses, 2 MiB apart.
+const A: u64 = 0x40_0000;
+const B: u64 = 0x60_0000;
+
+/// Things that a core can hold, by name: `machine.space@address`, `t` for a table entry of 2 MiB.
+struct Held(Vec<(String, Item)>);
+
+impl Held {
+    /// `machines`: name, id and EP4TA, where guest-physical mappings are under that id.
+    fn new(machines: &[(&str, u32, Option<u64>)], nested: &[(&str, u32, Option<u64>)]) -> Held {
+        let mut held = Vec::new();
+        let mut add = |name: String, vm, ep4ta, addresses| {
+            for (place, start, what, shift) in [
+                ("@a", A, What::Translation, 12),
+                ("@b", B, What::Translation, 12),
+                ("t@a", A, What::Table, 21),
+                ("t@b", B, What::Table, 21),
+            ] {
+                let identity = Identity { vm, ep4ta, addresses };
+                held.push((format!("{name}{place}"), Item { identity, what, start, shift }));
+            }
+        };
+        for &(name, vm, ep4ta) in machines {
+            for space in [1, 2] {
+                add(format!("{name}.{space}"), vm, ep4ta, Addresses::Space(space));
+            }
+            add(format!("{name}.g"), vm, ep4ta, Addresses::Global);
+        }
+        for &(name, vm, ep4ta) in nested {
+            add(name.to_string(), vm, ep4ta, Addresses::GuestPhysical);
+        }
+        // Table entries are not global.
+        held.retain(|(name, _)| !name.contains(".gt"));
+        Held(held)
+    }
+
+    fn dropped(&self, names: impl Fn(&Item) -> bool) -> String {
+        let dropped: Vec<&str> =
+            self.0.iter().filter(|(_, item)| names(item)).map(|(name, _)| name.as_str()).collect();
+        dropped.join(" ")
+    }
+
+    /// Everything whose name begins with one of these.
+    fn all(&self, beginnings: &[&str]) -> String {
+        let matches = |name: &str| beginnings.iter().any(|start| name.starts_with(start));
+        let all = self.0.iter().filter(|(name, _)| matches(name));
+        all.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+const EPT_A: u64 = 0x1000;
+const EPT_B: u64 = 0x2000;
+
+/// The host, a guest under VPID 0, two guests with VPIDs, and the EPTs' own mappings.
+fn on_intel() -> Held {
+    Held::new(
+        &[
+            ("host", 0, None),
+            ("plain", 0, Some(EPT_A)),
+            ("one", 1, Some(EPT_A)),
+            ("two", 2, Some(EPT_B)),
+        ],
+        &[("gpa-a", 0, Some(EPT_A)), ("gpa-b", 0, Some(EPT_B))],
+    )
+}
+
+const HOST: intel::Current = intel::Current { vpid: 0, pcid: 1, ep4ta: None };
+const ONE: intel::Current = intel::Current { vpid: 1, pcid: 1, ep4ta: Some(EPT_A) };
+
+fn by_intel(operation: intel::Operation, current: &intel::Current) -> String {
+    on_intel().dropped(|item| intel::names(&operation, current, item))
+}
+
+#[test]
+fn intel_control_registers() {
+    use intel::Operation::{MovCr3, MovCr4};
+    let all = |starts: &[&str]| on_intel().all(starts);
+    // One PCID of the current machine, globals kept; with bit 63 nothing.
+    assert_eq!(by_intel(MovCr3 { pcid: 1, keep: false }, &HOST), all(&["host.1"]));
+    assert_eq!(by_intel(MovCr3 { pcid: 2, keep: false }, &ONE), all(&["one.2"]));
+    assert_eq!(by_intel(MovCr3 { pcid: 1, keep: true }, &HOST), "");
+    let (pge, pcide, smep, pae) = (1 << 7, 1 << 17, 1 << 20, 1 << 5);
+    let cr4 = |old, new| by_intel(MovCr4 { old, new }, &HOST);
+    assert_eq!(cr4(0, pge), all(&["host"]));
+    assert_eq!(cr4(pge, 0), all(&["host"]));
+    assert_eq!(cr4(pcide, 0), all(&["host"]));
+    assert_eq!(cr4(0, pcide), "");
+    assert_eq!(cr4(0, smep), all(&["host.1", "host.g"]));
+    assert_eq!(cr4(smep, 0), "");
+    assert_eq!(cr4(pae, 0), all(&["host.1", "host.g"]));
+    assert_eq!(cr4(0, 1 << 9), "", "CR4.OSFXSR is no concern of translations");
+}
+
+#[test]
+fn intel_addresses_and_contexts() {
+    use intel::Operation::{Invept, Invlpg, Invpcid, Invvpid, TransitionWithoutVpid};
+    let all = |starts: &[&str]| on_intel().all(starts);
+    // The page, global or not, and all table entries of the PCID.
+    assert_eq!(by_intel(Invlpg { va: A + 5 }, &HOST), "host.1@a host.1t@a host.1t@b host.g@a");
+    assert_eq!(by_intel(Invlpg { va: B }, &ONE), "one.1@b one.1t@a one.1t@b one.g@b");
+    let invpcid = |kind| by_intel(Invpcid { kind, pcid: 2, va: A }, &HOST);
+    assert_eq!(invpcid(0), "host.2@a host.2t@a", "globals may stay");
+    assert_eq!(invpcid(1), all(&["host.2"]));
+    assert_eq!(invpcid(2), all(&["host"]));
+    assert_eq!(invpcid(3), all(&["host.1", "host.2"]));
+    // VPID 0 alone; guest-physical mappings stay.
+    assert_eq!(by_intel(TransitionWithoutVpid, &HOST), all(&["host", "plain"]));
+    let invvpid = |kind, vpid| by_intel(Invvpid { kind, vpid, va: A }, &HOST);
+    assert_eq!(invvpid(0, 1), "one.1@a one.1t@a one.2@a one.2t@a one.g@a");
+    assert_eq!(invvpid(1, 1), all(&["one"]));
+    assert_eq!(invvpid(2, 1), all(&["one", "two"]));
+    assert_eq!(invvpid(3, 2), all(&["two.1", "two.2"]));
+    assert_eq!(invvpid(1, 0), "");
+    // Combined and guest-physical mappings of one EP4TA, whatever the VPID and the EPTP's low bits.
+    let invept = |kind, eptp| by_intel(Invept { kind, eptp }, &HOST);
+    assert_eq!(invept(1, EPT_A | 0x5e), all(&["plain", "one", "gpa-a"]));
+    assert_eq!(invept(2, 0), all(&["plain", "one", "two", "gpa"]));
+    assert_eq!(invept(0, EPT_A), "");
+}
+
+fn on_amd() -> Held {
+    Held::new(
+        &[("host", 0, None), ("five", 5, None), ("six", 6, None)],
+        &[("nested-five", 5, None), ("nested-six", 6, None)],
+    )
+}
+
+#[test]
+fn amd_scopes() {
+    use amd::Operation::{Invlpg, Invlpga, Invlpgb, MovCr3, TlbControl};
+    let by = |operation| on_amd().dropped(|item| amd::names(&operation, item));
+    let all = |starts: &[&str]| on_amd().all(starts);
+    assert_eq!(by(MovCr3 { asid: 5, pcid: 2, keep: false }), all(&["five.2"]));
+    assert_eq!(by(Invlpg { asid: 0, pcid: 1, va: A }), "host.1@a host.1t@a host.1t@b host.g@a");
+    assert_eq!(
+        by(Invlpga { va: A, asid: 5 }),
+        "five.1@a five.1t@a five.2@a five.2t@a five.g@a",
+        "nested translations stay"
+    );
+    let control = |value| by(TlbControl { value, asid: 5 });
+    assert_eq!(control(0), "");
+    assert_eq!(control(1), all(&[""]));
+    assert_eq!(control(3), all(&["five", "nested-five"]));
+    assert_eq!(control(7), all(&["five.1", "five.2", "nested-five"]));
+    let invlpgb = |rax, ecx, edx| by(Invlpgb { rax, ecx, edx });
+    let (va, pcid, asid, global, last, nested) = (1, 2, 4, 8, 16, 32);
+    assert_eq!(invlpgb(asid | global | nested, 0, 5), all(&["five", "nested-five"]));
+    assert_eq!(invlpgb(asid | global, 0, 5), all(&["five"]));
+    assert_eq!(invlpgb(asid | pcid, 0, 5 | 2 << 16), all(&["five.2"]));
+    assert_eq!(invlpgb(A | va | asid | global | last, 0, 5), "five.1@a five.2@a five.g@a");
+    // Two pages of 2 MiB, against two of 4 KiB.
+    assert_eq!(invlpgb(A | va | asid | last, 1 << 31 | 1, 6), "six.1@a six.1@b six.2@a six.2@b");
+    assert_eq!(invlpgb(A | va | asid | last, 1, 6), "six.1@a six.2@a");
+}
+
+#[test]
+fn arm_scopes() {
+    use arm64::{Operation, Range};
+    let held = || {
+        Held::new(
+            &[("three", 3, None), ("four", 4, None)],
+            &[("ipa-3", 3, None), ("ipa-4", 4, None)],
+        )
+    };
+    let by = |operation| held().dropped(|item| arm64::names(&operation, 3, item));
+    let all = |starts: &[&str]| held().all(starts);
+    let one = |last_level| Range { start: A, bytes: 0x1000, last_level };
+    let both = Range { start: A, bytes: B - A + 0x1000, last_level: true };
+    assert_eq!(by(Operation::Vmalle1), all(&["three"]), "stage 2's stay");
+    assert_eq!(by(Operation::Aside1(2)), all(&["three.2"]));
+    assert_eq!(by(Operation::Vae1(1, one(false))), "three.1@a three.1t@a three.g@a");
+    assert_eq!(by(Operation::Vae1(1, one(true))), "three.1@a three.g@a");
+    assert_eq!(by(Operation::Vae1(1, both)), "three.1@a three.1@b three.g@a three.g@b");
+    assert_eq!(by(Operation::Vaae1(one(true))), "three.1@a three.2@a three.g@a");
+    assert_eq!(by(Operation::Ipas2e1(one(false))), "ipa-3@a ipa-3t@a", "combined ones stay");
+    assert_eq!(by(Operation::Ipas2e1(one(true))), "ipa-3@a");
+    assert_eq!(by(Operation::Vmalls12e1), all(&["three", "ipa-3"]));
+    assert_eq!(by(Operation::Alle1), all(&[""]));
+}
+
+#[test]
+fn riscv_scopes() {
+    use riscv::Operation::{HfenceGvma, HfenceVvma, SfenceVma};
+    // Identities count VMIDs from 1: VMID 0 is a guest's.
+    let held = || {
+        Held::new(
+            &[("host", 0, None), ("vm0", 1, None), ("vm3", 4, None)],
+            &[("gpa0", 1, None), ("gpa3", 4, None)],
+        )
+    };
+    let by = |operation| held().dropped(|item| riscv::names(&operation, 3, item));
+    let all = |starts: &[&str]| held().all(starts);
+    assert_eq!(by(SfenceVma { rs1: None, rs2: None }), all(&["host"]));
+    assert_eq!(by(SfenceVma { rs1: None, rs2: Some(1) }), all(&["host.1"]), "globals stay");
+    assert_eq!(by(SfenceVma { rs1: Some(A), rs2: None }), "host.1@a host.2@a host.g@a");
+    assert_eq!(by(SfenceVma { rs1: Some(A), rs2: Some(2) }), "host.2@a");
+    assert_eq!(by(HfenceVvma { rs1: None, rs2: None }), all(&["vm3"]), "the VMID in hgatp");
+    assert_eq!(by(HfenceVvma { rs1: Some(B), rs2: Some(1) }), "vm3.1@b");
+    assert_eq!(by(HfenceGvma { rs1: None, rs2: None }), all(&["vm", "gpa"]));
+    assert_eq!(by(HfenceGvma { rs1: None, rs2: Some(0) }), all(&["vm0", "gpa0"]));
+    let by_address = by(HfenceGvma { rs1: Some(A >> 2), rs2: Some(3) });
+    assert_eq!(
+        by_address, "vm3.1@a vm3.1@b vm3.2@a vm3.2@b vm3.g@a vm3.g@b gpa3@a",
+        "translations of both stages go with any address"
+    );
+}
+
+/// The scopes act on real TLBs and caches: what a walk costs after each of them.
+#[test]
+fn walks_pay_for_what_was_dropped() {
+    let page = |at: u64, entry: u64, bytes: &mut [u8]| {
+        let mut memory = SliceMemory::new(Spa::new(0), bytes);
+        memory.poke(Spa::new(at), EntryLayout::LE64, entry).unwrap();
+    };
+    // Guest tables at 1-4 (pages), EPT at 8-b; both map the first 64 KiB one to one.
+    let mut bytes = vec![0; 16 * 4096];
+    for root in [1u64, 8] {
+        let leaf = if root == 8 { 0x37 } else { 7 };
+        for level in 0..3 {
+            page((root + level) << 12, (root + level + 1) << 12 | 7, &mut bytes);
+        }
+        for n in 0..16 {
+            page((root + 3) << 12 | n << 3, n << 12 | leaf, &mut bytes);
+        }
+    }
+    let sizes = BankConfig::new(Geometry::full(16), &[12]);
+    let tlb = TlbConfig {
+        fetch: vec![sizes],
+        load: vec![sizes],
+        store: None,
+        second: vec![sizes],
+        largest: 12,
+    };
+    let full = Geometry::full(8);
+    let levels = WalkCacheConfig { levels: [full, full, full, Geometry::NONE] };
+    let caches = WalkerConfig {
+        stage1: levels,
+        stage2: levels,
+        nested_tlb: full,
+        nested_tlb_holds_final: false,
+    };
+    let mut core = Core::new(&tlb, &caches).unwrap();
+    let stage1 =
+        Stage::<_, Gva, Gpa>::new(Long::four(Controls::default(), Processor::default()), 1 << 12);
+    let stage2 = Stage::<_, Gpa, Spa>::new(Ept::four(ept::Features::default()), 8 << 12);
+    let regime = Regime::default();
+    let ep4ta = Some(8 << 12);
+    let space = core.tags.space(1, ep4ta, 1).unwrap();
+    let nested = Identity { vm: 0, ep4ta, addresses: Addresses::GuestPhysical };
+    let vm = core.tags.tag(nested).unwrap();
+    let context = Context {
+        stage1: &stage1,
+        stage2: &stage2,
+        regime: &regime,
+        space,
+        vm,
+        global: |entry| entry & 1 << 8 != 0,
+        dirty_tracked: true,
+    };
+    let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    let mut cost = |core: &mut Core| {
+        let (served, _) = core.tlb.find(0x5000, space, Kind::Read, true);
+        if served != slat_mmu::tlb::Served::Miss {
+            return 0;
+        }
+        let counted = References::default();
+        let gva = Gva::new(0x5000);
+        let walked =
+            core.caches.walk(&context, &mut memory, gva, Kind::Read, true, &counted).unwrap();
+        core.tlb.insert(0x5000, space, Kind::Read, walked.entry);
+        counted.count()
+    };
+    let one = intel::Current { vpid: 1, pcid: 1, ep4ta };
+    let two = intel::Current { vpid: 2, ..one };
+    use intel::Operation::{Invept, Invlpg, Invvpid, MovCr3, TransitionWithoutVpid};
+    // Stage 1's four entries; of stage 2, one walk of four and then, from its walk cache, one each.
+    let cold = cost(&mut core);
+    assert_eq!(cold, 4 + 4 + 4);
+    assert_eq!(cost(&mut core), 0);
+    core.intel(&MovCr3 { pcid: 1, keep: true }, &one);
+    core.intel(&MovCr3 { pcid: 1, keep: false }, &two);
+    core.intel(&TransitionWithoutVpid, &one);
+    core.intel(&Invvpid { kind: 1, vpid: 2, va: 0 }, &one);
+    core.intel(&Invept { kind: 1, eptp: 0x7000 }, &one);
+    assert_eq!(cost(&mut core), 0, "none of these names it");
+    // Linear and combined mappings go; the nested TLB and stage 2's walk cache stay: four entries of
+    // stage 1 at known places, and the final leaf.
+    core.intel(&MovCr3 { pcid: 1, keep: false }, &one);
+    assert_eq!(cost(&mut core), 5);
+    core.intel(&Invlpg { va: 0x5000 }, &one);
+    assert_eq!(cost(&mut core), 5);
+    core.intel(&Invvpid { kind: 0, vpid: 1, va: 0x5123 }, &one);
+    assert_eq!(cost(&mut core), 5);
+    core.intel(&Invept { kind: 1, eptp: 8 << 12 | 0x1e }, &one);
+    assert_eq!(cost(&mut core), cold);
+    core.tlb.insert(
+        0x9000,
+        space,
+        Kind::Read,
+        Entry { base: 0x9000, shift: 12, rights: Rights::default().with(Rights::GLOBAL, true) },
+    );
+    core.intel(&MovCr3 { pcid: 1, keep: false }, &one);
+    let held: Vec<u64> = core.tlb.iter().map(|held| held.va).collect();
+    assert_eq!(held, [0x9000, 0x9000], "the global page, in both levels");
+}
