@@ -6,7 +6,8 @@ use slat::format::flat::Flat;
 use slat::format::x86::Controls;
 use slat::format::x86::long::{Long, Processor};
 use slat::{EntryLayout, Gpa, Gva, Kind, References, Regime, SliceMemory, Spa, Stage};
-use slat_mmu::array::Geometry;
+use slat_mmu::array::{Array, Geometry};
+use slat_mmu::page_walk::PageWalk;
 use slat_mmu::tlb::{Space, Tag};
 use slat_mmu::walker::{Caches, Context, WalkCacheConfig, WalkerConfig};
 
@@ -124,4 +125,81 @@ fn combined_entries_skip_the_nested_walk_of_the_last_table() {
     assert_eq!(references(&config, ept, 0x1000, 0x2000), (24, 5));
     let config = WalkerConfig { stage2: PDE_ONLY, ..config };
     assert_eq!(references(&config, ept, 0x1000, 0x2000).1, 2);
+}
+
+/// Counts the reads that reach memory.
+struct Counting<'a>(SliceMemory<'a, Spa>, u64);
+
+impl slat::Memory for Counting<'_> {
+    type Address = Spa;
+    type Fault = slat::Outside<Spa>;
+    fn read(
+        &mut self,
+        at: Spa,
+        layout: EntryLayout,
+        access: &slat::Access,
+    ) -> Result<slat::Value, Self::Fault> {
+        self.1 += 1;
+        self.0.read(at, layout, access)
+    }
+    fn compare_exchange(
+        &mut self,
+        at: Spa,
+        layout: EntryLayout,
+        current: u64,
+        new: u64,
+        access: &slat::Access,
+    ) -> Result<bool, Self::Fault> {
+        self.0.compare_exchange(at, layout, current, new, access)
+    }
+}
+
+/// Reads of memory by two walks, to neighbouring pages, with a page walk cache of `entries`.
+fn page_walk(entries: u32, nested_dimension: bool, nested_tlb: u32) -> (u64, u64) {
+    let mut world = World::new();
+    let stage2_root = world.identity(7, 0x37);
+    let guest_tables = world.next;
+    let stage1_root = world.identity(7, 7);
+    let long = Long::four(Controls::default(), Processor::default());
+    let stage1 = Stage::<_, Gva, Gpa>::new(long, stage1_root);
+    let stage2 = ept(stage2_root);
+    let regime = Regime::default();
+    let own = Tag::new(1).unwrap();
+    let context = Context {
+        stage1: &stage1,
+        stage2: &stage2,
+        regime: &regime,
+        space: Space { own, global: Tag::new(2).unwrap() },
+        vm: own,
+        global: |_| false,
+        dirty_tracked: true,
+    };
+    let nested_tlb = Geometry::full(nested_tlb);
+    let mut caches = Caches::new(&WalkerConfig { nested_tlb, ..WalkerConfig::NONE }).unwrap();
+    let mut cache = Array::new(Geometry::full(entries)).unwrap();
+    let mut memory = Counting(SliceMemory::new(Spa::new(0), &mut world.bytes), 0);
+    let mut walk = |address: u64| {
+        memory.1 = 0;
+        let keeps = |at: Spa, level: u8, _: u64| {
+            level > 0 && (nested_dimension || slat::Address::raw(at) >= guest_tables)
+        };
+        let mut behind = PageWalk::new(&mut memory, &mut cache, keeps);
+        let gva = Gva::new(address);
+        caches.walk(&context, &mut behind, gva, Kind::Read, true, &()).unwrap();
+        memory.1
+    };
+    (walk(0x20_1000), walk(0x20_2000))
+}
+
+#[test]
+fn page_walk_caches_in_the_order_of_the_paper() {
+    assert_eq!(page_walk(0, false, 0), (24, 24));
+    // 1D: the guest's three table entries are not read again, their nested walks are.
+    assert_eq!(page_walk(24, false, 0), (24, 21));
+    // 2D: of each of five nested walks the leaf is left, and the guest's leaf.
+    let (first, second) = page_walk(24, true, 0);
+    assert_eq!(second, 6);
+    assert!(first < 24, "nested walks share entries: {first}");
+    // 2D and a nested TLB: the guest's leaf and the final page's.
+    assert_eq!(page_walk(24, true, 16).1, 2);
 }
