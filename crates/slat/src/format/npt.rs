@@ -32,6 +32,8 @@ pub struct Npt {
     mode: Mode,
     name: &'static str,
     options: Options,
+    /// Whether `options` asks for anything.
+    has_options: bool,
 }
 
 /// VMCB options that change how nested tables are checked (APM 2 appendix B, offset 090h).
@@ -53,6 +55,16 @@ fn nested_controls(nxe: bool) -> Controls {
     Controls { write_protect: true, nxe, smep: true, ..Controls::default() }
 }
 
+macro_rules! in_mode {
+    ($self:ident, $mode:ident => $call:expr) => {
+        match &$self.mode {
+            Mode::Long($mode) => $call,
+            Mode::Pae($mode) => $call,
+            Mode::Legacy($mode) => $call,
+        }
+    };
+}
+
 impl Npt {
     /// Under a host with 4-level paging. `nxe` is the host's `EFER.NXE`.
     pub fn four(nxe: bool, processor: Processor) -> Npt {
@@ -60,6 +72,7 @@ impl Npt {
             mode: Mode::Long(Long::four(nested_controls(nxe), processor)),
             name: "npt4",
             options: Options::default(),
+            has_options: false,
         }
     }
 
@@ -69,6 +82,7 @@ impl Npt {
             mode: Mode::Long(Long::five(nested_controls(nxe), processor)),
             name: "npt5",
             options: Options::default(),
+            has_options: false,
         }
     }
 
@@ -78,6 +92,7 @@ impl Npt {
             mode: Mode::Pae(Pae::new(nested_controls(nxe), processor)),
             name: "npt-pae",
             options: Options::default(),
+            has_options: false,
         }
     }
 
@@ -85,13 +100,13 @@ impl Npt {
     /// [`Legacy::new`].
     pub fn legacy(large_pages: bool, physical_bits: u8) -> Npt {
         let mode = Mode::Legacy(Legacy::new(nested_controls(false), large_pages, physical_bits));
-        Npt { mode, name: "npt-32", options: Options::default() }
+        Npt { mode, name: "npt-32", options: Options::default(), has_options: false }
     }
 
     /// The same tables, checked with these options.
     #[must_use]
     pub fn with_options(self, options: Options) -> Npt {
-        Npt { options, ..self }
+        Npt { options, has_options: options != Options::default(), ..self }
     }
 
     /// The options.
@@ -132,6 +147,30 @@ impl Npt {
             && !(found.path.and & bits::RW != 0 && found.entry & (bits::RW | bits::D) == bits::D)
     }
 
+    /// The whole of [`Format::check`].
+    #[inline(never)]
+    fn check_every_rule(
+        &self,
+        found: &Found,
+        access: &Access,
+        regime: &Regime,
+    ) -> Result<(), Cause> {
+        if self.options.supervisor_shadow_stack
+            && access.flavor == Flavor::ShadowStack
+            && access.privilege == Privilege::Supervisor
+        {
+            let denied = self.shadow_stack_denied(found, access);
+            return Denied::NONE.with(Denied::SHADOW_STACK, denied).into_result();
+        }
+        let access = self.nested(access);
+        match in_mode!(self, mode => mode.check(found, &access, regime)) {
+            Err(Cause::Permission(denied)) if denied.contains(Denied::SUPERVISOR_FETCH) => {
+                Err(Cause::Permission(denied.with(Denied::GUEST_MODE, true)))
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Whether the nested tables may disable execution (the host's `EFER.NXE`).
     pub fn nxe(&self) -> bool {
         match &self.mode {
@@ -140,16 +179,6 @@ impl Npt {
             Mode::Legacy(_) => false,
         }
     }
-}
-
-macro_rules! in_mode {
-    ($self:ident, $mode:ident => $call:expr) => {
-        match &$self.mode {
-            Mode::Long($mode) => $call,
-            Mode::Pae($mode) => $call,
-            Mode::Legacy($mode) => $call,
-        }
-    };
 }
 
 impl Format for Npt {
@@ -214,20 +243,14 @@ impl Format for Npt {
 
     #[inline(always)]
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        if self.options.supervisor_shadow_stack
-            && access.flavor == Flavor::ShadowStack
-            && access.privilege == Privilege::Supervisor
-        {
-            let denied = self.shadow_stack_denied(found, access);
-            return Denied::NONE.with(Denied::SHADOW_STACK, denied).into_result();
+        // Every nested access is a user access: most are permitted by the bits alone.
+        let fetch = access.kind == Kind::Execute && access.purpose == Purpose::Final;
+        let write = access.kind == Kind::Write || access.purpose != Purpose::Final;
+        let needed = bits::US | if write { bits::RW } else { 0 };
+        if !self.has_options && !fetch && found.entry & found.path.and & needed == needed {
+            return Ok(());
         }
-        let access = self.nested(access);
-        match in_mode!(self, mode => mode.check(found, &access, regime)) {
-            Err(Cause::Permission(denied)) if denied.contains(Denied::SUPERVISOR_FETCH) => {
-                Err(Cause::Permission(denied.with(Denied::GUEST_MODE, true)))
-            }
-            outcome => outcome,
-        }
+        self.check_every_rule(found, access, regime)
     }
 
     #[inline]

@@ -38,6 +38,18 @@ impl Legacy {
         Legacy { controls, large_pages, large_reserved: address_bits(13 + extra, 21) }
     }
 
+    /// The whole of [`Format::check`].
+    #[inline(never)]
+    fn check_every_rule(
+        &self,
+        found: &Found,
+        access: &Access,
+        regime: &Regime,
+    ) -> Result<(), Cause> {
+        let rights = self.controls.rights(found);
+        self.controls.denied(rights, access, &regime.x86).into_result()
+    }
+
     /// The access controls.
     pub fn controls(&self) -> &Controls {
         &self.controls
@@ -95,9 +107,12 @@ impl Format for Legacy {
         Decoded::Table { next: entry & 0xffff_f000 }
     }
 
+    #[inline]
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        let rights = self.controls.rights(found);
-        self.controls.denied(rights, access, &regime.x86).into_result()
+        if self.controls.plainly_permits(found, access) {
+            return Ok(());
+        }
+        self.check_every_rule(found, access, regime)
     }
 
     fn touched(&self, entry: u64, _: u8, is_leaf: bool, access: &Access) -> u64 {

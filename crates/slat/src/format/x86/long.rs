@@ -53,12 +53,16 @@ pub struct Long {
     root_level: u8,
     controls: Controls,
     /// Bits that must be zero in a table entry, by level.
-    table_reserved: [u64; 5],
+    table_reserved: [u64; 8],
     /// Bits that must be zero in a leaf, by level.
-    leaf_reserved: [u64; 5],
+    leaf_reserved: [u64; 8],
+    /// The bit that makes a present entry a leaf, by level: at level 0 every one is.
+    leaf_bit: [u64; 8],
     /// Address bits of an entry.
     address: u64,
     linear: Linear,
+    /// Whether `linear` asks for anything.
+    has_linear: bool,
 }
 
 /// What is done to a linear address before paging (Intel SDM 3A 4.3 and 4.4).
@@ -121,23 +125,29 @@ impl Long {
         Long {
             root_level,
             controls,
-            table_reserved: [0, always, always, top, top],
+            // Eight of each, so that an index needs no check; levels end at 4.
+            table_reserved: [0, always, always, top, top, !0, !0, !0],
             leaf_reserved: [
                 always,
                 always | address_bits(13, 20),
                 always | gigabyte | address_bits(13, 29),
                 !0,
                 !0,
+                !0,
+                !0,
+                !0,
             ],
+            leaf_bit: [bits::P, bits::PS, bits::PS, 0, 0, 0, 0, 0],
             address,
             linear: Linear::default(),
+            has_linear: false,
         }
     }
 
     /// The same paging with masking and separation of linear addresses.
     #[must_use]
     pub fn with_linear(self, linear: Linear) -> Long {
-        Long { linear, ..self }
+        Long { linear, has_linear: linear != Linear::default(), ..self }
     }
 
     /// Masking and separation, where some is enabled.
@@ -200,6 +210,22 @@ impl Long {
         ADDRESS & !self.leaf_reserved[usize::from(level.min(4))] & (!0 << self.shift(level))
     }
 
+    /// The whole of [`Format::check`].
+    #[inline(never)]
+    fn check_every_rule(
+        &self,
+        found: &Found,
+        access: &Access,
+        regime: &Regime,
+    ) -> Result<(), Cause> {
+        let rights = self.controls.rights(found);
+        let denied = self.controls.denied(rights, access, &regime.x86);
+        let key = (found.entry >> 59 & 0xf) as u32;
+        denied
+            .with(Denied::KEY, self.controls.key_denies(rights, key, access, &regime.x86))
+            .into_result()
+    }
+
     /// The access controls.
     pub fn controls(&self) -> &Controls {
         &self.controls
@@ -236,10 +262,10 @@ impl Format for Long {
         access: &Access,
         regime: &Regime,
     ) -> Result<Start, (u8, Cause)> {
-        let input = if self.linear == Linear::default() {
-            input
-        } else {
+        let input = if self.has_linear {
             self.special(input, access, regime).map_err(|cause| (self.root_level, cause))?
+        } else {
+            input
         };
         let unused = 64 - (12 + 9 * (u32::from(self.root_level) + 1));
         if ((input << unused) as i64 >> unused) as u64 != input {
@@ -264,8 +290,8 @@ impl Format for Long {
         if entry & bits::P == 0 {
             return Decoded::Empty;
         }
-        let slot = usize::from(level.min(4));
-        if level == 0 || (level <= 2 && entry & bits::PS != 0) {
+        let slot = usize::from(level & 7);
+        if entry & self.leaf_bit[slot] != 0 {
             let reserved = entry & self.leaf_reserved[slot];
             if reserved != 0 {
                 return Decoded::Reserved(Reserved { why: Why::Bits, bits: reserved });
@@ -285,12 +311,10 @@ impl Format for Long {
 
     #[inline]
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        let rights = self.controls.rights(found);
-        let denied = self.controls.denied(rights, access, &regime.x86);
-        let key = (found.entry >> 59 & 0xf) as u32;
-        denied
-            .with(Denied::KEY, self.controls.key_denies(rights, key, access, &regime.x86))
-            .into_result()
+        if self.controls.plainly_permits(found, access) {
+            return Ok(());
+        }
+        self.check_every_rule(found, access, regime)
     }
 
     #[inline]

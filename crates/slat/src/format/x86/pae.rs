@@ -121,6 +121,18 @@ impl Pae {
         Ok(Root::Registers(registers))
     }
 
+    /// The whole of [`Format::check`].
+    #[inline(never)]
+    fn check_every_rule(
+        &self,
+        found: &Found,
+        access: &Access,
+        regime: &Regime,
+    ) -> Result<(), Cause> {
+        let rights = self.controls.rights(found);
+        self.controls.denied(rights, access, &regime.x86).into_result()
+    }
+
     /// The access controls.
     pub fn controls(&self) -> &Controls {
         &self.controls
@@ -202,9 +214,12 @@ impl Format for Pae {
         }
     }
 
+    #[inline]
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        let rights = self.controls.rights(found);
-        self.controls.denied(rights, access, &regime.x86).into_result()
+        if self.controls.plainly_permits(found, access) {
+            return Ok(());
+        }
+        self.check_every_rule(found, access, regime)
     }
 
     fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64 {
