@@ -94,5 +94,6 @@ unsafe extern "C" {
     pub(crate) fn g_byte_array_new() -> *mut GArray;
     pub(crate) fn g_byte_array_set_size(array: *mut GArray, len: c_uint) -> *mut GArray;
     pub(crate) fn clock_gettime(clock: c_int, to: *mut Timespec) -> c_int;
-    pub(crate) fn raise(signal: c_int) -> c_int;
+    pub(crate) fn getpid() -> c_int;
+    pub(crate) fn kill(process: c_int, signal: c_int) -> c_int;
 }

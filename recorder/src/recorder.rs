@@ -279,8 +279,9 @@ impl Recorder {
         }
         if session.encoder.accesses() >= self.parameters.most_accesses {
             self.finish("limit");
+            // To the process and not to this thread, which has the signal blocked.
             // SAFETY: sends a signal to this process, whose handler is QEMU's.
-            unsafe { ffi::raise(ffi::TERMINATE) };
+            unsafe { ffi::kill(ffi::getpid(), ffi::TERMINATE) };
             return Then::Reset;
         }
         if self.vcpus > 1 {

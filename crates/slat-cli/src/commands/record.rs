@@ -133,8 +133,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     bar.enable_steady_tick(std::time::Duration::from_millis(200));
     bar.set_message("preparing");
     let mut first = None;
+    let mut over = false;
     let outcome = slat_setup::record(&cache, &recipe, output, |progress| {
-        for line in progress.console.lines().filter(|line| is_from_guest(line)) {
+        for line in progress.console.lines() {
+            over |= line.starts_with("slat: ");
+            if over || line.is_empty() || line.contains('\u{1b}') {
+                continue;
+            }
             bar.suspend(|| anstream::println!("{line}"));
         }
         if progress.accesses == 0 {
@@ -160,11 +165,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(1));
     }
     Ok(if stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
-}
-
-/// Whether a line of the guest's console is the program's rather than the firmware's.
-fn is_from_guest(line: &str) -> bool {
-    !line.is_empty() && !line.contains('\u{1b}') && !line.starts_with("slat: ")
 }
 
 fn setup(cache: &Cache, arch: Arch) -> anyhow::Result<ExitCode> {
