@@ -106,15 +106,15 @@ fn run<F: Encode<Word = u64>>(format: F, attributes: F::Attributes, input: &[[u8
                 }
             }
             4 => {
-                drive!(cursor.split(start, bytes, 0), budget);
+                let _ = drive!(cursor.split(start, bytes, 0), budget);
             }
             5 => {
-                drive!(cursor.collapse(start, bytes, 1), budget);
+                let _ = drive!(cursor.collapse(start, bytes, 1), budget);
             }
             _ => {
                 let write = output & 1 != 0;
                 let to = Permissions { read: true, write, execute: true };
-                drive!(cursor.protect(start, bytes, to, ()), budget);
+                let _ = drive!(cursor.protect(start, bytes, to, ()), budget);
             }
         }
         if let Some(gather) = cursor.flush() {
@@ -127,7 +127,7 @@ fn run<F: Encode<Word = u64>>(format: F, attributes: F::Attributes, input: &[[u8
         }
     }
     source.1.set(u8::MAX);
-    drive!(cursor.unmap(Gpa::new(0), whole, ()), u32::MAX);
+    let _ = drive!(cursor.unmap(Gpa::new(0), whole, ()), u32::MAX);
     if let Some(gather) = cursor.flush() {
         settle!(gather);
     }
