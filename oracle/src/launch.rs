@@ -12,9 +12,11 @@ use anyhow::{Context, bail};
 use crate::contract::{Answer, HEADER, Info, Job, Machine};
 use crate::monitor::Monitor;
 
-/// How long one launch may take before it counts as hung. A launch takes a second; a loaded machine
-/// gets a lot more.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a machine may go without beginning another command before it counts as hung, and how
+/// long one may take altogether that does not show its progress. Either takes a second where nothing
+/// else runs; a loaded machine gets a lot more.
+const PATIENCE: Duration = Duration::from_secs(15);
+const WHOLE: Duration = Duration::from_secs(120);
 
 /// How an emulator is started.
 #[derive(Clone, Debug)]
@@ -132,7 +134,11 @@ impl Station {
                 }
             }
         }
-        self.wait(command)?;
+        let left = job.machine.header + 0xD8 - range.start;
+        let mut word = [0; 8];
+        self.wait(command, PATIENCE, &mut || {
+            file.read_exact_at(&mut word, left).map_or(0, |()| u64::from_le_bytes(word))
+        })?;
         let read = |at: u64, bytes: u64| -> anyhow::Result<Vec<u8>> {
             let mut buffer = vec![0; bytes as usize];
             file.read_exact_at(&mut buffer, at - range.start)?;
@@ -182,8 +188,8 @@ impl Station {
         let mut command = Command::new(bochs);
         command.env("TERM", "vt100").arg("-q").arg("-f").arg(folder.join("bochsrc"));
         command.arg("-rc").arg(folder.join("debugger"));
-        if self.wait(command)? {
-            bail!("{} did not end within {} s", self.name(), PATIENCE.as_secs());
+        if self.wait(command, WHOLE, &mut || 0)? {
+            bail!("{} did not end within {} s", self.name(), WHOLE.as_secs());
         }
         let mut disk = Vec::new();
         File::open(&image)?.read_to_end(&mut disk)?;
@@ -214,15 +220,24 @@ impl Station {
         }
     }
 
-    /// Runs the emulator; whether it had to be stopped.
-    fn wait(&self, mut command: Command) -> anyhow::Result<bool> {
+    /// Runs the emulator; whether it had to be stopped, because `progress` stayed the same for too
+    /// long.
+    fn wait(
+        &self,
+        mut command: Command,
+        patience: Duration,
+        progress: &mut dyn FnMut() -> u64,
+    ) -> anyhow::Result<bool> {
         let errors = File::create(self.folder.path().join("stderr"))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-        let start = Instant::now();
+        let mut since = (Instant::now(), progress());
         let mut pause = Duration::from_millis(1);
         while child.try_wait()?.is_none() {
-            if start.elapsed() > PATIENCE {
+            let now = progress();
+            if now != since.1 {
+                since = (Instant::now(), now);
+            } else if since.0.elapsed() > patience {
                 child.kill()?;
                 child.wait()?;
                 return Ok(true);

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod emulators;
+mod mutants;
 mod oracle;
 mod recording_cost;
 mod recordings;
@@ -24,6 +25,8 @@ struct Cli {
 enum Task {
     /// Install what the oracles and the recorder need
     Emulators(emulators::Args),
+    /// Change the walker in small ways, and see whether the tests notice
+    Mutants(mutants::Args),
     /// Compare the walker with hardware models
     Oracle(oracle::Args),
     /// Measure what recording costs the guest, part by part
@@ -37,6 +40,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Emulators(args) => emulators::run(args),
+        Task::Mutants(args) => mutants::run(args),
         Task::Oracle(args) => oracle::run(args),
         Task::RecordingCost(args) => recording_cost::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Recordings(args) => recordings::run(args).map(|()| ExitCode::SUCCESS),
