@@ -13,6 +13,7 @@ mod info;
 mod man;
 mod record;
 mod replay;
+mod reproduce;
 mod walk;
 
 #[derive(Subcommand)]
@@ -21,6 +22,8 @@ pub(crate) enum Command {
     Check(check::Args),
     /// What a workload costs without virtualization, with shadow paging, and with SLAT
     Compare(compare::Args),
+    /// The published results on memory virtualization, each beside ours
+    Reproduce(reproduce::Args),
     /// Explain one translation, step by step
     Walk(walk::Args),
     /// Record a program, or a whole system, in an unmodified Linux guest
@@ -45,6 +48,7 @@ impl Command {
         match self {
             Command::Check(args) => check::run(args),
             Command::Compare(args) => compare::run(args),
+            Command::Reproduce(args) => reproduce::run(args),
             Command::Walk(args) => walk::run(args),
             Command::Record(args) => record::run(args),
             Command::Replay(args) => replay::run(args),

@@ -11,3 +11,4 @@ pub mod nested;
 pub mod page_runs;
 pub mod preset;
 pub mod report;
+pub mod reproduce;
