@@ -84,20 +84,22 @@ pub(super) fn under_ept(guest: Type, ept: Type, ignore_pat: bool, state: &State)
     }
 }
 
-/// Intel SDM 3A table 13-7.
+/// Intel SDM 3A table 13-7. The manual gives every combination; the odd ones of WP were undefined in
+/// old editions.
 pub fn mtrr_and_pat(mtrr: Type, pat: Type) -> Type {
     use Type::{Uc, UcMinus, Wb, Wc, Wp, Wt};
-    match (pat, mtrr) {
-        (Uc, _) => Uc,
-        (UcMinus, Wc) => Wc,
-        (UcMinus, _) => Uc,
-        (Wc, _) => Wc,
-        (Wt, Uc | UcMinus | Wc) => Uc,
-        (Wt, Wp) => Wp,
-        (Wt, Wt | Wb) => Wt,
-        (Wp, Wb | Wp) => Wp,
-        (Wp | Wb, UcMinus) => Uc,
-        (Wp | Wb, other) => other,
+    match (mtrr, pat) {
+        (_, Uc) => Uc,
+        (_, Wc) => Wc,
+        (Wc | Wp, UcMinus) => Wc,
+        (_, UcMinus) => Uc,
+        // UC- does not exist in MTRRs.
+        (Uc | UcMinus, Wt | Wp | Wb) => Uc,
+        (Wc, Wb) => Wc,
+        (Wc, Wt | Wp) => Uc,
+        (Wt | Wb | Wp, Wt) => Wt,
+        (Wt | Wb | Wp, Wp) => Wp,
+        (Wt | Wb | Wp, Wb) => mtrr,
     }
 }
 
@@ -124,5 +126,29 @@ pub fn guest_and_host_pat(guest: Type, host: Type) -> Type {
         (Wp, Wp | Wb) => Wp,
         (Wt, Wt | Wb) => Wt,
         (Wp | Wt, _) => Uc,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Type::{self, Uc, UcMinus, Wb, Wc, Wp, Wt};
+    use super::mtrr_and_pat;
+
+    /// Intel SDM 3A table 13-7, line by line.
+    #[test]
+    fn every_line_of_the_mtrr_and_pat_table() {
+        const PAT: [Type; 6] = [Uc, UcMinus, Wc, Wt, Wb, Wp];
+        let table = [
+            (Uc, [Uc, Uc, Wc, Uc, Uc, Uc]),
+            (Wc, [Uc, Wc, Wc, Uc, Wc, Uc]),
+            (Wt, [Uc, Uc, Wc, Wt, Wt, Wp]),
+            (Wb, [Uc, Uc, Wc, Wt, Wb, Wp]),
+            (Wp, [Uc, Wc, Wc, Wt, Wp, Wp]),
+        ];
+        for (mtrr, line) in table {
+            for (pat, expected) in PAT.into_iter().zip(line) {
+                assert_eq!(mtrr_and_pat(mtrr, pat), expected, "MTRR {mtrr}, PAT {pat}");
+            }
+        }
     }
 }
