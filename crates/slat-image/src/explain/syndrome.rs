@@ -237,5 +237,6 @@ const VIOLATION_FLAGS: &[(u64, &str)] = &[
     (1 << 10, "guest-writable"),
     (1 << 11, "guest execute-disable"),
     (1 << 13, "shadow stack"),
+    (1 << 14, "supervisor shadow-stack page"),
     (1 << 15, "guest-paging verification"),
 ];

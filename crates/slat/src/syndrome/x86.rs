@@ -81,6 +81,9 @@ pub mod violation_bits {
     pub const NOT_EXECUTABLE: u64 = 1 << 11;
     /// A shadow-stack access.
     pub const SHADOW_STACK: u64 = 1 << 13;
+    /// Bit 60 of the leaf, where EPTP bit 7 enables supervisor shadow-stack control and the walk came
+    /// to a leaf; undefined elsewhere, and 0 here.
+    pub const SUPERVISOR_SHADOW_STACK_PAGE: u64 = 1 << 14;
     /// Guest-paging verification.
     pub const GUEST_PAGING: u64 = 1 << 15;
 }
@@ -132,6 +135,13 @@ pub fn ept_violation<I>(fault: &Fault<I>, format: &Ept, advanced: bool) -> Optio
     if access.flavor == Flavor::ShadowStack {
         qualification |= bits::SHADOW_STACK;
     }
+    // Only a leaf denies permission; a walk that ended for another reason came to none.
+    if format.features().supervisor_shadow_stack
+        && matches!(fault.cause, Cause::Permission(_))
+        && fault.entry & ept::bits::SUPERVISOR_SHADOW_STACK != 0
+    {
+        qualification |= bits::SUPERVISOR_SHADOW_STACK_PAGE;
+    }
     if let Cause::Permission(denied) = fault.cause
         && denied.contains(Denied::GUEST_PAGING)
     {
@@ -174,3 +184,43 @@ pub const NPF_FINAL: u64 = 1 << 32;
 pub const NPF_SHADOW_STACK: u64 = 1 << 37;
 /// `EXITINFO1` bit 33: the fault was on a guest table.
 pub const NPF_TABLE: u64 = 1 << 33;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Path;
+    use crate::format::ept::Features;
+    use crate::{Gpa, Reserved, Why};
+
+    fn violation(entry: u64, cause: Cause, supervisor_shadow_stack: bool) -> Option<u64> {
+        let access = Access { origin: Some(0x1234), ..Access::new(Kind::Write, Privilege::User) };
+        let fault = Fault {
+            stage: 2,
+            input: Gpa::new(0x5000),
+            level: 0,
+            entry,
+            entry_address: 0x8000,
+            path: Path { and: 7, ..Path::START },
+            cause,
+            access,
+        };
+        let format = Ept::four(Features { supervisor_shadow_stack, ..Features::default() });
+        ept_violation(&fault, &format, false)
+    }
+
+    /// Intel SDM 3C table 29-7, bit 14.
+    #[test]
+    fn bit_14_is_the_leafs_bit_60_under_shadow_stack_control() {
+        use violation_bits::{FINAL, LINEAR_VALID, SUPERVISOR_SHADOW_STACK_PAGE, WRITE};
+        let leaf = 1 << 60 | 0x9000 | 6 << 3 | 1;
+        let denied = Cause::Permission(Denied::WRITE);
+        let others = WRITE | 1 << 3 | LINEAR_VALID | FINAL;
+        assert_eq!(violation(leaf, denied, true), Some(others | SUPERVISOR_SHADOW_STACK_PAGE));
+        assert_eq!(violation(leaf & !(1 << 60), denied, true), Some(others));
+        assert_eq!(violation(leaf, denied, false), Some(others));
+        // What is not present is no leaf, and what is reserved is no violation.
+        assert_eq!(violation(1 << 60, Cause::Empty, true), Some(others & !(1 << 3)));
+        let reserved = Cause::Reserved(Reserved { why: Why::MemoryType, bits: 0x10 });
+        assert_eq!(violation(leaf, reserved, true), None);
+    }
+}
