@@ -311,6 +311,11 @@ impl Format for Long {
 
     #[inline]
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
+        if self.linear != Linear::default() {
+            // Masking and separation tell kinds of access apart; a leaf may be asked about another
+            // kind than the one it was found by.
+            self.begin(&0, found.input, access, regime).map_err(|(_, cause)| cause)?;
+        }
         if self.controls.plainly_permits(found, access) {
             return Ok(());
         }
