@@ -9,6 +9,7 @@ use slat::format::x86::legacy::Legacy;
 use slat::format::x86::long::{Linear, Long, Masking, Processor};
 use slat::format::x86::pae::{self, Pae};
 use slat::format::x86::{Controls, Vendor};
+use slat::memory_type::x86::Type;
 
 use super::{Fields, Named, Pair, Root, SpecError};
 
@@ -27,6 +28,7 @@ const CR4_LASS: u64 = 1 << 27;
 const CR4_LAM_SUP: u64 = 1 << 28;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
+const EFER_UAIE: u64 = 1 << 20;
 
 pub(super) fn stage(
     fields: &mut Fields,
@@ -59,14 +61,61 @@ fn processor(
     Ok(Processor { physical_bits, vendor: vendor(fields, default)?, ..Processor::default() })
 }
 
-/// A root that must be a page of its own: bits of a bare `:ROOT` below 4 KiB are a mistake.
-fn page_aligned(fields: &Fields, root: Root) -> Result<(), SpecError> {
+/// A root that must be a page of its own: other bits of a bare `:ROOT` are a mistake.
+fn page_aligned(fields: &Fields, root: Root, physical_bits: u8) -> Result<(), SpecError> {
     match root {
         Root::Table(table) if table & 0xfff != 0 => Err(fields.error(format!(
             "the root {table:#x} is not a multiple of 4096; a whole register goes into its key"
         ))),
-        _ => Ok(()),
+        Root::Table(table) => within(fields, table, physical_bits),
+        Root::Register(_) => Ok(()),
     }
+}
+
+/// A root address that the processor cannot have.
+fn within(fields: &Fields, root: u64, physical_bits: u8) -> Result<(), SpecError> {
+    let beyond = root & (!0 << physical_bits);
+    if beyond != 0 {
+        return Err(fields.error(format!(
+            "the root has bits {beyond:#x} beyond the {physical_bits} physical address bits"
+        )));
+    }
+    Ok(())
+}
+
+/// A root register of 32 bits: CR3 without 64-bit mode.
+fn fits_32_bits(fields: &Fields, root: Root) -> Result<(), SpecError> {
+    let raw = root.raw();
+    if raw >> 32 != 0 {
+        return Err(fields.error(format!("the root {raw:#x} does not fit CR3's 32 bits")));
+    }
+    Ok(())
+}
+
+/// A page attribute table: each byte a type that a processor lets into the register (Intel SDM 3A
+/// table 13-10, AMD APM 2 7.8.1).
+fn attribute_table(fields: &mut Fields, key: &'static str) -> Result<Option<u64>, SpecError> {
+    let Some(pat) = fields.register(key)? else { return Ok(None) };
+    for (index, byte) in pat.to_le_bytes().into_iter().enumerate() {
+        if Type::from_encoding(byte).is_none() {
+            return Err(fields.error(format!(
+                "{key}: entry {index} is {byte:#x}, which is no memory type; 0, 1, 4, 5, 6 and 7 are"
+            )));
+        }
+    }
+    Ok(Some(pat))
+}
+
+/// `EFER.NXE`, by the register or by its shorthand; set where neither is given.
+fn execute_disable(fields: &mut Fields, efer: Option<u64>) -> Result<bool, SpecError> {
+    let nxe = fields.switch("nxe")?;
+    let by_register = efer.map(|efer| efer & EFER_NXE != 0);
+    if let (Some(one), Some(other)) = (by_register, nxe)
+        && one != other
+    {
+        return Err(fields.error("efer= and nxe= contradict each other; give one of them"));
+    }
+    Ok(nxe.or(by_register).unwrap_or(true))
 }
 
 fn guest(
@@ -79,9 +128,20 @@ fn guest(
     let cr0 = fields.register("cr0")?;
     let cr4 = fields.register("cr4")?;
     let efer = fields.register("efer")?;
-    let nxe = fields.switch("nxe")?;
+    let nxe = execute_disable(fields, efer)?;
     let processor = processor(fields, default_vendor, 52)?;
-    if let Some(pat) = fields.register("pat")? {
+    if let Some(second) = &pair.stage2
+        && processor.vendor != default_vendor
+    {
+        let (given, owner) = match processor.vendor {
+            Vendor::Intel => ("intel", "AMD"),
+            Vendor::Amd => ("amd", "Intel"),
+        };
+        return Err(
+            fields.error(format!("vendor={given} contradicts {second}, which is {owner}'s"))
+        );
+    }
+    if let Some(pat) = attribute_table(fields, "pat")? {
         regime.x86.pat = pat;
     }
     if let Some(pkru) = fields.count("pkru", 0..=u64::from(u32::MAX))? {
@@ -93,10 +153,8 @@ fn guest(
     regime.x86.alignment_check = fields.switch("ac")?.unwrap_or(false);
     regime.x86.cache_disabled = cr0.is_some_and(|cr0| cr0 & CR0_CD != 0);
 
-    if let (Some(efer), Some(nxe)) = (efer, nxe)
-        && (efer & EFER_NXE != 0) != nxe
-    {
-        return Err(fields.error("efer= and nxe= contradict each other; give one of them"));
+    if efer.is_some_and(|efer| efer & EFER_UAIE != 0) {
+        return Err(fields.error("efer enables upper address ignore (UAIE), which is not modelled"));
     }
     mode_agrees(fields, name, cr4, efer)?;
     let cr4_bit = |bit: u64| cr4.is_some_and(|cr4| cr4 & bit != 0);
@@ -104,24 +162,44 @@ fn guest(
         write_protect: cr0.is_none_or(|cr0| cr0 & CR0_WP != 0),
         smep: cr4_bit(CR4_SMEP),
         smap: cr4_bit(CR4_SMAP),
-        nxe: nxe.or(efer.map(|efer| efer & EFER_NXE != 0)).unwrap_or(true),
+        nxe,
         user_keys: cr4_bit(CR4_PKE),
         supervisor_keys: cr4_bit(CR4_PKS),
         shadow_stacks: cr4_bit(CR4_CET),
     };
 
-    if name == "x86-pae" {
-        return physical_address_extension(fields, controls, processor, pair);
+    let unpaged = cr0.is_some_and(|cr0| cr0 & CR0_PG == 0);
+    if unpaged && efer.is_some_and(|efer| efer & EFER_LMA != 0) {
+        return Err(fields.error("CR0.PG is clear, which contradicts EFER.LMA"));
     }
-    let root = fields.root("cr3")?;
-    if cr0.is_some_and(|cr0| cr0 & CR0_PG == 0) {
+    let named = if name == "x86-pae" {
+        physical_address_extension(fields, controls, processor, pair)?
+    } else {
+        radix(fields, name, controls, processor, cr4)?
+    };
+    if unpaged {
+        // The root was asked for and checked; without paging nothing reads it.
         let format = AnyFormat::Flat(Flat::X86_UNPAGED, ());
         return Ok(Named { format, root: None, load_pdptes: None });
     }
-    page_aligned(fields, root)?;
+    Ok(named)
+}
+
+/// The modes whose root is a table: 32-bit, 4-level and 5-level paging.
+fn radix(
+    fields: &mut Fields,
+    name: &str,
+    controls: Controls,
+    processor: Processor,
+    cr4: Option<u64>,
+) -> Result<Named, SpecError> {
+    let cr4_bit = |bit: u64| cr4.is_some_and(|cr4| cr4 & bit != 0);
+    let root = fields.root("cr3")?;
+    page_aligned(fields, root, processor.physical_bits)?;
     let raw = root.raw();
     let (format, table) = match name {
         "x86-32" => {
+            fits_32_bits(fields, root)?;
             let pse = cr4.is_none_or(|cr4| cr4 & CR4_PSE != 0);
             let legacy = Legacy::new(controls, pse, processor.physical_bits);
             (AnyFormat::Legacy(legacy, raw), raw & 0xffff_f000)
@@ -145,15 +223,13 @@ fn guest(
 
 /// CR3's upper bits: reserved ones cannot be loaded.
 fn check_cr3(fields: &Fields, cr3: u64, processor: Processor) -> Result<(), SpecError> {
-    // Bits 62:61 are LAM's; bit 63 is MOV to CR3's own (no flush), never in the register.
-    let beyond = cr3 & !(7 << 61) & (!0 << processor.physical_bits);
-    if beyond != 0 {
-        return Err(fields.error(format!(
-            "the root has bits {beyond:#x} beyond the {} physical address bits",
-            processor.physical_bits
-        )));
-    }
-    Ok(())
+    // Bits 62:61 are LAM's, which is Intel's; bit 63 is MOV to CR3's own (no flush), never in the
+    // register.
+    let other = match processor.vendor {
+        Vendor::Intel => 7 << 61,
+        Vendor::Amd => 1 << 63,
+    };
+    within(fields, cr3 & !other, processor.physical_bits)
 }
 
 /// Control registers that contradict the format's name.
@@ -164,10 +240,12 @@ fn mode_agrees(
     efer: Option<u64>,
 ) -> Result<(), SpecError> {
     let bit = |register: Option<u64>, bit: u64| register.map(|value| value & bit != 0);
+    let five = matches!(name, "x86-5" | "npt5");
+    let long = five || matches!(name, "x86-4" | "npt4");
     let expected = [
-        ("CR4.PAE", bit(cr4, CR4_PAE), name != "x86-32"),
-        ("CR4.LA57", bit(cr4, CR4_LA57).filter(|_| name.len() == 5), name == "x86-5"),
-        ("EFER.LMA", bit(efer, EFER_LMA), matches!(name, "x86-4" | "x86-5")),
+        ("CR4.PAE", bit(cr4, CR4_PAE), !matches!(name, "x86-32" | "npt-32")),
+        ("CR4.LA57", bit(cr4, CR4_LA57).filter(|_| long), five),
+        ("EFER.LMA", bit(efer, EFER_LMA), long),
     ];
     for (what, is, should) in expected {
         if is.is_some_and(|is| is != should) {
@@ -219,10 +297,8 @@ fn physical_address_extension(
     {
         return Err(fields.error(format!("the root {table:#x} is not a multiple of 32")));
     }
+    fits_32_bits(fields, root)?;
     let cr3 = root.raw();
-    if cr3 >> 32 != 0 {
-        return Err(fields.error(format!("the root {cr3:#x} does not fit CR3's 32 bits")));
-    }
     let table = cr3 & 0xffff_ffe0;
     Ok(Named {
         format: AnyFormat::Pae(pae, pae::Root::OnDemand(cr3)),
@@ -233,17 +309,18 @@ fn physical_address_extension(
 
 fn extended(fields: &mut Fields, root_level: u8) -> Result<Named, SpecError> {
     let root = fields.root("eptp")?;
-    page_aligned(fields, root)?;
     if vendor(fields, Vendor::Intel)? != Vendor::Intel {
         return Err(fields.error("EPT is Intel's: vendor=amd contradicts it"));
     }
     let physical_bits = fields.count("maxphyaddr", 32..=52)?.unwrap_or(52) as u8;
+    page_aligned(fields, root, physical_bits)?;
     let ad = fields.switch("ad")?;
     let raw = root.raw();
     let mut features = ept::Features { physical_bits, ..ept::Features::default() };
     if let Root::Register(eptp) = root {
         check_eptp(fields, eptp, root_level, physical_bits)?;
         features.accessed_dirty = eptp & 1 << 6 != 0;
+        features.supervisor_shadow_stack = eptp & 1 << 7 != 0;
         if ad.is_some_and(|ad| ad != features.accessed_dirty) {
             return Err(fields.error("ad= contradicts bit 6 of eptp=; give one of them"));
         }
@@ -275,11 +352,6 @@ fn check_eptp(
             fields.format
         )));
     }
-    if eptp & 1 << 7 != 0 {
-        return Err(fields.error(
-            "eptp enables supervisor shadow-stack control (bit 7), which is not modelled here",
-        ));
-    }
     let reserved = eptp & (0xf00 | !0 << physical_bits);
     if reserved != 0 {
         return Err(fields.error(format!("eptp: reserved bits {reserved:#x} are set")));
@@ -296,17 +368,16 @@ fn nested(fields: &mut Fields, name: &str, regime: &mut Regime) -> Result<Named,
         return Err(fields.error("NPT is AMD's: vendor=intel contradicts it"));
     }
     let efer = fields.register("efer")?;
-    let nxe = fields.switch("nxe")?;
+    let nxe = execute_disable(fields, efer)?;
     let cr4 = fields.register("cr4")?;
-    if let (Some(efer), Some(nxe)) = (efer, nxe)
-        && (efer & EFER_NXE != 0) != nxe
-    {
-        return Err(fields.error("efer= and nxe= contradict each other; give one of them"));
-    }
-    let nxe = nxe.or(efer.map(|efer| efer & EFER_NXE != 0)).unwrap_or(true);
-    if let Some(hpat) = fields.register("hpat")? {
+    mode_agrees(fields, name, cr4, efer)?;
+    if let Some(hpat) = attribute_table(fields, "hpat")? {
         regime.x86.host_pat = hpat;
     }
+    if matches!(name, "npt-32" | "npt-pae") {
+        fits_32_bits(fields, root)?;
+    }
+    within(fields, root.raw(), processor.physical_bits)?;
     let raw = root.raw();
     let alignment = if name == "npt-pae" { 32 } else { 4096 };
     if let Root::Table(table) = root
