@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 use slat::format::any::AnyFormat;
+use slat::format::x86::pae::LoadFailed;
 use slat::format::{Decoded, Format};
 use slat::{
     Access, Address, EntryLayout, Failed, Fault, Gpa, Gva, Kind, Memory, MemoryType, Permissions,
@@ -11,7 +12,7 @@ use slat::{
     walk,
 };
 
-use crate::spec::Setup;
+use crate::spec::{Named, Setup};
 
 mod syndrome;
 mod text;
@@ -195,9 +196,14 @@ impl Explainer {
         };
         match (&self.setup.stage1, &self.setup.stage2) {
             (Some(stage1), Some(stage2)) => {
-                let stage1 = Stage::<AnyFormat, Gva, Gpa>::new(stage1.format, ());
                 let stage2 = Stage::<AnyFormat, Gpa, Spa>::new(stage2.format, ());
-                self.two_stages(&stage1, &stage2, &mut memory, access, &mut explained);
+                match self.with_registers(stage1, &stage2, &mut memory, access) {
+                    Ok(format) => {
+                        let stage1 = Stage::<AnyFormat, Gva, Gpa>::new(format, ());
+                        self.two_stages(&stage1, &stage2, &mut memory, access, &mut explained);
+                    }
+                    Err(fault) => explained.fault = Some(fault),
+                }
             }
             (Some(stage1), None) => {
                 let stage = Stage::<AnyFormat, Gva, Spa>::new(stage1.format, ());
@@ -209,7 +215,7 @@ impl Explainer {
                         let effective =
                             memory_type::effective(own, unspecified, mapped.output.raw(), regime);
                         let permissions = Permissions::of(&stage.format, &mapped, access, regime);
-                        explained.succeed(mapped.found.shift, permissions, effective);
+                        explained.succeed(mapped.found.shift, permissions, effective, &self.setup);
                     }
                     Err(Failed::Here(fault)) => {
                         explained.fault = Some(self.fault(&fault, &stage.format, None, access));
@@ -228,7 +234,7 @@ impl Explainer {
                         let effective =
                             memory_type::effective(unspecified, own, mapped.output.raw(), regime);
                         let permissions = Permissions::of(&stage.format, &mapped, access, regime);
-                        explained.succeed(mapped.found.shift, permissions, effective);
+                        explained.succeed(mapped.found.shift, permissions, effective, &self.setup);
                     }
                     Err(Failed::Here(fault)) => {
                         explained.fault = Some(self.fault(&fault, &stage.format, None, access));
@@ -265,7 +271,7 @@ impl Explainer {
                 let permissions = Permissions::of(&stage1.format, &found.stage1, access, regime)
                     .and(Permissions::of(&stage2.format, &found.stage2, &through, regime));
                 let memory_type = found.memory_type(&stage1.format, &stage2.format, regime);
-                explained.succeed(found.shift(), permissions, memory_type);
+                explained.succeed(found.shift(), permissions, memory_type, &self.setup);
             }
             Err(Failed::Here(fault)) => {
                 explained.fault = Some(self.fault(&fault, &stage1.format, None, access));
@@ -279,6 +285,38 @@ impl Explainer {
             }
             Err(Failed::Below(Failed::Below(missing))) => {
                 explained.fault = Some(self.missing(&missing));
+            }
+        }
+    }
+
+    /// Stage 1 with its PDPTE registers, where [`load_registers`] could not load them: the fault that
+    /// MOV to CR3 meets then.
+    fn with_registers<M: Memory<Address = Spa>>(
+        &self,
+        stage1: &Named,
+        stage2: &Stage<AnyFormat, Gpa, Spa>,
+        memory: &mut Bus<M>,
+        access: &Access,
+    ) -> Result<AnyFormat, ExplainedFault> {
+        let (Some(cr3), AnyFormat::Pae(pae, _)) = (stage1.load_pdptes, stage1.format) else {
+            return Ok(stage1.format);
+        };
+        let mut guest = slat::Nested::new(stage2, memory, &self.setup.regime, &self.steps);
+        match pae.load_root(&mut guest, Gpa::new(cr3)) {
+            Ok(root) => {
+                self.steps.clear();
+                Ok(AnyFormat::Pae(pae, root))
+            }
+            Err(LoadFailed::Memory { fault: Failed::Here(fault), .. }) => {
+                Err(self.fault(&fault, &stage2.format, Some(&stage1.format), access))
+            }
+            Err(LoadFailed::Memory { fault: Failed::Below(missing), .. }) => {
+                Err(self.missing(&missing))
+            }
+            // Refused where registers are loaded; a walk reports reserved bits by itself.
+            Err(LoadFailed::Reserved { .. }) => {
+                self.steps.clear();
+                Ok(stage1.format)
             }
         }
     }
@@ -347,13 +385,17 @@ impl Explainer {
         let stage = if self.setup.stage2.is_some() && !found { 2 } else { 1 };
         let level = match missing.access.purpose {
             Purpose::Table { level } | Purpose::Update { level } => level,
-            Purpose::Final | Purpose::PdpteLoad => 0,
+            Purpose::PdpteLoad => 2,
+            Purpose::Final => 0,
         };
         ExplainedFault {
             stage,
             level,
             cause: "not-in-image",
-            during: "table",
+            during: match missing.access.purpose {
+                Purpose::PdpteLoad => "pdpte-load",
+                _ => "table",
+            },
             address: missing.address,
             text: format!(
                 "the image has no memory at SPA {:#x}, where the entry lies",
@@ -365,13 +407,22 @@ impl Explainer {
 }
 
 impl Explained {
-    fn succeed(&mut self, shift: u8, permissions: Permissions, memory_type: MemoryType) {
+    fn succeed(
+        &mut self,
+        shift: u8,
+        permissions: Permissions,
+        memory_type: MemoryType,
+        setup: &Setup,
+    ) {
         self.page_size = 1u64.checked_shl(shift.into());
         self.read = Some(permissions.read);
         self.write = Some(permissions.write);
         self.execute = Some(permissions.execute);
         self.memory_type = Some(match memory_type {
-            MemoryType::X86(_) => format!("{memory_type} before MTRRs"),
+            MemoryType::X86(_) if !setup.mtrrs_count() => memory_type.to_string(),
+            MemoryType::X86(_) if setup.regime.x86.mtrrs.is_none() => {
+                format!("{memory_type} before MTRRs")
+            }
             _ => memory_type.to_string(),
         });
     }
@@ -453,8 +504,11 @@ impl fmt::Display for Size {
 /// Loads what a set-up needs from memory before its first walk: PAE's PDPTE registers, natively
 /// and under EPT (Intel SDM 3A 5.4.1).
 ///
+/// A load that faults in the second stage is no error: every translation of the [`Explainer`] then
+/// ends in that fault.
+///
 /// # Errors
-/// One line, where the load faults or a PDPTE is refused.
+/// One line, where a PDPTE is not in the memory, or is one that a processor refuses to load.
 pub fn load_registers<M: Memory<Address = Spa>>(
     setup: &mut Setup,
     memory: M,
@@ -465,17 +519,36 @@ pub fn load_registers<M: Memory<Address = Spa>>(
     };
     let mut memory = Bus(memory);
     let regime = &setup.regime;
-    let loaded = match &setup.stage2 {
+    *root = match &setup.stage2 {
         Some(stage2) => {
             let stage2 = Stage::<AnyFormat, Gpa, Spa>::new(stage2.format, ());
             let nobody = References::default();
             let mut guest = slat::Nested::new(&stage2, &mut memory, regime, &nobody);
-            pae.load_root(&mut guest, Gpa::new(cr3)).map_err(|refused| refused.to_string())
+            match pae.load_root(&mut guest, Gpa::new(cr3)) {
+                Ok(loaded) => loaded,
+                Err(LoadFailed::Memory { .. }) => return Ok(()),
+                Err(LoadFailed::Reserved { index, bits }) => return Err(refused(index, bits)),
+            }
         }
-        None => pae.load_root(&mut memory, Spa::new(cr3)).map_err(|refused| refused.to_string()),
+        None => pae.load_root(&mut memory, Spa::new(cr3)).map_err(|failed| match failed {
+            LoadFailed::Memory { index, fault } => {
+                format!(
+                    "the image has no memory at SPA {:#x}, where PDPTE {index} lies",
+                    fault.address
+                )
+            }
+            LoadFailed::Reserved { index, bits } => refused(index, bits),
+        })?,
     };
-    *root = loaded?;
+    named.load_pdptes = None;
     Ok(())
+}
+
+fn refused(index: usize, bits: u64) -> String {
+    format!(
+        "PDPTE {index} in memory has reserved bits {bits:#x}, which a processor refuses to load (#GP); \
+         if it was loaded before they were set, give the registers: pdpte0= to pdpte3="
+    )
 }
 
 /// The regime of a set-up, for callers that walk themselves.

@@ -38,7 +38,7 @@ pub struct Named {
     /// The root table's address as it will be used, where there is one to check against the image:
     /// address, alignment in bytes.
     pub root: Option<(u64, u64)>,
-    /// PAE without PDPTE registers given: they are to be loaded from this CR3.
+    /// PAE whose PDPTE registers are still to be loaded, from this CR3.
     pub load_pdptes: Option<u64>,
 }
 
@@ -125,6 +125,12 @@ impl Setup {
         let stage2 = second.map(|fields| stage(fields, &pair, &mut regime)).transpose()?;
         let stage1 = first.map(|fields| stage(fields, &pair, &mut regime)).transpose()?;
         Ok(Setup { stage1, stage2, regime })
+    }
+
+    /// Whether MTRRs have a say in effective memory types: EPT's types take their place
+    /// (Intel SDM 3C 30.3.7.2).
+    pub(crate) fn mtrrs_count(&self) -> bool {
+        !matches!(&self.stage2, Some(Named { format: AnyFormat::Ept(..), .. }))
     }
 }
 
