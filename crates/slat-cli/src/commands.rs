@@ -61,6 +61,12 @@ impl Command {
     }
 }
 
+/// Whether the reader of the output went away, as `head` does once it has seen enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::BrokenPipe)
+}
+
 /// What `slat` without arguments prints: the verdict on this machine, and where to go from there.
 pub(crate) fn welcome() -> anyhow::Result<ExitCode> {
     anstream::println!(

@@ -9,6 +9,8 @@ use slat_trace::export::{Exporter, Form};
 use slat_trace::recording::Recording;
 use slat_trace::{Batch, Source, open, recording};
 
+use super::is_closed_pipe;
+
 #[derive(clap::Args)]
 #[command(
     about = "Write the accesses of a recording as text for other programs",
@@ -84,11 +86,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-    kind == Some(std::io::ErrorKind::BrokenPipe)
 }
 
 fn write(args: &Args, out: impl Write) -> anyhow::Result<()> {

@@ -10,6 +10,8 @@ use slat_image::explain::{Drawing, Explainer, load_registers};
 use slat_image::spec::{Setup, number};
 use slat_image::{Image, Options, Source};
 
+use super::is_closed_pipe;
+
 #[derive(clap::Args)]
 #[command(
     about = "Explain one translation, step by step",
@@ -107,14 +109,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         unreadable: false,
         drawn: false,
     };
-    if args.addresses.is_empty() {
-        walker.standard_input()?;
-    } else {
-        for address in &args.addresses {
-            walker.line(address, format_args!("argument"))?;
-        }
+    match walker.all(&args.addresses) {
+        // A reader that has seen enough, as `head` does, is no trouble of ours.
+        Err(error) if is_closed_pipe(&error) => {}
+        outcome => outcome?,
     }
-    walker.finish()
+    Ok(ExitCode::from(match (walker.unreadable, walker.faulted) {
+        (true, _) => 2,
+        (false, true) => 1,
+        (false, false) => 0,
+    }))
 }
 
 fn open(args: &Args) -> anyhow::Result<Image> {
@@ -159,17 +163,32 @@ struct Walker<'a, W: Write> {
 }
 
 impl<W: Write> Walker<'_, W> {
+    /// These addresses, or those of standard input where there are none.
+    fn all(&mut self, addresses: &[String]) -> anyhow::Result<()> {
+        if addresses.is_empty() {
+            self.standard_input()?;
+        }
+        for (number, address) in (1u64..).zip(addresses) {
+            self.line(address, format_args!("address {number}"))?;
+        }
+        self.flush()
+    }
+
     /// Addresses from standard input, one a line; empty lines are skipped.
     fn standard_input(&mut self) -> anyhow::Result<()> {
         let input = io::stdin();
         if input.is_terminal() {
             anstream::eprintln!("slat walk: reading addresses from the terminal, one a line");
         }
-        let mut input = input.lock();
+        let mut input = io::BufReader::new(input.lock());
         let mut line = Vec::new();
         for number in 1u64.. {
             line.clear();
-            // A line longer than any number is bounded here, and refused below.
+            if input.buffer().is_empty() {
+                // The answers are shown before the next question is waited for.
+                self.flush()?;
+            }
+            // What is read of a line is bounded, so that no input takes all memory.
             let read = input
                 .by_ref()
                 .take(MAX_LINE)
@@ -180,6 +199,8 @@ impl<W: Write> Walker<'_, W> {
             }
             if read as u64 == MAX_LINE && line.last() != Some(&b'\n') {
                 skip_rest(&mut input).context("cannot read standard input")?;
+                self.refuse(format_args!("line {number}: longer than {MAX_LINE} bytes"));
+                continue;
             }
             let text = String::from_utf8_lossy(&line);
             if !text.trim().is_empty() {
@@ -192,10 +213,7 @@ impl<W: Write> Walker<'_, W> {
     fn line(&mut self, text: &str, place: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
         let Some(address) = number(text) else {
             let shown: String = text.chars().take(40).flat_map(char::escape_default).collect();
-            anstream::eprintln!(
-                "slat walk: {place}: `{shown}` is not a number; write 0x... or decimal"
-            );
-            self.unreadable = true;
+            self.refuse(format_args!("{place}: `{shown}` is not a number; write 0x... or decimal"));
             return Ok(());
         };
         let explained = self.explainer.explain(self.image.read_only(), address, &self.access);
@@ -212,13 +230,15 @@ impl<W: Write> Walker<'_, W> {
         written.context("cannot write the result")
     }
 
-    fn finish(mut self) -> anyhow::Result<ExitCode> {
-        self.out.flush().context("cannot write the result")?;
-        Ok(ExitCode::from(match (self.unreadable, self.faulted) {
-            (true, _) => 2,
-            (false, true) => 1,
-            (false, false) => 0,
-        }))
+    /// Reports what is no address; the rest goes on.
+    fn refuse(&mut self, why: std::fmt::Arguments<'_>) {
+        // Where nobody reads the errors, the exit code still tells.
+        let _ = writeln!(anstream::stderr(), "slat walk: {why}");
+        self.unreadable = true;
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        self.out.flush().context("cannot write the result")
     }
 }
 
