@@ -1,10 +1,12 @@
 //! x86: #PF error code, EPT violation and misconfiguration, #NPF.
 
 use crate::access::{Access, Flavor, Kind, Privilege, Purpose};
+use crate::address::Address;
 use crate::fault::{Cause, Denied, Fault};
 use crate::format::ept::{self, Ept};
 use crate::format::npt::Npt;
 use crate::format::x86::Controls;
+use crate::format::x86::hlat::Hlat;
 
 /// Bits of the #PF error code (Intel SDM 3A 5.7, AMD APM 2 8.4.2) and of `EXITINFO1` below bit 32.
 pub mod page_fault_bits {
@@ -22,6 +24,8 @@ pub mod page_fault_bits {
     pub const PK: u64 = 1 << 5;
     /// A shadow-stack access.
     pub const SS: u64 = 1 << 6;
+    /// The hypervisor's tables have no translation (Intel HLAT).
+    pub const HLAT: u64 = 1 << 7;
 }
 
 /// The error code of the #PF that a stage-1 fault raises, or `None` where it raises none
@@ -39,6 +43,23 @@ pub fn page_fault<I>(fault: &Fault<I>, fetch_flagged: bool) -> Option<u64> {
         _ => return None,
     };
     Some(by_cause | access_bits(&fault.access, fetch_flagged))
+}
+
+/// As [`page_fault`] for a fault of paging with HLAT. `restarted` is whether the walk had gone back to
+/// the ordinary root, which an observer sees as [`crate::format::Decoded::Restart`].
+///
+/// The flag is set for entries of the hypervisor's tables that are not present or have reserved bits,
+/// not for access rights (Intel SDM 3A 5.7).
+pub fn hlat_page_fault<I: Address>(
+    fault: &Fault<I>,
+    format: &Hlat,
+    restarted: bool,
+    fetch_flagged: bool,
+) -> Option<u64> {
+    let code = page_fault(fault, fetch_flagged)?;
+    let untranslated = matches!(fault.cause, Cause::Empty | Cause::Reserved(_));
+    let by_hypervisor = !restarted && format.applies(fault.input.raw());
+    Some(if untranslated && by_hypervisor { code | page_fault_bits::HLAT } else { code })
 }
 
 /// The bits of the error code that follow from the access alone.
@@ -206,6 +227,33 @@ mod tests {
         };
         let format = Ept::four(Features { supervisor_shadow_stack, ..Features::default() });
         ept_violation(&fault, &format, false)
+    }
+
+    /// Intel SDM 3A 5.7, bit 7.
+    #[test]
+    fn hlat_is_flagged_where_its_own_tables_end() {
+        use crate::format::x86::long::{Long, Processor};
+        let code = |cause: Cause, prefix_bits: u8, restarted: bool| {
+            let fault = Fault {
+                stage: 1,
+                input: crate::Gva::new(0x1000),
+                level: 0,
+                entry: 0,
+                entry_address: 0x8000,
+                path: Path::START,
+                cause,
+                access: Access::default(),
+            };
+            let long = Long::four(Controls::default(), Processor::default());
+            hlat_page_fault(&fault, &Hlat::new(long, prefix_bits), restarted, false)
+        };
+        let reserved = Cause::Reserved(Reserved { why: Why::Bits, bits: 1 << 51 });
+        assert_eq!(code(Cause::Empty, 0, false), Some(0x80));
+        assert_eq!(code(reserved, 0, false), Some(0x89));
+        assert_eq!(code(Cause::Permission(Denied::WRITE), 0, false), Some(1));
+        assert_eq!(code(Cause::Empty, 0, true), Some(0));
+        assert_eq!(code(Cause::Empty, 1, false), Some(0));
+        assert_eq!(code(Cause::NonCanonical, 0, false), None);
     }
 
     /// Intel SDM 3C table 29-7, bit 14.
