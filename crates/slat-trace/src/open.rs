@@ -60,7 +60,6 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        #[source]
         error: recording::Error,
     },
     /// A trace, or something that is neither.

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use serde_json::json;
 use slat_trace::Arch;
 use slat_trace::recording::Recording;
@@ -29,7 +28,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = &args.recording;
-    let recording = Recording::open(path).with_context(|| path.display().to_string())?;
+    let recording =
+        Recording::open(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     let machine = recording.machine();
     let arch = match machine.arch {
         Arch::X86_64 => "x86-64",
@@ -79,7 +79,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     match damage {
-        Some(damage) => Err(damage).with_context(|| path.display().to_string()),
+        Some(damage) => anyhow::bail!("{}: {damage}", path.display()),
         None => Ok(ExitCode::SUCCESS),
     }
 }

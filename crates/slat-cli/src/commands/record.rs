@@ -223,8 +223,11 @@ fn report(output: &Path, outcome: &Outcome) {
     line("instructions", grouped(outcome.instructions));
     let each = outcome.bytes as f64 / outcome.accesses.max(1) as f64;
     line("size", format!("{} bytes, {each:.3} an access", grouped(outcome.bytes)));
-    let rate = outcome.accesses as f64 / outcome.cpu_seconds.max(1e-3) / 1e6;
-    line("speed", format!("{rate:.1} M accesses a second of the guest's CPU time"));
+    // A run that was stopped from outside ends on another thread, whose time is not the guest's.
+    if outcome.reason != "exit" && outcome.cpu_seconds > 0.0 {
+        let rate = outcome.accesses as f64 / outcome.cpu_seconds / 1e6;
+        line("speed", format!("{rate:.1} M accesses a second of the guest's CPU time"));
+    }
     match (outcome.reason.as_str(), outcome.status) {
         ("limit", _) => line("ended", "at the limit of accesses".into()),
         ("marker", Some(status)) => line("ended", format!("the program, with status {status}")),

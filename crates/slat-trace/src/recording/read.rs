@@ -39,12 +39,12 @@ impl Input {
         }
     }
 
-    fn error(&self, source: io::Error) -> Error {
+    fn error(&self, error: io::Error) -> Error {
         let path = match self {
             Self::File(path) => path.clone(),
             Self::Bytes(_) => PathBuf::from("<memory>"),
         };
-        Error::Io { path, source }
+        Error::Io { path, error }
     }
 }
 
