@@ -202,7 +202,7 @@ impl Explainer {
                         let stage1 = Stage::<AnyFormat, Gva, Gpa>::new(format, ());
                         self.two_stages(&stage1, &stage2, &mut memory, access, &mut explained);
                     }
-                    Err(fault) => explained.fault = Some(fault),
+                    Err(fault) => explained.fault = Some(*fault),
                 }
             }
             (Some(stage1), None) => {
@@ -297,7 +297,7 @@ impl Explainer {
         stage2: &Stage<AnyFormat, Gpa, Spa>,
         memory: &mut Bus<M>,
         access: &Access,
-    ) -> Result<AnyFormat, ExplainedFault> {
+    ) -> Result<AnyFormat, Box<ExplainedFault>> {
         let (Some(cr3), AnyFormat::Pae(pae, _)) = (stage1.load_pdptes, stage1.format) else {
             return Ok(stage1.format);
         };
@@ -308,10 +308,10 @@ impl Explainer {
                 Ok(AnyFormat::Pae(pae, root))
             }
             Err(LoadFailed::Memory { fault: Failed::Here(fault), .. }) => {
-                Err(self.fault(&fault, &stage2.format, Some(&stage1.format), access))
+                Err(self.fault(&fault, &stage2.format, Some(&stage1.format), access).into())
             }
             Err(LoadFailed::Memory { fault: Failed::Below(missing), .. }) => {
-                Err(self.missing(&missing))
+                Err(self.missing(&missing).into())
             }
             // Refused where registers are loaded; a walk reports reserved bits by itself.
             Err(LoadFailed::Reserved { .. }) => {
