@@ -6,11 +6,13 @@
 //! to be true (CR3 load, INVLPG).
 
 use alloc::collections::BTreeMap;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use slat::format::{Decoded, Format, MAX_LEVELS};
 use slat::{
-    Access, EntryLayout, Gpa, Gva, Kind, Memory, Reached, Regime, Stage, Steps, Value, walk,
+    Access, EntryLayout, Gpa, Gva, Kind, Memory, Privilege, Reached, Regime, Stage, Steps, Value,
+    walk,
 };
 
 /// How stores to guest tables are noticed.
@@ -98,6 +100,8 @@ struct Shadowed {
     level: u8,
     unsync: bool,
     live: bool,
+    /// Trapped stores since a fault last passed here.
+    stores: u8,
     /// Entries that link here: (table, index).
     parents: Vec<(u32, u16)>,
 }
@@ -114,6 +118,23 @@ pub struct Pager {
     by_frame: BTreeMap<u64, Vec<u32>>,
     unsync: Vec<u32>,
     most: usize,
+}
+
+/// A table above level 0 that this many stores trapped on with no fault through it between is no
+/// longer used as one, or is being written as a whole: its shadow is dropped, and stores to it are
+/// free (the write-flooding rule of Linux KVM's shadow MMU).
+const FLOOD: u8 = 3;
+
+/// The most entries that [`Pager::fill_accessed`] follows: tables that name themselves end there.
+const FILL_LIMIT: u64 = 1 << 22;
+
+/// What a store to a table page led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stored {
+    /// The store trapped.
+    pub exits: bool,
+    /// Something that translated was dropped: what a TLB holds of it has to go too.
+    pub dropped: bool,
 }
 
 /// What a guest access found.
@@ -160,7 +181,8 @@ impl Pager {
     }
 
     fn allocate(&mut self, tables: &mut Vec<Table>, gfn: u64, level: u8) -> u32 {
-        let shadowed = Shadowed { gfn, level, unsync: false, live: true, parents: Vec::new() };
+        let shadowed =
+            Shadowed { gfn, level, unsync: false, live: true, stores: 0, parents: Vec::new() };
         let page = match self.free.pop() {
             Some(page) => {
                 tables[page as usize] = [0; 512];
@@ -223,6 +245,7 @@ impl Pager {
                 Some(page) => page,
                 None => self.shadow_of(tables, at >> 12, level),
             };
+            self.pages[table as usize].stores = 0;
             if let Decoded::Table { next } = step.decoded {
                 let child = self.linked(tables, guest, (table, index), next >> 12, level - 1);
                 // Each entry has its own rights: the same table may be reached by paths that differ.
@@ -241,6 +264,53 @@ impl Pager {
         }
         // Stage 1 is off, and there is nothing to shadow.
         Filled::True
+    }
+
+    /// Fills the shadow with every page of the guest root in frame `root` that its entry says was
+    /// accessed, writable where it is dirty: what a hypervisor has after it ran the guest for a
+    /// while. The other parameters are those of [`Pager::fill`].
+    pub fn fill_accessed<F: Format>(
+        &mut self,
+        tables: &mut Vec<Table>,
+        guest: &mut impl GuestTables,
+        stage1: &Stage<F, Gva, Gpa>,
+        regime: &Regime,
+        root: u64,
+    ) {
+        let mut left = FILL_LIMIT;
+        let mut tables_left = vec![(root & ADDRESS, self.root_level, 0u64)];
+        let unused = 64 - (12 + 9 * (u32::from(self.root_level) + 1));
+        while let Some((table, level, base)) = tables_left.pop() {
+            let shift = 12 + 9 * level;
+            for index in 0..512u64 {
+                let entry = guest.entry(table + 8 * index);
+                if entry & (P | A) != P | A {
+                    continue;
+                }
+                if left == 0 {
+                    return;
+                }
+                left -= 1;
+                let address = base | index << shift;
+                if level > 0 && (level > 2 || entry & PS == 0) {
+                    tables_left.push((entry & ADDRESS, level - 1, address));
+                    continue;
+                }
+                let dirty = entry & (RW | D) == RW | D;
+                let kind = if dirty { Kind::Write } else { Kind::Read };
+                let access = Access::new(kind, Privilege::Supervisor);
+                // A guest page larger than the host's is filled in the host's pieces.
+                let piece = shift.min(guest.place(entry & ADDRESS).1.max(12));
+                let pieces = (1u64 << (shift - piece)).min(left + 1);
+                for nth in 0..pieces {
+                    let address = address + (nth << piece);
+                    let canonical = ((address << unused) as i64 >> unused) as u64;
+                    // What the tables do not permit stays out.
+                    self.fill(tables, guest, stage1, regime, canonical, &access);
+                }
+                left -= pieces - 1;
+            }
+        }
     }
 
     /// The table that the entry at (table, index) links to, made and linked if it is another one or
@@ -362,26 +432,32 @@ impl Pager {
         self.free.push(page);
     }
 
-    /// The guest stored to a table page. Says whether the store exited: then the caller flushes
-    /// what it dropped from the TLB.
-    pub fn store(&mut self, tables: &mut Vec<Table>, gpa: u64) -> bool {
-        let Some(pages) = self.by_frame.get(&(gpa >> 12)) else { return false };
+    /// The guest stored to a table page.
+    pub fn store(&mut self, tables: &mut Vec<Table>, gpa: u64) -> Stored {
+        let mut stored = Stored::default();
+        let Some(pages) = self.by_frame.get(&(gpa >> 12)) else { return stored };
         let index = (gpa >> 3 & 0x1ff) as usize;
-        let mut exits = false;
         for page in pages.clone() {
-            let Shadowed { level, unsync, .. } = self.pages[page as usize];
-            if level == 0 && self.discipline == Discipline::OutOfSync {
-                if !unsync {
-                    self.pages[page as usize].unsync = true;
+            let shadowed = &mut self.pages[page as usize];
+            if shadowed.level == 0 && self.discipline == Discipline::OutOfSync {
+                if !shadowed.unsync {
+                    shadowed.unsync = true;
                     self.unsync.push(page);
-                    exits = true;
+                    stored.exits = true;
                 }
-            } else {
+                continue;
+            }
+            stored.exits = true;
+            shadowed.stores = shadowed.stores.saturating_add(1);
+            if shadowed.level > 0 && shadowed.stores >= FLOOD {
+                self.drop_table(tables, page);
+                stored.dropped = true;
+            } else if tables[page as usize][index] & P != 0 {
                 self.zap(tables, page, index);
-                exits = true;
+                stored.dropped = true;
             }
         }
-        exits
+        stored
     }
 
     /// The guest no longer uses the frame as a table: its shadows go.

@@ -15,7 +15,7 @@ use slat_mmu::shadow::Discipline;
 use slat_trace::{Arch, Batch, Source};
 
 use crate::guest::{Aarch64, Guest, X86};
-use crate::machine::{Cause, Counts, Hypervisor, Machine};
+use crate::machine::{Cause, Counts, Hypervisor, Machine, Start};
 use crate::memory::{Dimension, Physical, TooMuchMemory};
 use crate::nested::{Address, Encoding, build};
 use crate::preset::{Param, Processor};
@@ -209,11 +209,15 @@ pub struct Options {
     pub host_pages: Vec<u8>,
     /// Whether TLB entries are tagged by virtual machine; `None` for what the processor has.
     pub tagged: Option<bool>,
+    /// The virtual machine has just started: no host page is backed and no shadow table filled when
+    /// the recording begins. Otherwise all memory is backed, and the shadow holds what the guest's
+    /// tables say was accessed.
+    pub cold_start: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { host_pages: vec![12, 21, 30], tagged: None }
+        Options { host_pages: vec![12, 21, 30], tagged: None, cold_start: false }
     }
 }
 
@@ -234,10 +238,11 @@ pub fn compare<S: Source>(
     }
     let memory = machine.memory.clone().unwrap_or(0..1 << 30);
     let tagged = options.tagged.unwrap_or(processor.tagged_tlb.value);
+    let start = Start { tagged, cold: options.cold_start };
     let schemes = Scheme::all(machine.arch, &options.host_pages);
     let mut machines = schemes
         .iter()
-        .map(|&scheme| make(scheme, machine.arch, machine.vcpus, processor, tagged, &memory))
+        .map(|&scheme| make(scheme, machine.arch, machine.vcpus, processor, start, &memory))
         .collect::<Result<Vec<_>, CompareError>>()?;
     // A batch is decoded while the machines run the one before it.
     let mut batch = Batch::default();
@@ -272,12 +277,12 @@ fn make(
     arch: Arch,
     cores: u8,
     processor: &Processor,
-    tagged: bool,
+    start: Start,
     range: &std::ops::Range<u64>,
 ) -> Result<Box<dyn Runs>, CompareError> {
     match arch {
-        Arch::X86_64 => make_for::<X86>(scheme, cores, processor, tagged, range),
-        Arch::Aarch64 => make_for::<Aarch64>(scheme, cores, processor, tagged, range),
+        Arch::X86_64 => make_for::<X86>(scheme, cores, processor, start, range),
+        Arch::Aarch64 => make_for::<Aarch64>(scheme, cores, processor, start, range),
     }
 }
 
@@ -285,7 +290,7 @@ fn make_for<G: Guest>(
     scheme: Scheme,
     cores: u8,
     processor: &Processor,
-    tagged: bool,
+    start: Start,
     range: &std::ops::Range<u64>,
 ) -> Result<Box<dyn Runs>, CompareError>
 where
@@ -296,14 +301,14 @@ where
     let mut memory = Physical::new(&processor.caches, backed)?;
     let boxed: Box<dyn Runs> = match scheme {
         Scheme::Native => {
-            Box::new(Machine::<G, Flat>::new(processor, cores, memory, Hypervisor::Native, true)?)
+            Box::new(Machine::<G, Flat>::new(processor, cores, memory, Hypervisor::Native, start)?)
         }
         Scheme::Shadow(discipline) => Box::new(Machine::<G, Flat>::new(
             processor,
             cores,
             memory,
             Hypervisor::Shadow(discipline),
-            tagged,
+            start,
         )?),
         Scheme::Ept(shift) => {
             let root = build(
@@ -321,7 +326,7 @@ where
             };
             let stage2 = Stage::<_, Gpa, Spa>::new(Ept::four(features), root);
             let hypervisor = Hypervisor::Nested(stage2);
-            Box::new(Machine::<G, Ept>::new(processor, cores, memory, hypervisor, tagged)?)
+            Box::new(Machine::<G, Ept>::new(processor, cores, memory, hypervisor, start)?)
         }
         Scheme::Npt(shift) => {
             let root = build(
@@ -336,7 +341,7 @@ where
             let host = long::Processor { vendor: Vendor::Amd, ..long::Processor::default() };
             let stage2 = Stage::<_, Gpa, Spa>::new(Npt::four(true, host), root);
             let hypervisor = Hypervisor::Nested(stage2);
-            Box::new(Machine::<G, Npt>::new(processor, cores, memory, hypervisor, tagged)?)
+            Box::new(Machine::<G, Npt>::new(processor, cores, memory, hypervisor, start)?)
         }
         Scheme::Arm(shift) => {
             // 40 bits of input: two concatenated root tables of level 2.
@@ -352,7 +357,7 @@ where
             let format = Stage2::plain(Granule::Four, 40, &arm64::Processor::default())
                 .unwrap_or_else(|_| unreachable!("40 bits with the 4K granule exist"));
             let hypervisor = Hypervisor::Nested(Stage::<_, Gpa, Spa>::new(format, root));
-            Box::new(Machine::<G, Stage2>::new(processor, cores, memory, hypervisor, tagged)?)
+            Box::new(Machine::<G, Stage2>::new(processor, cores, memory, hypervisor, start)?)
         }
     };
     Ok(boxed)

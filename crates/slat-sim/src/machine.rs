@@ -137,6 +137,15 @@ struct Core<G: Guest> {
     space: Space,
 }
 
+/// What does not depend on the scheme.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Start {
+    /// TLB entries are tagged by virtual machine, so that they survive exits.
+    pub tagged: bool,
+    /// The hypervisor has neither backed a page nor filled a shadow table when the recording begins.
+    pub cold: bool,
+}
+
 /// Where the second stage comes from.
 pub enum Hypervisor<F2: Format> {
     /// There is none.
@@ -153,7 +162,9 @@ pub struct Machine<G: Guest, F2: Format> {
     memory: Physical,
     hypervisor: Hypervisor<F2>,
     shadow: Option<ShadowState>,
-    tagged: bool,
+    start: Start,
+    /// Whether an access has run.
+    running: bool,
     regime: Regime,
     grid: Grid,
     counts: Counts,
@@ -192,7 +203,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         cores: u8,
         memory: Physical,
         hypervisor: Hypervisor<F2>,
-        tagged: bool,
+        start: Start,
     ) -> Result<Self, slat_mmu::array::BadGeometry> {
         let core = || {
             Ok(Core {
@@ -216,7 +227,8 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             memory,
             hypervisor,
             shadow,
-            tagged,
+            start,
+            running: false,
             regime,
             grid: Grid::default(),
             counts: Counts::default(),
@@ -256,6 +268,12 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         for run in batch.runs() {
             for at in run.events {
                 self.event(at)?;
+            }
+            if !self.running && !run.accesses.is_empty() {
+                self.running = true;
+                if !self.start.cold {
+                    self.fill_shadow();
+                }
             }
             for access in run.accesses {
                 self.access(access);
@@ -368,6 +386,9 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
 
     /// A host page's first touch is a violation: the hypervisor backs it then.
     fn touch_host_page(&mut self, gpa: u64) {
+        if !self.start.cold {
+            return;
+        }
         let page = gpa >> self.memory.backed;
         let (word, bit) = ((page >> 6) as usize, page & 63);
         if self.touched.len() <= word {
@@ -381,7 +402,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
 
     fn exit(&mut self, cause: Cause) {
         self.counts.exits[cause as usize] += 1;
-        if !self.tagged {
+        if !self.start.tagged {
             // Without VPID or ASID, entries do not survive a trip to the hypervisor.
             for core in &mut self.cores {
                 core.tlb.retain(|_| false);
@@ -431,6 +452,20 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         None
     }
 
+    /// A recording is a window on a guest that has been running: what its tables say was accessed
+    /// before has long been filled into the shadow.
+    fn fill_shadow(&mut self) {
+        for core in &self.cores {
+            let Some(pager) = self.shadow.as_mut().and_then(|state| state.pager.as_mut()) else {
+                return;
+            };
+            let Some(stage1) = &core.stage1 else { continue };
+            let cr3 = core.registers.roots[Root::Cr3 as usize];
+            let (host, mut guest) = self.memory.split();
+            pager.fill_accessed(host, &mut guest, stage1, &self.regime, cr3);
+        }
+    }
+
     fn event(&mut self, at: &At) -> Result<(), TooMuchMemory> {
         match at.event {
             Event::TablePage { gpa, fresh, .. } => {
@@ -464,8 +499,11 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
 
     fn shadow_store(&mut self, gpa: u64) {
         let Some((pager, host)) = self.pager() else { return };
-        if pager.store(host, gpa) {
+        let stored = pager.store(host, gpa);
+        if stored.exits {
             self.exit(Cause::TableWrite);
+        }
+        if stored.dropped {
             self.drop_translations(|_| false);
         }
     }
@@ -476,6 +514,24 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             core.tlb.retain(|held| keep(held.tag));
             core.caches.retain_stage1(keep);
         }
+    }
+
+    /// Drops first-stage translations of one core.
+    fn drop_core(&mut self, vcpu: u8) {
+        if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
+            core.tlb.retain(|_| false);
+            core.caches.retain_stage1(|_| false);
+        }
+    }
+
+    /// Makes shadow tables true to the guest's; says whether there are any.
+    fn synchronize(&mut self) -> bool {
+        let Some(pager) = self.shadow.as_mut().and_then(|state| state.pager.as_mut()) else {
+            return false;
+        };
+        let (host, guest) = self.memory.split();
+        pager.synchronize(host, &guest);
+        true
     }
 
     fn register(&mut self, at: &At) {
@@ -503,8 +559,8 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             }
             // Changes of CR4.PGE and the like drop everything of the vCPU.
             Event::Control { .. } if core.registers.controls != before.controls => {
-                core.tlb.retain(|_| false);
-                core.caches.retain_stage1(|_| false);
+                self.drop_core(at.vcpu);
+                self.synchronize();
             }
             _ => {}
         }
@@ -544,37 +600,85 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                     }
                 }
             }
-            Invalidation::Invpcid { .. } => self.drop_translations(|_| false),
+            // Its kinds differ in what they keep; without PCIDs all of this vCPU's goes.
+            Invalidation::Invpcid { .. } => {
+                self.drop_core(vcpu);
+                if self.synchronize() {
+                    self.exit(Cause::Invlpg);
+                }
+            }
             Invalidation::Tlbi { operation, operand } => self.tlbi(operation, operand),
         }
     }
 
-    /// TLBI of EL1 (Arm ARM D8.17): by address, by ASID, or all; every core, since the broadcast
-    /// forms are what kernels use and the local ones are equal on one core.
+    /// TLBI of EL1 (Arm ARM D8.17): by address, by range, by ASID, or all; every core, since the
+    /// broadcast forms are what kernels use and the local ones are equal on one core.
     fn tlbi(&mut self, operation: u16, operand: u64) {
-        let op2 = operation & 7;
-        let asid = (operand >> 48) as u16;
-        let va = (operand & ((1 << 44) - 1)) << 12;
-        let own = space_of(asid).own.number();
+        let (crm, op2) = (operation >> 3 & 0xf, operation & 7);
+        let own = space_of((operand >> 48) as u16).own.number();
+        let of_asid = |held: u16| held == own || held == GLOBAL;
+        // CRm 2, 5 and 6 are the forms by range (FEAT_TLBIRANGE), inner shareable, outer shareable
+        // and local; the others name one page.
+        let pages = match crm {
+            2 | 5 | 6 => range_of(operand),
+            _ => Range::page((operand & ((1 << 44) - 1)) << 12),
+        };
         match op2 {
             // VMALLE1
             0 => self.drop_translations(|_| false),
-            // VAE1, VALE1: one page of one ASID, and global ones.
-            1 | 5 => self.drop_pages(va, |held| held == own || held == GLOBAL, op2 == 1),
+            // VAE1, VALE1: of one ASID, and global ones.
+            1 | 5 => self.drop_pages(pages, of_asid, op2 == 1),
             // ASIDE1
             2 => self.drop_translations(|held| held != own),
             // VAAE1, VAALE1: of every ASID.
-            3 | 7 => self.drop_pages(va, |_| true, op2 == 3),
+            3 | 7 => self.drop_pages(pages, |_| true, op2 == 3),
             _ => self.drop_translations(|_| false),
         }
     }
 
-    fn drop_pages(&mut self, va: u64, of: impl Fn(u16) -> bool + Copy, tables: bool) {
+    fn drop_pages(&mut self, pages: Range, of: impl Fn(u16) -> bool + Copy, tables: bool) {
         for core in &mut self.cores {
-            core.tlb.retain(|held| !(of(held.tag) && held.covers(va)));
+            core.tlb.retain(|held| !(of(held.tag) && pages.meets(held.va, held.entry.shift)));
             if tables {
                 core.caches.retain_stage1(|tag| !of(tag));
             }
         }
     }
+}
+
+/// Input addresses that a TLBI names: `bytes` from `start` on, compared without the bits that sign
+/// extension repeats.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Range {
+    start: u64,
+    bytes: u64,
+}
+
+impl Range {
+    /// Bits of an input address that are compared: 52, as the largest that there are.
+    const BITS: u64 = (1 << 52) - 1;
+
+    fn page(va: u64) -> Range {
+        Range { start: va & Range::BITS, bytes: 4096 }
+    }
+
+    fn meets(self, va: u64, shift: u8) -> bool {
+        let page = va & Range::BITS >> shift << shift;
+        page < self.start.saturating_add(self.bytes) && self.start < page + (1 << shift)
+    }
+}
+
+/// The operand of TLBI by range: BaseADDR in units of the granule TG, and (NUM + 1) x 2^(5 SCALE + 1)
+/// granules from there (Arm ARM C5.5, TLBI RVAE1).
+fn range_of(operand: u64) -> Range {
+    let granule = match operand >> 46 & 3 {
+        2 => 14,
+        3 => 16,
+        _ => 12,
+    };
+    let base = operand & ((1 << 37) - 1);
+    // Sign-extended from 37 bits of page number.
+    let base = ((base << 27) as i64 >> 27) as u64;
+    let pages = ((operand >> 39 & 0x1f) + 1) << (5 * (operand >> 44 & 3) + 1);
+    Range { start: base << granule & Range::BITS, bytes: pages << granule }
 }

@@ -44,6 +44,11 @@ pub(crate) struct Args {
     #[arg(long)]
     tags: bool,
 
+    /// The virtual machine has just started: first touches of host pages count, and shadow tables
+    /// begin empty
+    #[arg(long)]
+    cold_start: bool,
+
     /// Also print table entries read by guest and nested level
     #[arg(long)]
     grid: bool,
@@ -97,7 +102,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     pages.sort_unstable();
     pages.dedup();
     let tagged = if args.no_tags { Some(false) } else { args.tags.then_some(true) };
-    let options = Options { host_pages: pages, tagged };
+    let options = Options { host_pages: pages, tagged, cold_start: args.cold_start };
     if args.workloads.is_empty() {
         let recording = Recording::from_bytes(DEFAULT)?;
         let total = recording.accesses();
