@@ -213,11 +213,13 @@ pub struct Options {
     /// the recording begins. Otherwise all memory is backed, and the shadow holds what the guest's
     /// tables say was accessed.
     pub cold_start: bool,
+    /// Only these schemes; `None` for all that the recording can run under. Run times need native.
+    pub schemes: Option<Vec<Scheme>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { host_pages: vec![12, 21, 30], tagged: None, cold_start: false }
+        Options { host_pages: vec![12, 21, 30], tagged: None, cold_start: false, schemes: None }
     }
 }
 
@@ -239,7 +241,10 @@ pub fn compare<S: Source>(
     let memory = machine.memory.clone().unwrap_or(0..1 << 30);
     let tagged = options.tagged.unwrap_or(processor.tagged_tlb.value);
     let start = Start { tagged, cold: options.cold_start };
-    let schemes = Scheme::all(machine.arch, &options.host_pages);
+    let mut schemes = Scheme::all(machine.arch, &options.host_pages);
+    if let Some(wanted) = &options.schemes {
+        schemes.retain(|scheme| wanted.contains(scheme));
+    }
     let mut machines = schemes
         .iter()
         .map(|&scheme| make(scheme, machine.arch, machine.vcpus, processor, start, &memory))

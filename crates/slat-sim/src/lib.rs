@@ -4,11 +4,13 @@
 
 pub mod compare;
 pub mod guest;
+pub mod html;
 pub mod machine;
 pub mod memory;
 pub mod native;
 pub mod nested;
 pub mod page_runs;
+pub mod perf;
 pub mod preset;
 pub mod report;
 pub mod reproduce;

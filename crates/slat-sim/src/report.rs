@@ -18,6 +18,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The processor.
     pub processor: Processor,
+    /// Whether the virtual machine had just started ([`crate::compare::Options::cold_start`]).
+    pub cold_start: bool,
     /// One outcome a scheme, native first.
     pub outcomes: Vec<Outcome>,
 }
@@ -51,9 +53,10 @@ impl Report {
     pub fn title(&self) -> String {
         let accesses = self.outcomes.first().map_or(0, |outcome| outcome.counts.accesses);
         format!(
-            "{} ({} M accesses) on {}",
+            "{} ({} M accesses{}) on {}",
             self.workload,
             decimal(accesses as f64 / 1e6),
+            if self.cold_start { ", cold start" } else { "" },
             self.processor.name
         )
     }
@@ -85,8 +88,9 @@ impl Report {
         };
         let native = self.outcome(Scheme::Native)?;
         let extra = outcome.cycles.overhead() - native.cycles.overhead();
-        if extra <= 0.0 {
-            return Some(format!("under {scheme} it takes no extra time here."));
+        let whole = native.cycles.instructions.value + native.cycles.overhead();
+        if extra < 0.005 * whole {
+            return Some(format!("under {scheme} it takes less than 0.5 % longer."));
         }
         let own = &outcome.cycles;
         let walks = own.guest_walk.value + own.host_walk.value
@@ -180,7 +184,8 @@ impl Report {
                 best.predicted.map_or(String::new(), |value| format!(", predicted {value:.2}"));
             let _ = writeln!(out, "Try: {}{predicted}.", best.text);
         }
-        let _ = writeln!(out, "More: --grid, --cycles, --explain TERM, --json");
+        let _ =
+            writeln!(out, "More: --grid, --cycles, --explain TERM, --perf, --html FILE, --json");
         out
     }
 
@@ -250,6 +255,11 @@ impl Report {
         out
     }
 
+    /// One self-contained page for a browser.
+    pub fn html(&self) -> String {
+        crate::html::page(self)
+    }
+
     /// The JSON that `docs/json.md` specifies for `slat compare`.
     pub fn json(&self) -> Value {
         let schemes: Vec<Value> = self.outcomes.iter().map(scheme_json).collect();
@@ -263,6 +273,7 @@ impl Report {
             "workload": self.workload,
             "notes": self.notes,
             "processor": self.processor.name,
+            "start": if self.cold_start { "cold" } else { "running" },
             "schemes": schemes,
             "advice": advice,
         })
@@ -335,16 +346,16 @@ fn scheme_json(outcome: &Outcome) -> Value {
     })
 }
 
-fn references(outcome: &Outcome) -> u64 {
+pub(crate) fn references(outcome: &Outcome) -> u64 {
     outcome.counts.grid.iter().flatten().sum()
 }
 
-fn exits(outcome: &Outcome) -> u64 {
+pub(crate) fn exits(outcome: &Outcome) -> u64 {
     outcome.counts.exits.iter().sum()
 }
 
 /// What an exit's cause is in plain words.
-fn exit_words(name: &str) -> &'static str {
+pub(crate) fn exit_words(name: &str) -> &'static str {
     match name {
         "violation" => "first touches of host pages",
         "table-write" => "page-table-write exits",
@@ -358,7 +369,7 @@ fn exit_words(name: &str) -> &'static str {
 }
 
 /// A page size (log2) as people say it.
-fn page_name(shift: u8) -> &'static str {
+pub(crate) fn page_name(shift: u8) -> &'static str {
     match shift {
         12 => "4K",
         14 => "16K",

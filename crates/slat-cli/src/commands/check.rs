@@ -91,7 +91,7 @@ fn read_state(file: &Path) -> anyhow::Result<Recorded> {
 }
 
 /// Writes a file whole or not at all.
-fn write_whole(file: &Path, content: &str) -> anyhow::Result<()> {
+pub(super) fn write_whole(file: &Path, content: &str) -> anyhow::Result<()> {
     let directory = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -12,6 +12,8 @@ use slat_sim::report::{Report, TERMS};
 use slat_trace::recording::{self, Recording};
 use slat_trace::{Source, open};
 
+use super::check::write_whole;
+
 #[derive(clap::Args)]
 #[command(
     about = "What a workload costs without virtualization, with shadow paging, and with SLAT",
@@ -61,6 +63,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TERM")]
     explain: Option<String>,
 
+    /// Print the `perf stat` line that measures the same on the real processor, and stop
+    #[arg(long)]
+    perf: bool,
+
+    /// Also write a page with plots for a browser (one workload)
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
     /// One JSON object a workload (docs/json.md)
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -98,11 +108,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return explain(term);
     }
     let processor = processor(&args.processor)?;
+    if args.perf {
+        anstream::print!("{}", slat_sim::perf::text(&processor.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.html.is_some() && args.workloads.len() > 1 {
+        bail!("--html writes one page: give one workload, not {}", args.workloads.len());
+    }
     let mut pages: Vec<u8> = args.host_page.iter().map(|page| page.shift()).collect();
     pages.sort_unstable();
     pages.dedup();
     let tagged = if args.no_tags { Some(false) } else { args.tags.then_some(true) };
-    let options = Options { host_pages: pages, tagged, cold_start: args.cold_start };
+    let options = Options { host_pages: pages, tagged, cold_start: args.cold_start, schemes: None };
     if args.workloads.is_empty() {
         let recording = Recording::from_bytes(DEFAULT)?;
         let total = recording.accesses();
@@ -140,7 +157,11 @@ fn one<S: Source>(
     })
     .with_context(|| workload.clone())?;
     bar.finish_and_clear();
-    let report = Report { workload, notes, processor: processor.clone(), outcomes };
+    let cold_start = options.cold_start;
+    let report = Report { workload, notes, processor: processor.clone(), cold_start, outcomes };
+    if let Some(path) = &args.html {
+        write_whole(path, &report.html())?;
+    }
     let text = if args.json {
         format!("{}\n", serde_json::to_string(&report.json())?)
     } else if args.csv {

@@ -1,0 +1,195 @@
+//! `slat compare` as a person and a program see it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn slat(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_slat")).args(arguments).output().expect("slat starts")
+}
+
+fn recording(name: &str) -> String {
+    let file: PathBuf =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recordings").join(format!("{name}.slat"));
+    file.display().to_string()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("output is UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("messages are UTF-8")
+}
+
+#[test]
+fn the_first_screen_fits_a_terminal_and_begins_with_the_answer() {
+    // In any directory, with nothing but the command.
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_slat"))
+        .arg("compare")
+        .current_dir(&folder)
+        .output()
+        .expect("slat starts");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(stderr(&output), "");
+    let text = stdout(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() <= 24, "{} lines:\n{text}", lines.len());
+    for line in &lines {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(lines[0].ends_with("M accesses) on Skylake-SP"), "{text}");
+    assert!(lines[1].starts_with("In a VM with SLAT and 2M host pages it runs "), "{text}");
+    for word in ["Why: ", "Try: ", "More: "] {
+        assert!(lines.iter().any(|line| line.starts_with(word)), "{word}:\n{text}");
+    }
+}
+
+#[test]
+fn json_has_every_field_that_is_specified() {
+    let output = slat(&["compare", &recording("clear-refs"), "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["version"], 1);
+    assert_eq!(report["workload"], "clear-refs");
+    assert_eq!(report["processor"], "Skylake-SP");
+    assert_eq!(report["start"], "running");
+    let names = |value: &Value| -> Vec<String> {
+        value.as_object().expect("an object").keys().cloned().collect()
+    };
+    let sorted = |names: &[&str]| {
+        let mut names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        names.sort();
+        names
+    };
+    let causes =
+        ["violation", "table-write", "cr3", "invlpg", "true-fault", "hidden-fault", "dirty"];
+    let schemes = report["schemes"].as_array().expect("schemes");
+    assert_eq!(schemes.len(), 9);
+    for scheme in schemes {
+        let mut held = names(scheme);
+        held.sort();
+        assert_eq!(
+            held,
+            sorted(&[
+                "name",
+                "host_page_bytes",
+                "time_vs_native",
+                "accesses",
+                "instructions",
+                "lookups",
+                "second_tlb_hits",
+                "tlb_misses",
+                "walks",
+                "references",
+                "grid",
+                "served",
+                "splintered",
+                "unexplained",
+                "exits",
+                "cycles",
+                "table_bytes",
+            ])
+        );
+        for end in ["value", "low", "high"] {
+            assert!(scheme["time_vs_native"][end].is_f64(), "{scheme}");
+        }
+        let cells = scheme["grid"].as_array().expect("rows").iter();
+        let cells = cells.flat_map(|row| row.as_array().expect("cells"));
+        let sum: u64 = cells.map(|cell| cell.as_u64().expect("a count")).sum();
+        assert_eq!(scheme["references"], sum);
+        let mut held = names(&scheme["exits"]);
+        held.sort();
+        assert_eq!(held, sorted(&causes));
+        let mut held = names(&scheme["cycles"]);
+        held.sort();
+        assert_eq!(
+            held,
+            sorted(&["instructions", "second_tlb", "guest_walk", "host_walk", "exits"])
+        );
+        assert_eq!(names(&scheme["table_bytes"]).len(), 2);
+    }
+    assert!(report["advice"].is_array() && report["notes"].is_array());
+}
+
+#[test]
+fn the_same_command_gives_the_same_bytes_whatever_the_threads() {
+    let run = |threads: &str| {
+        Command::new(env!("CARGO_BIN_EXE_slat"))
+            .args(["compare", &recording("clear-refs"), "--json"])
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .expect("slat starts")
+            .stdout
+    };
+    let one = run("1");
+    assert!(!one.is_empty());
+    assert_eq!(one, run("2"));
+    assert_eq!(one, run("5"));
+}
+
+#[test]
+fn a_page_is_written_whole_and_needs_no_network() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("out.html");
+    let path = file.display().to_string();
+    let output = slat(&["compare", &recording("clear-refs"), "--html", &path]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let page = std::fs::read_to_string(&file).expect("it was written");
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+    assert!(page.contains("prefers-color-scheme:dark"));
+    for outside in ["http:", "https:", "src=", "@import", "url(", "<script"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    // Nothing is left beside it, and where it cannot be written nothing is.
+    assert_eq!(std::fs::read_dir(&folder).expect("readable").count(), 1);
+    let nowhere = folder.path().join("no/out.html").display().to_string();
+    let output = slat(&["compare", &recording("clear-refs"), "--html", &nowhere]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("cannot write"), "{}", stderr(&output));
+}
+
+#[test]
+fn perf_names_events_and_what_they_leave_out() {
+    let output = slat(&["compare", "--perf"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = stdout(&output);
+    assert!(text.starts_with("perf stat -e "), "{text}");
+    assert!(text.contains("ept.walk_pending") && text.contains("left out"), "{text}");
+}
+
+#[test]
+fn terms_are_explained() {
+    let output = slat(&["compare", "--explain", "refs"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("24"), "{}", stdout(&output));
+    let output = slat(&["compare", "--explain", "nonsense"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("tlb-miss"), "{}", stderr(&output));
+}
+
+#[test]
+fn unusable_input_is_named() {
+    let output = slat(&["compare", "/no/such/file.slat"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("/no/such/file.slat"), "{}", stderr(&output));
+
+    let output = slat(&["compare", "--processor", "pentium"]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = stderr(&output);
+    assert!(message.contains("pentium") && message.contains("skylake-sp"), "{message}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("mine.toml");
+    let preset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../slat-sim/presets/skylake-sp.toml");
+    let text = std::fs::read_to_string(preset).expect("the preset is there");
+    let line = 1 + text.lines().position(|line| line.starts_with("base_cpi")).expect("a line");
+    std::fs::write(&file, text.replace("base_cpi", "base_cpj")).expect("it is written");
+    let output = slat(&["compare", "--processor", &file.display().to_string()]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = stderr(&output);
+    assert!(message.contains("mine.toml") && message.contains("base_cpj"), "{message}");
+    assert!(message.contains(&format!("line {line}")), "line {line}: {message}");
+}

@@ -1,0 +1,254 @@
+//! A comparison as one page for a browser: no network, readable in light and dark, at any width.
+//!
+//! Plots are boxes that CSS sizes, so that they scale with the window and need no script.
+
+use std::fmt::Write as _;
+
+use crate::compare::{CycleShares, Outcome};
+use crate::machine::GRID;
+use crate::report::{self, Report, exit_words, page_name, references};
+
+/// Where cycles go: class of the colour, and words.
+const PARTS: &[(&str, &str)] = &[
+    ("p0", "instructions at base CPI"),
+    ("p1", "second-level TLB hits"),
+    ("p2", "walks: the guest's entries"),
+    ("p3", "walks: nested or shadow entries"),
+];
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--ink:#1c2024;--dim:#5b6470;--paper:#fff;--line:#d8dde3;--heat:20,92,170;
+--p0:#b8c0c9;--p1:#e0a800;--p2:#2a7de1;--p3:#0b3d7a;--e0:#7b4fc4;--e1:#c62f2f;--e2:#e8762c;--e3:#b0832a;
+--e4:#8f2060;--e5:#d9609a;--e6:#5f8f2f}
+@media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--dim:#9aa4b0;--paper:#14171a;--line:#343b43;
+--heat:90,165,255;--p0:#59626c;--p1:#e7b92f;--p2:#4d9bff;--p3:#9cc8ff;--e0:#a988ea;--e1:#f06a6a;
+--e2:#f39a5c;--e3:#d8b25e;--e4:#d977ab;--e5:#f5a3c8;--e6:#9acb66}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:70rem;padding:1rem;background:var(--paper);color:var(--ink);
+font:16px/1.45 system-ui,sans-serif}
+h1{font-size:1.35rem;margin:.2rem 0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
+p{margin:.4rem 0}.dim,figcaption{color:var(--dim);font-size:.9rem}.lead{font-size:1.1rem}
+figure{margin:0}.wide{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
+th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:left}
+.row{display:grid;grid-template-columns:13rem 1fr;gap:.15rem .6rem;align-items:center;margin:.3rem 0}
+.row>.name{font-size:.9rem}.bar{display:flex;align-items:center;gap:.4rem;min-width:0}
+.stack{display:flex;height:1.2rem;min-width:1px}.stack i{display:block;height:100%}
+.num{font-size:.85rem;color:var(--dim);white-space:nowrap}
+.key{display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.85rem;margin:.4rem 0}
+.key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;vertical-align:-.05rem}
+.p0{background:var(--p0)}.p1{background:var(--p1)}.p2{background:var(--p2)}.p3{background:var(--p3)}
+.e0{background:var(--e0)}.e1{background:var(--e1)}.e2{background:var(--e2)}.e3{background:var(--e3)}
+.e4{background:var(--e4)}.e5{background:var(--e5)}.e6{background:var(--e6)}
+.range{position:relative;flex:1;height:1.2rem;border-left:1px solid var(--line)}
+.range i{position:absolute;top:.45rem;height:.3rem;background:var(--p2);opacity:.5}
+.range b{position:absolute;top:.1rem;width:.25rem;height:1rem;background:var(--p2)}
+.grids{display:grid;grid-template-columns:repeat(auto-fill,minmax(21rem,1fr));gap:1.2rem}
+.grids td,.grids th{padding:.2rem .35rem;text-align:center;min-width:2.6rem;font-size:.8rem}
+@media (max-width:37rem){body{padding:.7rem;font-size:15px}.row{grid-template-columns:1fr}
+.grids{grid-template-columns:1fr}.key{gap:.2rem .7rem}}
+";
+
+/// The whole page.
+pub fn page(report: &Report) -> String {
+    let mut out =
+        String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    out.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n");
+    let title = escaped(&report.title());
+    let _ = write!(out, "<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n");
+    let _ = writeln!(out, "<h1>{title}</h1>");
+    let _ = writeln!(out, "<p class=\"lead\">{}</p>", escaped(&report.sentence()));
+    if let Some(why) = report.why() {
+        let _ = writeln!(out, "<p>Why: {}</p>", escaped(&why));
+    }
+    for advice in report.advice().iter().take(1) {
+        let predicted = advice.predicted.map_or(String::new(), |v| format!(", predicted {v:.2}"));
+        let _ = writeln!(out, "<p>Try: {}{predicted}.</p>", escaped(&advice.text));
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "<p class=\"dim\">Note: {}</p>", escaped(note));
+    }
+    table(&mut out, report);
+    stacked(&mut out, report, true);
+    stacked(&mut out, report, false);
+    page_sizes(&mut out, report);
+    grids(&mut out, report);
+    out.push_str(
+        "<p class=\"dim\">The guest's own behaviour is what was recorded; it does not react to the \
+         scheme. Ranges follow from how well each parameter of the processor is known: measured \
+         1.1, documented 1.2, assumed 1.5 times either way.</p>\n</body>\n</html>\n",
+    );
+    out
+}
+
+fn name(outcome: &Outcome) -> String {
+    match outcome.scheme.host_shift() {
+        Some(shift) => format!("{}, {} host pages", outcome.scheme.name(), page_name(shift)),
+        None => outcome.scheme.name().to_owned(),
+    }
+}
+
+fn table(out: &mut String, report: &Report) {
+    out.push_str(
+        "<h2>Schemes</h2>\n<div class=\"wide\"><table>\n<tr><th>scheme</th><th>host page</th>\
+         <th>time vs native</th><th>range</th><th>TLB miss %</th><th>refs/walk</th>\
+         <th>exits/M accesses</th><th>tables KiB</th></tr>\n",
+    );
+    for outcome in &report.outcomes {
+        let counts = &outcome.counts;
+        let (value, range) = outcome.time.map_or(("-".to_owned(), String::new()), |time| {
+            (format!("{:.3}", time.value), format!("{:.3} to {:.3}", time.low, time.high))
+        });
+        let _ = writeln!(
+            out,
+            "<tr><td>{}</td><td>{}</td><td>{value}</td><td>{range}</td><td>{:.3}</td>\
+             <td>{:.2}</td><td>{:.0}</td><td>{}</td></tr>",
+            outcome.scheme.name(),
+            outcome.scheme.host_shift().map_or("-", page_name),
+            100.0 * counts.walks as f64 / counts.lookups.max(1) as f64,
+            references(outcome) as f64 / counts.walks.max(1) as f64,
+            report::exits(outcome) as f64 * 1e6 / counts.accesses.max(1) as f64,
+            (outcome.guest_table_bytes + outcome.host_table_bytes) / 1024,
+        );
+    }
+    out.push_str("</table></div>\n");
+}
+
+/// Cycles of each part, in the order of the legend: [`PARTS`], then exits.
+fn parts(cycles: &CycleShares) -> Vec<(String, &'static str, f64)> {
+    let fixed = [&cycles.instructions, &cycles.second_tlb, &cycles.guest_walk, &cycles.host_walk];
+    let mut all: Vec<_> = PARTS
+        .iter()
+        .zip(fixed)
+        .map(|((class, words), estimate)| ((*class).to_owned(), *words, estimate.value))
+        .collect();
+    for (nth, (name, estimate)) in cycles.exits.iter().enumerate() {
+        all.push((format!("e{nth}"), exit_words(name), estimate.value));
+    }
+    all
+}
+
+fn stacked(out: &mut String, report: &Report, whole: bool) {
+    let from = usize::from(!whole);
+    let all: Vec<_> = report.outcomes.iter().map(|o| (name(o), parts(&o.cycles))).collect();
+    let total =
+        |parts: &[(String, &str, f64)]| parts[from..].iter().map(|part| part.2).sum::<f64>();
+    let largest = all.iter().map(|(_, parts)| total(parts)).fold(0.0, f64::max);
+    if largest <= 0.0 || whole && all.iter().all(|(_, parts)| parts[0].2 <= 0.0) {
+        return;
+    }
+    let heading = if whole { "Cycles by cause" } else { "Cycles of translation and exits alone" };
+    let _ = write!(out, "<h2>{heading}</h2>\n<figure>\n<div class=\"key\">");
+    for (nth, (class, words, _)) in all[0].1.iter().enumerate().skip(from) {
+        if all.iter().any(|(_, parts)| parts[nth].2 > 0.0) {
+            let _ = write!(out, "<span><i class=\"{class}\"></i>{words}</span>");
+        }
+    }
+    out.push_str("</div>\n");
+    for (name, parts) in &all {
+        let own = total(parts);
+        let _ =
+            write!(out, "<div class=\"row\"><div class=\"name\">{name}</div><div class=\"bar\">");
+        // The longest bar leaves room for its number.
+        let _ = write!(out, "<div class=\"stack\" style=\"width:{:.3}%\">", 80.0 * own / largest);
+        for (class, words, cycles) in &parts[from..] {
+            if *cycles > 0.0 {
+                let share = 100.0 * cycles / own;
+                let _ = write!(
+                    out,
+                    "<i class=\"{class}\" style=\"width:{share:.3}%\" title=\"{words}: {:.3} M, {share:.1} %\"></i>",
+                    cycles / 1e6
+                );
+            }
+        }
+        let _ = writeln!(out, "</div><span class=\"num\">{} M</span></div></div>", millions(own));
+    }
+    out.push_str("<figcaption>Millions of cycles; a part says its share when pointed at.</figcaption></figure>\n");
+}
+
+fn page_sizes(out: &mut String, report: &Report) {
+    let timed: Vec<_> =
+        report.outcomes.iter().filter_map(|o| o.time.map(|time| (o, time))).collect();
+    let largest = timed.iter().map(|(_, time)| time.high).fold(0.0, f64::max);
+    if largest <= 0.0 {
+        return;
+    }
+    out.push_str("<h2>Run time relative to native, by host page size</h2>\n<figure>\n");
+    for (outcome, time) in timed {
+        let at = |value: f64| 97.0 * value / largest;
+        let _ = writeln!(
+            out,
+            "<div class=\"row\"><div class=\"name\">{}</div><div class=\"bar\"><div class=\"range\">\
+             <i style=\"left:{:.3}%;width:{:.3}%\"></i><b style=\"left:{:.3}%\"></b></div>\
+             <span class=\"num\">{:.3}</span></div></div>",
+            name(outcome),
+            at(time.low),
+            at(time.high - time.low),
+            at(time.value),
+            time.value
+        );
+    }
+    out.push_str("<figcaption>The mark is the value, the band its range.</figcaption></figure>\n");
+}
+
+fn grids(out: &mut String, report: &Report) {
+    out.push_str(
+        "<h2>Table entries read, per 1000 walks</h2>\n<p class=\"dim\">A row is what was translated: \
+         the guest's table of that level, or the final guest-physical address (gPA). A column is \
+         the level of the nested table read for it; G is the guest's own entry.</p>\n\
+         <div class=\"grids\">\n",
+    );
+    for outcome in &report.outcomes {
+        let grid = &outcome.counts.grid;
+        let walks = outcome.counts.walks.max(1) as f64;
+        let largest = grid.iter().flatten().copied().max().unwrap_or(0).max(1) as f64;
+        let used = |column: usize| grid.iter().any(|row| row[column] > 0);
+        let columns: Vec<usize> = [4, 3, 2, 1, 0, 5].into_iter().filter(|&c| used(c)).collect();
+        let _ =
+            write!(out, "<figure><figcaption>{}</figcaption><table>\n<tr><th></th>", name(outcome));
+        for &column in &columns {
+            if column == GRID - 1 {
+                out.push_str("<th>G</th>");
+            } else {
+                let _ = write!(out, "<th>nL{}</th>", column + 1);
+            }
+        }
+        out.push_str("</tr>\n");
+        for row in (0..GRID - 1).rev().chain([GRID - 1]) {
+            if grid[row].iter().all(|&cell| cell == 0) {
+                continue;
+            }
+            let label = if row == GRID - 1 { "gPA".to_owned() } else { format!("gL{}", row + 1) };
+            let _ = write!(out, "<tr><th>{label}</th>");
+            for &column in &columns {
+                let cell = grid[row][column] as f64;
+                let heat = 0.75 * (cell / largest).sqrt();
+                let each = 1000.0 * cell / walks;
+                let digits = if each >= 10.0 || cell == 0.0 { 0 } else { 1 };
+                let _ = write!(
+                    out,
+                    "<td style=\"background:rgba(var(--heat),{heat:.2})\">{each:.digits$}</td>"
+                );
+            }
+            out.push_str("</tr>\n");
+        }
+        out.push_str("</table></figure>\n");
+    }
+    out.push_str("</div>\n");
+}
+
+fn millions(cycles: f64) -> String {
+    let value = cycles / 1e6;
+    if value >= 100.0 {
+        format!("{value:.0}")
+    } else if value >= 1.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.3}")
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,332 @@
+//! Comparisons of small made guests beside naive models, and of real recordings beside what has to
+//! hold for them.
+
+use std::convert::Infallible;
+
+use slat_mmu::shadow::Discipline;
+use slat_sim::compare::{Options, Outcome, Scheme, compare};
+use slat_sim::machine::Cause;
+use slat_sim::preset::Processor;
+use slat_trace::recording::{self, Recording};
+use slat_trace::{Access, Arch, Batch, Control, Event, Exception, Kind, Machine, Root, Source};
+
+/// A guest of one batch.
+struct Made {
+    machine: Machine,
+    batch: Option<Batch>,
+}
+
+impl Source for Made {
+    type Error = Infallible;
+
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn next(&mut self, batch: &mut Batch) -> Result<bool, Infallible> {
+        batch.clear();
+        match self.batch.take() {
+            Some(made) => {
+                *batch = made;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+}
+
+const FIRST_TABLE: u64 = 0x10_0000;
+const DATA: u64 = 0x1000_0000;
+/// Present, writable, user, accessed, dirty.
+const FLAGS: u64 = 0x67;
+
+/// A guest whose tables map `pages` pages of `shift` from `start` on.
+struct Guest {
+    levels: u8,
+    entries: Vec<(u64, u64)>,
+    tables: Vec<(u64, u8)>,
+}
+
+impl Guest {
+    fn new(levels: u8) -> Guest {
+        Guest { levels, entries: Vec::new(), tables: vec![(FIRST_TABLE, levels - 1)] }
+    }
+
+    fn map(&mut self, va: u64, gpa: u64, shift: u8) {
+        let mut table = FIRST_TABLE;
+        let mut level = self.levels - 1;
+        loop {
+            let at = table + 8 * (va >> (12 + 9 * level) & 0x1ff);
+            if 12 + 9 * level == shift {
+                let large = if level > 0 { 0x80 } else { 0 };
+                self.entries.push((at, gpa | FLAGS | large));
+                return;
+            }
+            let held = self.entries.iter().find(|(place, _)| *place == at).map(|(_, e)| e & !0xfff);
+            table = held.unwrap_or_else(|| {
+                let next = FIRST_TABLE + 4096 * self.tables.len() as u64;
+                self.tables.push((next, level - 1));
+                self.entries.push((at, next | FLAGS));
+                next
+            });
+            level -= 1;
+        }
+    }
+
+    fn run(&self, accesses: impl IntoIterator<Item = Access>) -> Batch {
+        let mut batch = Batch::default();
+        for (register, value) in [
+            (Control::Cr0, 0x8005_0033),
+            (Control::Cr4, 0x6b0 | if self.levels == 5 { 1 << 12 } else { 0 }),
+            (Control::Efer, 0xd01),
+        ] {
+            batch.event(0, Event::Control { register, value });
+        }
+        batch.event(0, Event::Root { root: Root::Cr3, value: FIRST_TABLE });
+        for &(gpa, level) in &self.tables {
+            batch.event(0, Event::TablePage { gpa, level, fresh: true });
+        }
+        for &(gpa, value) in &self.entries {
+            batch.event(0, Event::TableEntry { gpa, value });
+        }
+        batch.accesses.extend(accesses);
+        batch.instructions = batch.accesses.len() as u64;
+        batch
+    }
+}
+
+fn run(batch: Batch, processor: &Processor, options: &Options) -> Vec<Outcome> {
+    let machine = Machine { arch: Arch::X86_64, vcpus: 1, tables: true, memory: Some(0..1 << 30) };
+    let mut made = Made { machine, batch: Some(batch) };
+    compare(&mut made, processor, options, |_| true).expect("the made guest runs")
+}
+
+fn of(outcomes: &[Outcome], scheme: Scheme) -> &Outcome {
+    outcomes.iter().find(|outcome| outcome.scheme == scheme).expect("the scheme ran")
+}
+
+fn references(outcome: &Outcome) -> u64 {
+    outcome.counts.grid.iter().flatten().sum()
+}
+
+/// Skylake-SP with these entries (and as many ways) in its data TLB and its PDE cache, and no other.
+fn processor(data: u32, pde: u32) -> Processor {
+    let mut processor = Processor::bundled("skylake-sp").expect("it is bundled");
+    let tlb = &mut processor.tlb;
+    for array in [&mut tlb.fetch_4k, &mut tlb.fetch_2m, &mut tlb.data_2m, &mut tlb.data_1g] {
+        array.value.entries = 0;
+    }
+    for array in [&mut tlb.second, &mut tlb.second_1g] {
+        array.value.entries = 0;
+    }
+    tlb.data_4k.value.entries = data;
+    tlb.data_4k.value.ways = data.max(1);
+    let caches = &mut processor.walk_caches;
+    for array in [&mut caches.pdpte, &mut caches.pml4e, &mut caches.nested_tlb] {
+        array.value.entries = 0;
+    }
+    caches.pde.value.entries = pde;
+    caches.pde.value.ways = pde.max(1);
+    processor
+}
+
+fn load(va: u64) -> Access {
+    Access::new(Kind::Load, va, 8)
+}
+
+#[test]
+fn a_cold_walk_reads_what_the_definition_says() {
+    let sizes = [12, 21, 30];
+    // g levels over h: g h + g + h.
+    for (levels, shift, guest_reads) in [(4, 12, 4), (4, 21, 3), (4, 30, 2), (5, 12, 5)] {
+        let mut guest = Guest::new(levels);
+        let mut accesses = Vec::new();
+        for page in 0..3u64 {
+            let va = 0x1_0000_0000 + (page << shift);
+            guest.map(va, (DATA >> shift << shift) + (page << shift), shift);
+            accesses.push(load(va + 8));
+        }
+        // 1 GiB pages: only the first lies in the host's memory.
+        if shift == 30 {
+            accesses.truncate(1);
+        }
+        let walks = accesses.len() as u64;
+        let outcomes = run(guest.run(accesses), &processor(0, 0), &Options::default());
+        for outcome in &outcomes {
+            let nested = match outcome.scheme {
+                Scheme::Native => 0,
+                // A shadow's leaf is as large as both the guest's and the host's, 2 MiB here.
+                Scheme::Shadow(_) => continue,
+                Scheme::Ept(host) | Scheme::Npt(host) | Scheme::Arm(host) => {
+                    4 - sizes.iter().position(|&size| size == host).unwrap() as u64
+                }
+            };
+            let expected = guest_reads * nested + guest_reads + nested;
+            assert_eq!(outcome.counts.walks, walks, "{:?}", outcome.scheme);
+            assert_eq!(
+                references(outcome),
+                walks * expected,
+                "{levels} {shift} {:?}",
+                outcome.scheme
+            );
+            assert_eq!(outcome.counts.unexplained, 0);
+        }
+        let shadow = of(&outcomes, Scheme::Shadow(Discipline::OutOfSync));
+        let levels_read = u64::from(levels) - u64::from(shift.min(21) - 12) / 9;
+        assert_eq!(references(shadow), walks * levels_read, "{levels} {shift} shadow");
+    }
+}
+
+/// An LRU list of so many keys: says whether the key was there.
+fn lru(list: &mut Vec<u64>, key: u64, most: usize) -> bool {
+    let at = list.iter().position(|&held| held == key);
+    if let Some(at) = at {
+        list.remove(at);
+    }
+    list.push(key);
+    if list.len() > most {
+        list.remove(0);
+    }
+    at.is_some()
+}
+
+#[test]
+fn warm_counts_are_those_of_a_naive_model() {
+    const TLB: usize = 16;
+    const PDES: usize = 4;
+    let mut guest = Guest::new(4);
+    let place = |page: u64| 0x4000_0000 + (page % 8) * (1 << 21) + page / 8 * 4096;
+    for page in 0..64u64 {
+        guest.map(place(page), DATA + page * 4096, 12);
+    }
+    let mut state = 1u64;
+    let mut accesses = Vec::new();
+    let (mut tlb, mut pdes) = (Vec::new(), Vec::new());
+    let (mut walks, mut native, mut nested) = (0, 0, 0);
+    for _ in 0..20_000 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        // Mostly a few pages, so that all of hit, PDE hit and full walk occur.
+        let page = if state >> 62 == 0 { state >> 33 & 63 } else { state >> 33 & 7 };
+        let va = place(page);
+        accesses.push(load(va + (state >> 40 & 0xff8)));
+        if lru(&mut tlb, va >> 12, TLB) {
+            continue;
+        }
+        walks += 1;
+        let hit = lru(&mut pdes, va >> 21, PDES);
+        native += if hit { 1 } else { 4 };
+        // Host pages of 1 GiB: two reads for each address that is translated. A PDE that is held
+        // names the leaf table's place too, so that only the final address is.
+        nested += if hit { 1 + 2 } else { 4 + 5 * 2 };
+    }
+    assert!(walks > 1000 && native < 4 * walks && native > walks);
+    let outcomes =
+        run(guest.run(accesses), &processor(TLB as u32, PDES as u32), &Options::default());
+    let one = of(&outcomes, Scheme::Native);
+    assert_eq!((one.counts.walks, references(one)), (walks, native));
+    // Of the TLB alone, whatever the host's page: the guest's are the smaller ones.
+    for host in [12, 21, 30] {
+        assert_eq!(of(&outcomes, Scheme::Ept(host)).counts.walks, walks, "{host}");
+    }
+    // The nested dimension's PDE cache is of no use under 1 GiB leaves.
+    assert_eq!(references(of(&outcomes, Scheme::Ept(30))), nested);
+}
+
+#[test]
+fn only_page_faults_of_the_guest_are_true_faults() {
+    let mut guest = Guest::new(4);
+    guest.map(0x40_0000, DATA, 12);
+    let mut batch = guest.run([load(0x40_0000)]);
+    for vector in [14, 13, 14, 32, 14] {
+        let exception = Exception { vector, fault_va: 0, stack_or_syndrome: 0, frame: [0; 6] };
+        batch.event(0, Event::Exception(exception));
+    }
+    let outcomes = run(batch, &processor(16, 4), &Options::default());
+    for outcome in &outcomes {
+        let shadow = matches!(outcome.scheme, Scheme::Shadow(_));
+        let expected = if shadow { 3 } else { 0 };
+        assert_eq!(outcome.counts.exits[Cause::TrueFault as usize], expected);
+    }
+}
+
+#[test]
+fn first_touches_count_only_from_a_cold_start() {
+    let mut guest = Guest::new(4);
+    let pages = 5;
+    for page in 0..pages {
+        guest.map(0x40_0000 + page * 4096, DATA + page * 4096, 12);
+    }
+    let accesses = || (0..pages).map(|page| load(0x40_0000 + page * 4096));
+    let exits = |cold_start, scheme, cause: Cause| {
+        let options = Options { cold_start, ..Options::default() };
+        let outcomes = run(guest.run(accesses()), &processor(16, 4), &options);
+        of(&outcomes, scheme).counts.exits[cause as usize]
+    };
+    let shadow = Scheme::Shadow(Discipline::TrapAll);
+    assert_eq!(exits(true, Scheme::Ept(12), Cause::Violation), pages);
+    assert_eq!(exits(true, Scheme::Ept(21), Cause::Violation), 1);
+    assert_eq!(exits(true, shadow, Cause::HiddenFault), pages);
+    assert_eq!(exits(false, Scheme::Ept(12), Cause::Violation), 0);
+    assert_eq!(exits(false, shadow, Cause::HiddenFault), 0);
+}
+
+#[test]
+fn a_table_written_as_a_whole_loses_its_shadow() {
+    let mut guest = Guest::new(4);
+    guest.map(0x40_0000, DATA, 12);
+    let mut batch = guest.run([load(0x40_0000)]);
+    // The level-1 table, entry by entry, away from the entry in use.
+    let (table, _) = *guest.tables.iter().find(|(_, level)| *level == 1).expect("one is there");
+    for index in 256..512 {
+        batch.event(0, Event::TableStore { gpa: table + 8 * index, value: 0 });
+    }
+    batch.accesses.push(load(0x40_0000));
+    let outcomes = run(batch, &processor(16, 4), &Options::default());
+    let shadow = of(&outcomes, Scheme::Shadow(Discipline::OutOfSync));
+    assert_eq!(shadow.counts.exits[Cause::TableWrite as usize], 3);
+    assert_eq!(shadow.counts.exits[Cause::HiddenFault as usize], 1, "linked again");
+    assert_eq!(shadow.counts.unexplained, 0);
+}
+
+fn recorded(name: &str, threads: usize) -> Vec<Outcome> {
+    let path = format!("{}/../../recordings/{name}.slat", env!("CARGO_MANIFEST_DIR"));
+    let recording = Recording::open(&path).expect("it is bundled");
+    let mut reader = recording.reader(&recording::Options::default()).expect("it is readable");
+    let processor = Processor::bundled("skylake-sp").expect("it is bundled");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+    pool.install(|| compare(&mut reader, &processor, &Options::default(), |_| true))
+        .expect("the recording runs")
+}
+
+#[test]
+fn numbers_do_not_depend_on_threads() {
+    let one = recorded("clear-refs", 1);
+    assert_eq!(one, recorded("clear-refs", 2));
+    assert_eq!(one, recorded("clear-refs", 7));
+}
+
+#[test]
+fn every_access_of_a_real_guest_translates() {
+    for name in ["clear-refs", "chase-4k", "fork-aarch64"] {
+        for outcome in recorded(name, 2) {
+            assert_eq!(outcome.counts.unexplained, 0, "{name} {:?}", outcome.scheme);
+        }
+    }
+}
+
+#[test]
+fn slat_loses_on_random_access_and_wins_on_forks() {
+    let time = |outcomes: &[Outcome], scheme| of(outcomes, scheme).time.expect("counted").value;
+    let shadow = Scheme::Shadow(Discipline::OutOfSync);
+    let trap = Scheme::Shadow(Discipline::TrapAll);
+    let chase = recorded("chase-4k", 2);
+    let ept = [12, 21, 30].map(|shift| time(&chase, Scheme::Ept(shift)));
+    assert!(time(&chase, shadow) < ept[2], "few table changes, many misses");
+    assert!(ept[2] <= ept[1] && ept[1] < ept[0], "larger host pages, shorter walks: {ept:?}");
+    let large = recorded("chase-2m", 2);
+    let closed = time(&large, Scheme::Ept(21)) - time(&large, shadow);
+    assert!(closed < ept[1] - time(&chase, shadow), "2M pages of both close the gap");
+    let refs = recorded("clear-refs", 2);
+    assert!(time(&refs, trap) > time(&refs, shadow));
+    assert!(time(&refs, shadow) > time(&refs, Scheme::Ept(21)));
+}
