@@ -210,20 +210,22 @@ impl Level {
         None
     }
 
-    /// Keeps an entry in the array for its size; of a page whose size has none, the part of the
-    /// next smaller size that holds `va`.
+    /// Keeps an entry in the array for its size; one that no array is for passes by.
     fn insert(&mut self, va: u64, tag: Tag, entry: Entry) {
         self.last = None;
-        let sizes = self.banks.iter().flat_map(|bank| bank.shifts.iter().copied());
-        let Some(shift) = sizes.filter(|&shift| shift <= entry.shift).max() else { return };
-        let entry = entry.part(va, shift);
         for bank in &mut self.banks {
-            if let Some(class) = bank.shifts.iter().position(|&held| held == shift) {
+            if let Some(class) = bank.shifts.iter().position(|&shift| shift == entry.shift) {
                 bank.used[class] = true;
-                bank.array.insert(va >> shift, key(va, shift, class, tag), entry);
+                bank.array.insert(va >> entry.shift, key(va, entry.shift, class, tag), entry);
                 return;
             }
         }
+    }
+
+    /// The largest page size of its arrays that is no larger than this (log2).
+    fn size_within(&self, shift: u8) -> Option<u8> {
+        let sizes = self.banks.iter().flat_map(|bank| bank.shifts.iter().copied());
+        sizes.filter(|&size| size <= shift).max()
     }
 
     fn retain(&mut self, keep: &mut impl FnMut(&Held) -> bool) {
@@ -329,9 +331,14 @@ impl Tlb {
         }
     }
 
-    /// Keeps what a walk found, in both levels. `va` is any address of the page.
+    /// Keeps what a walk found, in each level that has an array for its size. `va` is any address of
+    /// the page.
     pub fn insert(&mut self, va: u64, space: Space, kind: Kind, entry: Entry) {
-        let entry = entry.part(va, entry.shift.min(self.largest));
+        // A size that neither level has an array for is kept as the next smaller one that some has.
+        let shift = entry.shift.min(self.largest);
+        let first = self.first(kind).size_within(shift);
+        let Some(shift) = first.max(self.second.size_within(shift)) else { return };
+        let entry = entry.part(va, shift);
         let tag = if entry.rights.has(Rights::GLOBAL) { space.global } else { space.own };
         self.first(kind).insert(va, tag, entry);
         self.second.insert(va, tag, entry);

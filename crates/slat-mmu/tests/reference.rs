@@ -263,19 +263,19 @@ impl SlowLevel {
         None
     }
 
-    /// Kept in the array for its size, or as the next smaller size that there is an array for.
-    fn insert(&mut self, va: u64, tag: u16, mut entry: Entry) {
-        let sizes = self.0.iter().flat_map(|(_, shifts)| shifts.iter().copied());
-        let Some(shift) = sizes.filter(|&shift| shift <= entry.shift).max() else { return };
-        let place = entry.base + (va & ((1 << entry.shift) - 1));
-        entry.base = place >> shift << shift;
-        entry.shift = shift;
+    /// Kept in the array for its size, if there is one.
+    fn insert(&mut self, va: u64, tag: u16, entry: Entry) {
         for (array, shifts) in &mut self.0 {
-            if shifts.contains(&shift) {
-                array.insert(va >> shift, (va >> shift, shift, tag), entry);
+            if shifts.contains(&entry.shift) {
+                let page = va >> entry.shift;
+                array.insert(page, (page, entry.shift, tag), entry);
                 return;
             }
         }
+    }
+
+    fn sizes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|(_, shifts)| shifts.iter().copied()).collect()
     }
 
     fn retain(&mut self, keep: impl Fn(&Key, &Entry) -> bool) {
@@ -335,11 +335,14 @@ impl SlowTlb {
     }
 
     fn insert(&mut self, va: u64, space: Space, kind: Kind, mut entry: Entry) {
-        if entry.shift > self.largest {
-            let place = entry.base + (va & ((1 << entry.shift) - 1));
-            entry.base = place >> self.largest << self.largest;
-            entry.shift = self.largest;
-        }
+        // The largest size that is permitted and that one of the two levels has.
+        let mut sizes = self.first(kind).sizes();
+        sizes.extend(self.second.sizes());
+        sizes.retain(|&size| size <= entry.shift && size <= self.largest);
+        let Some(&shift) = sizes.iter().max() else { return };
+        let place = entry.base + (va & ((1 << entry.shift) - 1));
+        entry.base = place >> shift << shift;
+        entry.shift = shift;
         let global = entry.rights.has(Rights::GLOBAL);
         let tag = if global { space.global } else { space.own }.number();
         self.first(kind).insert(va, tag, entry);
@@ -493,6 +496,32 @@ fn tlbs_serve_and_keep_what_the_model_does() {
     }
     assert!(served.iter().all(|&count| count > 5_000), "{served:?}");
     assert!(repeated > 50_000);
+}
+
+/// Nehalem's second level has no large pages: they pass it by, and are not kept there in pieces.
+/// Sizes that no level has are kept as the next smaller one.
+#[test]
+fn sizes_without_an_array() {
+    let config = TlbConfig {
+        load: vec![bank(4, 4, Replacement::Lru, &[12]), bank(4, 4, Replacement::Lru, &[21])],
+        second: vec![bank(8, 4, Replacement::Lru, &[12])],
+        largest: 30,
+        ..TlbConfig::default()
+    };
+    let space = Space { own: Tag::new(1).unwrap(), global: Tag::new(2).unwrap() };
+    for (size, kept) in [(21, vec![(21, 0x4020_0000)]), (30, vec![(21, 0x4020_0000)])] {
+        let mut tlb = Tlb::new(&config).unwrap();
+        let base = 0x4020_0000u64 >> size << size;
+        let entry = Entry { base, shift: size, rights: Rights::default() };
+        tlb.insert(0x20_3000, space, Kind::Read, entry);
+        let held: Vec<_> = tlb.iter().map(|held| (held.entry.shift, held.entry.base)).collect();
+        assert_eq!(held, kept);
+    }
+    let mut tlb = Tlb::new(&config).unwrap();
+    let entry = Entry { base: 0x5_0000, shift: 16, rights: Rights::default() };
+    tlb.insert(0x1_3000, space, Kind::Read, entry);
+    let held: Vec<_> = tlb.iter().map(|held| (held.entry.shift, held.entry.base)).collect();
+    assert_eq!(held, [(12, 0x5_3000), (12, 0x5_3000)]);
 }
 
 #[test]
