@@ -177,12 +177,16 @@ impl Report {
             );
         }
         if let Some(why) = self.why() {
-            let _ = writeln!(out, "Why: {why}");
+            for line in wrapped(&format!("Why: {why}"), 80) {
+                let _ = writeln!(out, "{line}");
+            }
         }
         if let Some(best) = self.advice().first() {
             let predicted =
                 best.predicted.map_or(String::new(), |value| format!(", predicted {value:.2}"));
-            let _ = writeln!(out, "Try: {}{predicted}.", best.text);
+            for line in wrapped(&format!("Try: {}{predicted}.", best.text), 80) {
+                let _ = writeln!(out, "{line}");
+            }
         }
         let _ =
             writeln!(out, "More: --grid, --cycles, --explain TERM, --perf, --html FILE, --json");
