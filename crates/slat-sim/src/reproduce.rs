@@ -203,6 +203,9 @@ impl Report {
                     ("value", row.quantity),
                     ("reading", &row.reading),
                 ] {
+                    if text.is_empty() {
+                        continue;
+                    }
                     for (nth, line) in wrapped(text, 84).iter().enumerate() {
                         let name = if nth == 0 { name } else { "" };
                         let _ = writeln!(out, "    {name:<9}{line}");
@@ -213,11 +216,13 @@ impl Report {
         }
         let _ = writeln!(
             out,
-            "{} in range, {} out of range, {} too uncertain, {} not comparable. Why: --details",
+            "{} in range, {} out of range, {} too uncertain, {} not comparable. Why: --details\n\
+             Recordings are run up to {} M accesses.",
             self.count(Verdict::InRange),
             self.count(Verdict::OutOfRange),
             self.count(Verdict::TooUncertain),
             self.count(Verdict::NotComparable),
+            runs::MOST_ACCESSES / 1_000_000,
         );
         out
     }

@@ -55,25 +55,25 @@ impl<'a> Runs<'a> {
         preset: &str,
     ) -> Result<Option<Run>, ReproduceError> {
         let processor = Processor::bundled(preset)?;
-        self.with(workload, preset, &processor, None)
+        self.with(workload, preset, &processor, &Options::default())
     }
 
-    /// This recording on a processor that goes by `key` here, its TLB tagged or not.
+    /// This recording on a processor that goes by `key` here.
     pub(super) fn with(
         &mut self,
         workload: &str,
         key: &str,
         processor: &Processor,
-        tagged: Option<bool>,
+        options: &Options,
     ) -> Result<Option<Run>, ReproduceError> {
-        let key = (workload.to_owned(), format!("{key} {tagged:?}"));
+        let key = (workload.to_owned(), format!("{key} {options:?}"));
         if let Some(run) = self.made.get(&key) {
             return Ok(run.clone());
         }
         (self.progress)(&format!("{workload} on {}", processor.name));
         let run = match (self.open)(workload).map_err(|error| failed(workload, error))? {
             None => None,
-            Some(recording) => Some(Run(outcomes(&recording, workload, processor, tagged)?)),
+            Some(recording) => Some(Run(outcomes(&recording, workload, processor, options)?)),
         };
         self.made.insert(key, run.clone());
         Ok(run)
@@ -88,13 +88,12 @@ fn outcomes(
     recording: &Recording,
     workload: &str,
     processor: &Processor,
-    tagged: Option<bool>,
+    options: &Options,
 ) -> Result<Vec<Outcome>, ReproduceError> {
     let mut reader = recording
         .reader(&recording::Options::default())
         .map_err(|error| failed(workload, error))?;
-    let options = Options { tagged, ..Options::default() };
-    compare(&mut reader, processor, &options, |done| done < MOST_ACCESSES)
+    compare(&mut reader, processor, options, |done| done < MOST_ACCESSES)
         .map_err(|error| ReproduceError::Compare { workload: workload.to_owned(), error })
 }
 

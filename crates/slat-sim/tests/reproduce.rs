@@ -1,0 +1,61 @@
+//! Rows of `slat reproduce` that must hold: exact counts, and orders that follow from the mechanism.
+//! Bands of numbers never gate.
+
+use std::path::Path;
+
+use slat_sim::reproduce::{Report, Row, Verdict, reproduce};
+use slat_trace::recording::{Error, Recording};
+
+/// Short ones: the test runs unoptimized.
+const USED: [&str; 2] = ["chase-4k", "chase-2m"];
+
+fn recordings() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recordings")
+}
+
+/// The rows where no other recordings are there.
+fn report() -> Report {
+    let mut open = |name: &str| -> Result<Option<Recording>, Error> {
+        if !USED.contains(&name) {
+            return Ok(None);
+        }
+        Recording::open(recordings().join(format!("{name}.slat"))).map(Some)
+    };
+    reproduce(&mut open, &mut |_| {}).unwrap()
+}
+
+fn row<'a>(report: &'a Report, id: &str) -> &'a Row {
+    report.rows.iter().find(|row| row.id == id).unwrap()
+}
+
+#[test]
+fn exact_rows_and_orders_hold_and_the_table_fits() {
+    let report = report();
+    for id in ["1", "2", "11", "C15"] {
+        assert_eq!(row(&report, id).verdict, Verdict::InRange, "{id}");
+    }
+    // Levels double, references do not.
+    assert_eq!(row(&report, "C14").value.unwrap().value, 6.0);
+    // Small pages: nested slower than shadow; large pages: the gap closes.
+    let small = row(&report, "10a").value.unwrap().value;
+    let large = row(&report, "10b").value.unwrap().value;
+    assert!(small > 1.0, "{small}");
+    assert!((large - 1.0).abs() < small - 1.0, "{large} beside {small}");
+    // Rows without their recording say which.
+    let compile = row(&report, "7");
+    assert_eq!(compile.verdict, Verdict::NotComparable);
+    assert!(compile.reading.contains("compiler.slat"), "{}", compile.reading);
+    // Every row says what it is.
+    for row in &report.rows {
+        assert!(!row.claim.is_empty() && !row.source.is_empty() && !row.known.is_empty());
+        assert!(!row.reading.is_empty(), "{}", row.id);
+    }
+    for text in [report.text(false), report.text(true)] {
+        for line in text.lines() {
+            let long_word = line.contains("https://");
+            assert!(line.chars().count() <= 100 || long_word, "{line}");
+        }
+    }
+    let json = report.json();
+    assert_eq!(json["rows"].as_array().unwrap().len(), report.rows.len());
+}
