@@ -40,8 +40,11 @@ impl<F> Lenient<F> {
 
     fn seen(&self, access: &Access) -> Access {
         let mut access = *access;
-        if self.unchecked_updates && matches!(access.purpose, Purpose::Update { .. }) {
+        if self.unchecked_updates
+            && let Purpose::Update { level } = access.purpose
+        {
             access.kind = Kind::Read;
+            access.purpose = Purpose::Table { level };
         }
         if self.implicit_as_explicit && matches!(access.purpose, Purpose::Table { .. }) {
             access.purpose = Purpose::Final;
