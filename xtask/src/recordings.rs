@@ -124,7 +124,7 @@ fn plans(cache: &Cache, place: &Path, sources: &Path, args: &Args) -> anyhow::Re
         } else {
             sources.join("work.sql")
         };
-        let files = vec![(root, "/".into()), (script, "/work/work.sql".into())];
+        let files = vec![(root, "/".into()), (script, "/guest/work.sql".into())];
         let words = ["sh", "-c", "exec /usr/bin/sqlite3 :memory: < work.sql"];
         let guest = guest(&words, files, "", false);
         let command = "sqlite3 :memory: < work.sql".into();
@@ -142,7 +142,7 @@ fn plans(cache: &Cache, place: &Path, sources: &Path, args: &Args) -> anyhow::Re
         for at in ["lib", "lib64"] {
             files.push((root.join(at), format!("/{at}")));
         }
-        files.push((sources.join("compiled.c"), "/work/compiled.c".into()));
+        files.push((sources.join("compiled.c"), "/guest/compiled.c".into()));
         let words = [cc1, "-quiet", "-O2", "-o", "/tmp/out.s", "compiled.c"];
         let guest = guest(&words, files, "", false);
         let recipe = Recipe {

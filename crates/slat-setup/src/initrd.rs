@@ -162,12 +162,12 @@ mod tests {
         let mut initrd = Initrd::new();
         initrd.file("/bin/tool", b"x");
         initrd.link("/bin/other", "tool");
-        initrd.copy(place.path(), "/work").unwrap();
+        initrd.copy(place.path(), "/guest").unwrap();
         let bytes = initrd.finish();
         assert_eq!(bytes.len() % 512, 0);
         let entries = entries(&bytes);
         let names: Vec<&str> = entries.iter().map(|entry| entry.0.as_str()).collect();
-        assert_eq!(names, ["bin", "bin/tool", "bin/other", "work", "work/sub", "work/sub/data"]);
+        assert_eq!(names, ["bin", "bin/tool", "bin/other", "guest", "guest/sub", "guest/sub/data"]);
         assert_eq!(entries[0].1, FOLDER | 0o755);
         assert_eq!(entries[2], ("bin/other".into(), LINK | 0o777, b"tool".to_vec()));
         assert_eq!(entries[5].2, b"12345");

@@ -161,7 +161,7 @@ fn build_initrd(
     let mut initrd = Initrd::new();
     let shell = fs::read(busybox(cache, arch)?).map_err(io("busybox"))?;
     initrd.file("/bin/busybox", &shell);
-    for folder in ["/proc", "/sys", "/dev", "/tmp", "/work"] {
+    for folder in ["/proc", "/sys", "/dev", "/tmp", "/guest"] {
         initrd.folder(folder);
     }
     initrd.file("/slat/begin", &marker::program(arch, true));
@@ -176,8 +176,8 @@ fn build_initrd(
          /bin/busybox --install -s /bin\n\
          mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev\n\
          echo 1 > /proc/sys/kernel/printk\n\
-         export PATH=/bin:/usr/bin:/work HOME=/work\n\
-         cd /work\n\
+         export PATH=/bin:/usr/bin:/guest HOME=/guest\n\
+         cd /guest\n\
          {before}\n\
          {begin}\n\
          {command}\n\

@@ -188,7 +188,7 @@ fn recipe(args: &Args) -> anyhow::Result<Recipe> {
             let name = |path: &Path| -> anyhow::Result<String> {
                 let name = path.file_name().and_then(|name| name.to_str());
                 let name = name.with_context(|| format!("{}: not a file", path.display()))?;
-                Ok(format!("/work/{name}"))
+                Ok(format!("/guest/{name}"))
             };
             for file in &args.file {
                 files.push((file.clone(), name(file)?));

@@ -34,8 +34,8 @@ pub(super) type Cell<F> = <<F as Encode>::Word as Word>::Atomic;
 ///         Step::Done => break,
 ///         Step::Yield => { /* let others run; operation.bytes_done() have changed */ }
 ///         Step::Invalidate(gather) => {
-///             let Ok(completed) = gather.complete(invalidate) else { unimplemented!() };
-///             let Ok(reclaim) = completed.reclaim(tables) else { unimplemented!() };
+///             let Ok(completed) = gather.complete(invalidate) else { panic!("not flushed") };
+///             let Ok(reclaim) = completed.reclaim(tables) else { panic!("still walked") };
 ///             cursor.resume(reclaim.into_source(source)?)?;
 ///         }
 ///     }
