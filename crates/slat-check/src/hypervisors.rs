@@ -148,6 +148,11 @@ const RISCV: &[Product] = &[Product {
     system: "Linux",
 }];
 
+/// The hypervisors for x86 by name, and whether their current versions need SLAT.
+pub fn requiring_slat_on_x86() -> impl Iterator<Item = (&'static str, bool)> {
+    X86.iter().map(|product| (product.name, product.requires))
+}
+
 pub(crate) fn hypervisors(system: System, judgement: &Judgement) -> Vec<Hypervisor> {
     let products = match system.arch {
         Arch::X86 => X86,

@@ -48,6 +48,7 @@ pub mod text;
 mod this_machine;
 mod virtual_machine;
 
+pub use hypervisors::requiring_slat_on_x86;
 pub use machine::{Arch, Machine, Os, Source, System, Unread};
 pub use recorded::{Recorded, StateError};
 pub use report::{

@@ -5,6 +5,7 @@
 pub mod compare;
 pub mod guest;
 pub mod html;
+pub mod hypervisor;
 pub mod machine;
 pub mod memory;
 pub mod native;

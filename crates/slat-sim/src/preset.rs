@@ -86,6 +86,54 @@ pub enum SecondStage {
     Arm,
 }
 
+/// A page size of a second stage, by the 4 KiB granule.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum PageSize {
+    /// 4 KiB.
+    #[serde(rename = "4K")]
+    Small,
+    /// 2 MiB.
+    #[serde(rename = "2M")]
+    Large,
+    /// 1 GiB.
+    #[serde(rename = "1G")]
+    Huge,
+}
+
+impl PageSize {
+    /// The level at which its leaves lie: 0 to 2.
+    pub const fn level(self) -> u8 {
+        self as u8
+    }
+}
+
+/// The extension by which a processor runs virtual machines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Extension {
+    /// Intel VT-x.
+    Vmx,
+    /// AMD-V.
+    Svm,
+    /// The exception level EL2 (or Hyp mode) of Arm.
+    Arm,
+}
+
+/// What a processor can do for virtual machines.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Virtualization {
+    /// The extension.
+    pub extension: Param<Extension>,
+    /// Whether a guest may run without paging, in real mode as well. On Intel a control (Intel SDM
+    /// 3C 25.6.2, "unrestricted guest"); AMD and Arm run such guests always.
+    pub unrestricted_guest: Param<bool>,
+    /// The largest page of the second stage; `4K` where there is none.
+    pub largest_page: Param<PageSize>,
+    /// Width of a system physical address.
+    pub physical_bits: Param<u8>,
+}
+
 /// A processor.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +146,9 @@ pub struct Processor {
     pub second_stage_dirty: Param<bool>,
     /// Whether its TLB is tagged by virtual machine (VPID, ASID, VMID).
     pub tagged_tlb: Param<bool>,
+    /// What else hypervisors ask of it; a processor made up for a comparison may leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtualization: Option<Virtualization>,
     /// The TLBs.
     pub tlb: Tlbs,
     /// The caches of intermediate entries.
@@ -211,13 +262,34 @@ pub enum PresetError {
         text: String,
     },
     /// No preset of this name.
-    #[error("no processor preset `{name}`; there are {choices}, or give a TOML file")]
+    #[error("no {kind} preset `{name}`; there are {choices}, or give a TOML file")]
     Unknown {
+        /// Of what: `processor`, `hypervisor`.
+        kind: &'static str,
         /// The name that was asked for.
         name: String,
         /// All names.
         choices: String,
     },
+}
+
+/// Reads a preset's text, before its values are checked.
+pub(crate) fn from_toml<T: serde::de::DeserializeOwned>(
+    file: &str,
+    text: &str,
+) -> Result<T, PresetError> {
+    toml::from_str(text)
+        .map_err(|error| PresetError::Toml { file: file.to_owned(), error: Box::new(error) })
+}
+
+/// No preset of this name, but these.
+pub(crate) fn unknown(
+    kind: &'static str,
+    name: &str,
+    names: impl Iterator<Item = &'static str>,
+) -> PresetError {
+    let choices = names.collect::<Vec<_>>().join(", ");
+    PresetError::Unknown { kind, name: name.to_owned(), choices }
 }
 
 /// The bundled presets: file name and text, by maker and age.
@@ -257,10 +329,7 @@ impl Processor {
         let wanted = name.to_ascii_lowercase();
         match BUNDLED.iter().find(|(key, _)| *key == wanted) {
             Some((key, text)) => Processor::parse(key, text),
-            None => Err(PresetError::Unknown {
-                name: name.to_owned(),
-                choices: Processor::names().collect::<Vec<_>>().join(", "),
-            }),
+            None => Err(unknown("processor", name, Processor::names())),
         }
     }
 
@@ -274,8 +343,7 @@ impl Processor {
     /// # Errors
     /// Names the line and the field.
     pub fn parse(file: &str, text: &str) -> Result<Processor, PresetError> {
-        let processor: Processor = toml::from_str(text)
-            .map_err(|error| PresetError::Toml { file: file.to_owned(), error: Box::new(error) })?;
+        let processor: Processor = from_toml(file, text)?;
         processor.check(file)?;
         Ok(processor)
     }
@@ -326,6 +394,15 @@ impl Processor {
                     text: format!("{kib} KiB do not divide into sets of {ways} lines of 64 bytes"),
                 });
             }
+        }
+        if let Some(Virtualization { physical_bits, .. }) = &self.virtualization
+            && !(32..=52).contains(&physical_bits.value)
+        {
+            return Err(PresetError::Value {
+                file: file.to_owned(),
+                field: "virtualization.physical_bits",
+                text: format!("{} is not in 32..=52", physical_bits.value),
+            });
         }
         if !(0.05..=100.0).contains(&self.cycles.base_cpi.value) {
             return Err(PresetError::Value {
