@@ -48,6 +48,7 @@ impl Features {
             hierarchical_disable: field(mmfr1, 12) >= 1,
             enhanced_pan: field(mmfr1, 20) >= 3,
             instruction_tags: false,
+            bbm_level: 0,
         };
         Features {
             processor,

@@ -280,7 +280,10 @@ impl<F: Encode> Checker<F> {
                         due.push((space, level - 1, next, start, path));
                     }
                     Decoded::Leaf { shift, .. } => {
+                        // Of a contiguous or NAPOT group it may keep the whole by any entry.
+                        let shift = self.format.group(entry, level).unwrap_or(shift.into());
                         let start = start >> shift << shift;
+                        let shift = shift as u8;
                         let key = Key { start, shift, what: What::Translation, ..key };
                         self.kept.insert(key);
                         if self.format.stage() == 2 {
@@ -433,13 +436,35 @@ impl<F: Encode> Checker<F> {
                 continue;
             }
             seen.push(Seen { level, decoded, path });
-            let found = self.found(read.value, level, input, above);
+            let entry = self.with_group(memory, read.value, level, at);
+            let found = self.found(entry, level, input, above);
             return (seen, found);
         }
     }
 
+    /// The entry at `at` with the accessed and dirty state of the whole group that it belongs to.
+    fn with_group<M: Memory>(&self, memory: &mut M, entry: u64, level: u8, at: M::Address) -> u64 {
+        let Some(shift) = self.format.group(entry, level) else { return entry };
+        let layout = self.format.layout();
+        let (bytes, count) = (layout.size.bytes(), 1u64 << (shift - self.format.shift(level)));
+        let first = at.raw() & !(bytes * count - 1);
+        let access = Access { purpose: Purpose::Table { level }, ..asked(Kind::Read, 0) };
+        (0..count).fold(entry, |sum, index| {
+            match memory.read(M::Address::new(first + index * bytes), layout, &access) {
+                Ok(read) if self.format.group(read.value, level) == Some(shift) => {
+                    self.format.inherit(sum, read.value)
+                }
+                _ => sum,
+            }
+        })
+    }
+
     fn found(&self, entry: u64, level: u8, input: u64, path: Path) -> Option<(Found, u8)> {
         let Decoded::Leaf { base, shift } = self.format.decode(entry, level) else { return None };
+        let (base, shift) = match self.format.group(entry, level) {
+            Some(shift) => (base >> shift << shift, shift as u8),
+            None => (base, shift),
+        };
         let found = Found { entry, level, base, shift, path, input, kind: Kind::Read };
         Some((found, shift))
     }

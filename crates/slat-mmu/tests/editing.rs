@@ -156,7 +156,7 @@ const PERMISSIONS: [Permissions; 3] = [
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Map { start: u64, pages: u64, output: u64, rights: usize },
+    Map { start: u64, pages: u64, output: u64, rights: usize, grouped: bool },
     Unmap { start: u64, pages: u64 },
     Protect { start: u64, pages: u64, rights: usize },
     Clean { start: u64, pages: u64 },
@@ -172,8 +172,10 @@ fn op() -> impl Strategy<Value = Op> {
     let pages = || prop_oneof![Just(1u64), Just(512), Just(1024), 1..64u64];
     let output = || prop_oneof![Just(0u64), Just(512), 0..64u64];
     prop_oneof![
-        4 => (start(), pages(), output(), 0..3usize)
-            .prop_map(|(start, pages, output, rights)| Op::Map { start, pages, output, rights }),
+        4 => (start(), pages(), output(), 0..3usize, any::<bool>()).prop_map(
+            |(start, pages, output, rights, grouped)| Op::Map {
+                start, pages, output, rights, grouped
+            }),
         3 => (start(), pages()).prop_map(|(start, pages)| Op::Unmap { start, pages }),
         2 => (start(), pages(), 0..3usize)
             .prop_map(|(start, pages, rights)| Op::Protect { start, pages, rights }),
@@ -192,9 +194,10 @@ impl<F: Encode> World<'_, F> {
         let format = self.subject.format;
         let attributes = self.subject.attributes;
         match op {
-            Op::Map { start, pages, output, rights } => {
+            Op::Map { start, pages, output, rights, grouped } => {
                 let attributes = attributes(PERMISSIONS[rights], 0);
                 let leaves = Leaves::new(&format, &attributes).unwrap();
+                let leaves = if grouped { leaves.up_to(0).grouped() } else { leaves };
                 let spa = Spa::new(OUTPUT + output * PAGE);
                 self.run(start, pages, |cursor, at, bytes| cursor.map(at, spa, bytes, &leaves))
             }
@@ -359,7 +362,7 @@ fn found(all: &[(Op, Vec<Finding>)], why: Why, what: What) -> bool {
     all.iter().flat_map(|(_, findings)| findings).any(|f| f.why == why && f.copy.what == what)
 }
 
-const MAP: Op = Op::Map { start: 0, pages: 4, output: 0, rights: 0 };
+const MAP: Op = Op::Map { start: 0, pages: 4, output: 0, rights: 0, grouped: false };
 const UNMAP: Op = Op::Unmap { start: 0, pages: 4 };
 
 /// A leaf is cleared and the flag that asks for a flush is not set (pKVM-IA#18, XSA-366).
@@ -413,7 +416,7 @@ fn walk_caches_not_flushed() {
         },
         ..arm()
     };
-    let map = Op::Map { start: 0, pages: 512, output: 1, rights: 0 };
+    let map = Op::Map { start: 0, pages: 512, output: 1, rights: 0, grouped: false };
     let ops = [map, Op::Unmap { start: 0, pages: 512 }];
     let run = std::panic::catch_unwind(|| sequence(&subject, &ops));
     // The table is freed while it is still held: the frame source notices that.

@@ -66,6 +66,7 @@ mod error;
 mod fault;
 mod frames;
 mod gather;
+mod group;
 mod logging;
 mod map;
 mod mappings;
@@ -87,6 +88,7 @@ pub use frames::{Arena, Donated, Frame, FrameSource};
 pub use gather::{Completed, Detached, Gather, Leak, Pending, Ready, Reclaim, Slots, Stale};
 pub use logging::DirtyLog;
 pub use map::Map;
+use mappings::Leaf;
 pub use mappings::{Mapping, Mappings};
 pub use memory::{Cells, TableMemory};
 pub use remap::Remap;
@@ -192,8 +194,8 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         let input = self.strip(address.raw())?;
         let format = &self.format;
         let mut level = self.top;
-        let cells = self.memory.table(self.root, self.root_entries)?;
-        let index = (input >> format.shift(level)) as usize & (self.root_entries - 1);
+        let mut cells = self.memory.table(self.root, self.root_entries)?;
+        let mut index = (input >> format.shift(level)) as usize & (self.root_entries - 1);
         let mut entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
         loop {
             let next = match format.points_at(entry, level) {
@@ -201,13 +203,14 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
                 _ => match format.decode(entry, level) {
                     Decoded::Table { next } if level > 0 => next,
                     Decoded::Leaf { base, shift } => {
-                        let within = (1u64 << shift) - 1;
+                        let leaf = Leaf::whole(format, cells, index, entry, level, base, shift);
+                        let within = leaf.bytes - 1;
                         return Some(Mapping {
                             start: I::new(address.raw() & !within),
-                            bytes: within + 1,
-                            output: O::new(base | input & within),
+                            bytes: leaf.bytes,
+                            output: O::new(leaf.base | input & within),
                             level,
-                            entry,
+                            entry: leaf.entry,
                         });
                     }
                     _ => return None,
@@ -215,8 +218,8 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
             };
             level -= 1;
             let count = 1 << format.index_bits(level);
-            let index = (input >> format.shift(level)) as usize & (count - 1);
-            let cells = self.memory.table(next, count)?;
+            index = (input >> format.shift(level)) as usize & (count - 1);
+            cells = self.memory.table(next, count)?;
             entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
         }
     }

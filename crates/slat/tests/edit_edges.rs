@@ -509,38 +509,6 @@ fn a_gather_of_other_tables_is_refused() {
 }
 
 #[test]
-fn contiguous_groups_are_not_torn() {
-    let cells = cells(16);
-    let arena = Arena::<u64>::new(0, &cells).unwrap();
-    let format = Sv::stage2(Scheme::Sv39, RiscvFeatures::default());
-    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
-    let leaves = Leaves::new(&format, &riscv::Attributes::new(RWX)).unwrap().up_to(0);
-    with::<_, _, Live, _, _>(&mut tables, &arena, (Gpa::new(0), GIB), |cursor| {
-        done!(cursor, cursor.map(Gpa::new(0), Spa::new(0), BLOCK, &leaves));
-    });
-    // Somebody made a 64 KiB NAPOT range of the second 16 pages.
-    let found = tables.translate(Gpa::new(16 * PAGE)).unwrap();
-    let table =
-        cells.chunks(512).find(|table| table[16].load(Ordering::Relaxed) == found.entry).unwrap();
-    for cell in &table[16..32] {
-        let napot = found.entry & !(0xf << 10) | 8 << 10 | 1 << 63;
-        cell.store(napot, Ordering::Relaxed);
-    }
-    assert_eq!(tables.translate(Gpa::new(20 * PAGE)).unwrap().output, Spa::new(20 * PAGE));
-    with::<_, _, Live, _, _>(&mut tables, &arena, (Gpa::new(0), GIB), |cursor| {
-        let mut part = cursor.unmap(Gpa::new(20 * PAGE), 16 * PAGE, ()).unwrap();
-        let torn = cursor.step(&mut part, u32::MAX).unwrap_err();
-        assert!(matches!(torn, Error::Grouped { at, .. } if at == 20 * PAGE), "{torn}");
-        let mut part = cursor.protect(Gpa::new(16 * PAGE), PAGE, RO, ()).unwrap();
-        assert!(matches!(cursor.step(&mut part, u32::MAX), Err(Error::Grouped { .. })));
-        // The whole group goes as one.
-        done!(cursor, cursor.unmap(Gpa::new(15 * PAGE), 18 * PAGE, ()));
-    });
-    assert!(tables.translate(Gpa::new(31 * PAGE)).is_none());
-    assert!(tables.translate(Gpa::new(33 * PAGE)).is_some());
-}
-
-#[test]
 fn the_last_bits_of_a_detached_table_are_seen() {
     let cells = cells(16);
     let arena = Arena::<u64>::new(0, &cells).unwrap();

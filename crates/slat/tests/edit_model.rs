@@ -294,6 +294,7 @@ enum Op {
         output: u64,
         attributes: u8,
         up_to: u8,
+        grouped: bool,
     },
     Unmap {
         at: u64,
@@ -356,13 +357,14 @@ fn operation() -> impl Strategy<Value = Op> {
     let output = || prop_oneof![Just(0u64), Just(512u64), Just(4096u64), 0..4096u64];
     let blocks = || ((0..4u64).prop_map(|at| at * 512), Just(1024u64));
     prop_oneof![
-        2 => (blocks(), any::<u8>(), 0..2u8).prop_map(|((at, pages), attributes, up_to)| Op::Map {
-            at, pages, output: 0, attributes, up_to
-        }),
+        2 => (blocks(), any::<u8>(), 0..2u8, any::<bool>()).prop_map(
+            |((at, pages), attributes, up_to, grouped)| Op::Map {
+                at, pages, output: 0, attributes, up_to, grouped
+            }),
         2 => (blocks(), 1..3u8).prop_map(|((at, pages), to)| Op::Collapse { at, pages, to }),
-        4 => (range(), output(), any::<u8>(), 0..3u8).prop_map(
-            |((at, pages), output, attributes, up_to)| Op::Map {
-                at, pages, output, attributes, up_to
+        4 => (range(), output(), any::<u8>(), 0..3u8, any::<bool>()).prop_map(
+            |((at, pages), output, attributes, up_to, grouped)| Op::Map {
+                at, pages, output, attributes, up_to, grouped
             }),
         3 => range().prop_map(|(at, pages)| Op::Unmap { at, pages }),
         2 => (range(), any::<u8>()).prop_map(|((at, pages), permissions)| Op::Protect {
@@ -431,11 +433,11 @@ impl<'a, F: Subject> World<'a, F> {
         seen
     }
 
-    /// The level of the leaf that maps each page of a sample.
-    fn sizes(&self) -> BTreeMap<u64, u8> {
+    /// The size of the page or group that maps each page of a sample.
+    fn sizes(&self) -> BTreeMap<u64, u64> {
         (0..PAGES)
             .step_by(61)
-            .filter_map(|page| Some((page, self.tables.translate(self.address(page))?.level)))
+            .filter_map(|page| Some((page, self.tables.translate(self.address(page))?.bytes)))
             .collect()
     }
 
@@ -629,7 +631,7 @@ impl<'a, F: Subject> World<'a, F> {
         let covered = covered.into_inner();
         let resized = self.sizes();
         let resized =
-            sizes.iter().filter(|(page, level)| resized.get(page).is_some_and(|now| now != *level));
+            sizes.iter().filter(|(page, bytes)| resized.get(page).is_some_and(|now| now != *bytes));
         for page in self.narrowed(&before).into_iter().chain(resized.map(|(page, _)| *page)) {
             let at = self.address(page).raw();
             let hit = covered.iter().any(|range| range.start <= at && at <= range.last);
@@ -667,10 +669,11 @@ impl<'a, F: Subject> World<'a, F> {
             })
         };
         match *op {
-            Op::Map { at, pages, output, attributes, up_to } => {
+            Op::Map { at, pages, output, attributes, up_to, grouped } => {
                 let pages = clip(at, pages);
                 let attributes = self.format.attributes_numbered(attributes);
                 let leaves = Leaves::new(&self.format, &attributes).unwrap().up_to(up_to);
+                let leaves = if grouped { leaves.grouped() } else { leaves };
                 let start = self.address(at);
                 // Blocks need inputs and outputs that agree.
                 let output = output + at % 512;
@@ -750,7 +753,8 @@ impl<'a, F: Subject> World<'a, F> {
                     self.run::<X, _>(how, |c| c.split(start, pages * PAGE, to), &reported).unwrap();
                 for page in at..at + done / PAGE {
                     let found = self.tables.translate(self.address(page));
-                    assert!(found.is_none_or(|mapping| mapping.level <= to), "still large");
+                    let page = |level| 1u64 << self.format.shift(level);
+                    assert!(found.is_none_or(|mapping| mapping.bytes <= page(to)), "still large");
                 }
             }
             Op::Collapse { at, pages, to } => {

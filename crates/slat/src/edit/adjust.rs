@@ -6,6 +6,7 @@ use super::Error;
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Change, Encode};
 use super::frames::FrameSource;
+use super::group::{count, member, survey};
 use super::memory::TableMemory;
 use super::split::Divided;
 use super::witness::Witness;
@@ -237,15 +238,33 @@ impl<W: Witness> Adjust<W> {
             return changed;
         }
         let mut changed = Changed { lost: 0, gained: 0, first: usize::MAX, last: 0, count: 0 };
-        for (index, cell) in cells.iter().enumerate() {
+        let mut index = 0;
+        while let Some(cell) = cells.get(index) {
             let entry = F::Word::load(cell, Ordering::Relaxed);
             match format.decode(entry, level) {
                 Decoded::Leaf { .. } => {
+                    if let Some(group) = format.group(entry, level) {
+                        let at = start + ((index as u64) << shift);
+                        let rest = &cells[index..];
+                        match self.change_group::<F, X>(format, rest, at, group, level) {
+                            Some((lost, gained)) => {
+                                let next = index + count(format, group, level);
+                                if lost | gained != 0 {
+                                    changed.lost |= lost;
+                                    changed.gained |= gained;
+                                    changed.first = changed.first.min(index);
+                                    changed.last = next - 1;
+                                }
+                                index = next;
+                                changed.count = next;
+                                continue;
+                            }
+                            None => break,
+                        }
+                    }
                     let new = change.apply(entry);
                     if new != entry && self.selects(format, entry) {
-                        if format.group(entry, level).is_some()
-                            || F::BREAKS && format.breaks(entry, new, level)
-                        {
+                        if F::BREAKS && format.breaks(entry, new, level) {
                             break;
                         }
                         let was = change_one::<F::Word, X>(cell, entry, change);
@@ -263,9 +282,60 @@ impl<W: Witness> Adjust<W> {
                 Decoded::Table { .. } if level > 0 => break,
                 _ => {}
             }
-            changed.count = index + 1;
+            index += 1;
+            changed.count = index;
         }
         changed
+    }
+
+    /// Changes every entry of the group that begins with the first of `cells`, and returns which
+    /// bits were lost and gained. `None`, with nothing changed, where that is not the whole of a
+    /// group or it must be broken.
+    #[inline(never)]
+    fn change_group<F: Encode, X: Mode>(
+        &mut self,
+        format: &F,
+        cells: &[Cell<F>],
+        start: u64,
+        shift: u32,
+        level: u8,
+    ) -> Option<(u64, u64)> {
+        if start & ((1u64 << shift) - 1) != 0 {
+            return None;
+        }
+        let cells = cells.get(..count(format, shift, level))?;
+        let leaf = survey(format, cells, shift, level)?;
+        let change = self.changes[usize::from(level)];
+        let new = change.apply(leaf);
+        if new == leaf || !self.selects(format, leaf) {
+            return Some((0, 0));
+        }
+        if F::BREAKS && format.breaks(leaf, new, level) {
+            return None;
+        }
+        let (mut lost, mut gained, mut sum) = (0, 0, leaf);
+        for (index, cell) in cells.iter().enumerate() {
+            let entry = F::Word::load(cell, Ordering::Relaxed);
+            let was = change_one::<F::Word, X>(cell, entry, change);
+            let now = change.apply(was);
+            lost |= was & !now;
+            gained |= now & !was;
+            sum = format.inherit(sum, format.ungrouped(was, index as u64, level));
+        }
+        self.tell(format, start, sum, cells.len(), level);
+        Some((lost, gained))
+    }
+
+    /// Shows the witness every page of a group, as the group was.
+    fn tell<F: Encode>(&mut self, format: &F, start: u64, leaf: u64, count: usize, level: u8) {
+        if let Decoded::Leaf { base, .. } = format.decode(leaf, level)
+            && W::WATCHES
+        {
+            for index in 0..count as u64 {
+                let at = start + (index << format.shift(level));
+                self.witness.leaf(at, level, member(format, leaf, base, index, level));
+            }
+        }
     }
 }
 
@@ -295,7 +365,7 @@ impl<F: Encode, W: Witness> Verb<F> for Adjust<W> {
         if changed.count > 0 {
             return Ok(Advance::To(at + ((changed.count as u64) << shift)));
         }
-        self.obstructed(cursor, at, level, entry)
+        self.obstructed(cursor, at, end, level, entry)
     }
 }
 
@@ -324,8 +394,9 @@ impl<W: Witness> Adjust<W> {
             return Err(cursor.obstacle(at, entry));
         }
         let Decoded::Leaf { .. } = format.decode(entry, level) else { return next };
-        let same = self.changes[usize::from(level)].apply(entry) == entry;
-        if same || !self.selects(format, entry) {
+        let said = cursor.with_group(at, level, entry)?;
+        let same = self.changes[usize::from(level)].apply(said) == said;
+        if same || !self.selects(format, said) {
             return next;
         }
         Ok(match cursor.divide(at, level, entry)? {
@@ -340,6 +411,7 @@ impl<W: Witness> Adjust<W> {
         &mut self,
         cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
         at: u64,
+        end: u64,
         level: u8,
         entry: u64,
     ) -> Result<Advance, Error>
@@ -352,16 +424,34 @@ impl<W: Witness> Adjust<W> {
         X: Mode,
     {
         let format = &cursor.tables.format;
+        let change = self.changes[usize::from(level)];
         match format.decode(entry, level) {
-            Decoded::Leaf { .. } if format.group(entry, level).is_some() => {
-                Err(Error::Grouped { at: cursor.address(at), entry })
+            Decoded::Leaf { .. } if let Some(shift) = format.group(entry, level) => {
+                let said = cursor.with_group(at, level, entry)?;
+                let bytes = 1u64 << shift;
+                if change.apply(said) == said || !self.selects(format, said) {
+                    return Ok(Advance::To(((at | (bytes - 1)) + 1).min(end)));
+                }
+                if at & (bytes - 1) != 0 || end - at < bytes {
+                    // A part of it is to differ from the rest.
+                    return Ok(match cursor.unfold(at, level, entry)? {
+                        Divided::Done => Advance::To(at),
+                        Divided::Broken | Divided::Invalidate => Advance::Invalidate,
+                    });
+                }
+                if !cursor.pending_room()? {
+                    return Ok(Advance::Invalidate);
+                }
+                let was = cursor.break_group(at, level, shift, true, |_, was| change.apply(was));
+                let count = count(format, shift, level);
+                self.tell(format, cursor.address(at), was, count, level);
+                Ok(Advance::To(at + bytes))
             }
             Decoded::Leaf { .. } => {
                 // Only what must be broken is left.
                 if !cursor.pending_room()? {
                     return Ok(Advance::Invalidate);
                 }
-                let change = self.changes[usize::from(level)];
                 let was = cursor.break_entry(at, level, |_, was| change.apply(was));
                 if W::WATCHES {
                     self.witness.leaf(cursor.address(at), level, was);

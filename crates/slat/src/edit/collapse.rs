@@ -3,9 +3,10 @@
 use core::sync::atomic::Ordering;
 
 use super::Error;
-use super::cursor::{Advance, Cursor, Operation, Verb};
+use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::Encode;
 use super::frames::FrameSource;
+use super::group::count;
 use super::map::{Supplanted, supplant};
 use super::memory::TableMemory;
 use super::word::{Mode, Word};
@@ -55,12 +56,22 @@ where
         let child = level - 1;
         let cells = self.tables.cells(next, child)?;
         let Some(cell) = cells.first() else { return Ok(None) };
-        let first = F::Word::load(cell, Ordering::Acquire);
+        // What a group says, its entries say by themselves as well.
+        let alone = |cell: &Cell<F>, index: u64| {
+            let entry = F::Word::load(cell, Ordering::Acquire);
+            match format.group(entry, child) {
+                Some(shift) => {
+                    let within = count(format, shift, child) as u64 - 1;
+                    format.ungrouped(entry, index & within, child)
+                }
+                None => entry,
+            }
+        };
+        let first = alone(cell, 0);
         let bytes = 1u64 << format.shift(child);
         let base = match format.decode(first, child) {
             Decoded::Leaf { base, shift }
                 if u32::from(shift) == format.shift(child)
-                    && format.group(first, child).is_none()
                     && base & ((1u64 << format.shift(level)) - 1) == 0 =>
             {
                 base
@@ -68,16 +79,16 @@ where
             _ => return Ok(None),
         };
         let rest = first & !format.place(base, child);
-        let mut history = 0;
+        let mut sum = first;
         for (index, cell) in cells.iter().enumerate() {
-            let entry = F::Word::load(cell, Ordering::Acquire);
+            let entry = alone(cell, index as u64);
             let expected = rest | format.place(base + index as u64 * bytes, child);
             if (entry ^ expected) & !format.history(first) != 0 {
                 return Ok(None);
             }
-            history |= entry;
+            sum = format.inherit(sum, entry);
         }
-        let mut leaf = format.inherit(format.promote(first, child), history);
+        let mut leaf = format.promote(sum, child);
         if X::LIVE && format.hardware_dirty() && format.permissions_of(leaf, level).write {
             leaf = format.soil().apply(leaf);
         }

@@ -272,8 +272,8 @@ where
     pub fn resume(&mut self, ready: Ready<'g>) -> Result<(), Error> {
         let mut inner = ready.inner;
         let mut outcome = Ok(());
-        while let Some(Pending { at, level, entry }) = inner.pop_pending() {
-            if let Err(error) = self.make(at, level, entry) {
+        while let Some(pending) = inner.pop_pending() {
+            if let Err(error) = self.make(&pending) {
                 outcome = Err(error);
             }
         }
@@ -283,20 +283,25 @@ where
 
     /// The make half of break-before-make. Nothing can fail in it but a memory that was taken
     /// away, or a writer who ignored the frozen entry.
-    fn make(&mut self, at: u64, level: u8, entry: u64) -> Result<(), Error> {
+    fn make(&mut self, pending: &Pending) -> Result<(), Error> {
+        let Pending { at, level, count, .. } = *pending;
         let (found_level, _) = self.locate(at, level)?;
         if found_level != level {
             return Err(Error::Frozen { at: self.address(at) });
         }
-        let frozen = self.tables.format.frozen();
-        let cell = self.cell(at, level);
-        match X::replace::<F::Word>(cell, frozen, entry) {
-            Ok(()) => {
-                self.publish(at, level, 1);
-                Ok(())
+        let first = self.index(at, level);
+        let format = &self.tables.format;
+        let mut outcome = Ok(());
+        for index in 0..u64::from(count) {
+            let cell = &self.located(level)[first + index as usize];
+            let entry = pending.entry_at(format, index);
+            if let Err(entry) = X::replace::<F::Word>(cell, format.frozen(), entry) {
+                let at = self.address(at) + (index << format.shift(level));
+                outcome = Err(Error::Occupied { at, entry });
             }
-            Err(entry) => Err(Error::Occupied { at: self.address(at), entry }),
         }
+        self.publish(at, level, usize::from(count));
+        outcome
     }
 
     /// What is to be invalidated, and the detached tables. An empty gather may be dropped.
@@ -464,7 +469,7 @@ where
 
     /// The located table of this level. [`Cursor::locate`] has found that it is lent.
     #[inline(always)]
-    fn located(&self, level: u8) -> &'t [Cell<F>] {
+    pub(super) fn located(&self, level: u8) -> &'t [Cell<F>] {
         self.tables.cells(self.path[usize::from(level)], level).unwrap_or(&[])
     }
 
@@ -549,7 +554,7 @@ where
         let was = X::swap::<F::Word>(self.cell(at, level), frozen);
         self.publish(at, level, 1);
         let entry = make(self, was);
-        self.gather().pend(Pending { at, level, entry });
+        self.gather().pend(Pending { at, level, entry, count: 1, grouped: false });
         let start = at & !((1u64 << self.tables.format.shift(level)) - 1);
         self.note(start, self.entry_end(at, level), 1 << level, Effect::Stale);
         was

@@ -229,12 +229,35 @@ pub trait Encode: Format + fmt::Debug {
     /// dirty state.
     fn history(&self, entry: u64) -> u64;
 
-    /// log2 of the range that the leaf belongs to, where a contiguous or NAPOT group says one
-    /// thing in several entries; such entries change together or not at all.
+    /// log2 of the range of a group of leaves of `level`, where the format and the processor have
+    /// such groups: contiguous entries (Arm), NAPOT ranges (RISC-V). Several entries then say one
+    /// thing; they change together or not at all, and their accessed and dirty state is the OR over
+    /// them.
+    #[inline(always)]
+    fn group_shift(&self, level: u8) -> Option<u32> {
+        let _ = level;
+        None
+    }
+
+    /// log2 of the range of the group that the leaf belongs to, if it does.
     #[inline(always)]
     fn group(&self, entry: u64, level: u8) -> Option<u32> {
         let _ = (entry, level);
         None
+    }
+
+    /// The entry by which a group says what `leaf` says of its page.
+    #[inline(always)]
+    fn grouped(&self, leaf: u64, level: u8) -> u64 {
+        let _ = level;
+        leaf
+    }
+
+    /// The leaf that says by itself what the `index`-th entry of a group says of its page.
+    #[inline(always)]
+    fn ungrouped(&self, entry: u64, index: u64, level: u8) -> u64 {
+        let _ = (index, level);
+        entry
     }
 
     /// What follows from a change in which valid leaves lost the bits `lost` and gained the bits
@@ -275,6 +298,8 @@ pub struct Leaves {
     entries: [u64; MAX_LEVELS],
     /// Bit n: leaves of level n exist.
     levels: u8,
+    /// Whole runs become groups.
+    groups: bool,
 }
 
 impl Leaves {
@@ -283,7 +308,7 @@ impl Leaves {
     /// # Errors
     /// Where level 0 has none.
     pub fn new<F: Encode>(format: &F, attributes: &F::Attributes) -> Result<Leaves, Refused> {
-        let mut leaves = Leaves { entries: [0; MAX_LEVELS], levels: 0 };
+        let mut leaves = Leaves { entries: [0; MAX_LEVELS], levels: 0, groups: false };
         for level in 0..=format.top() {
             let entry = format.leaf(attributes, level).map(|bits| bits | format.place(0, level));
             let size = format.shift(level) as u8;
@@ -312,6 +337,19 @@ impl Leaves {
     pub fn up_to(self, level: u8) -> Leaves {
         let keep = (1u16 << (level.min(7) + 1)) - 1;
         Leaves { levels: self.levels & keep as u8, ..self }
+    }
+
+    /// The same, made into contiguous (Arm) or NAPOT (RISC-V) groups wherever a whole one fits, so
+    /// that one TLB entry may serve all of it. Formats without groups map as ever.
+    #[must_use]
+    pub fn grouped(self) -> Leaves {
+        Leaves { groups: true, ..self }
+    }
+
+    /// Whether whole runs become groups.
+    #[inline]
+    pub(super) fn makes_groups(&self) -> bool {
+        self.groups
     }
 
     /// Whether there is a leaf of this level.

@@ -38,7 +38,8 @@ pub enum Error {
         /// The entry.
         entry: u64,
     },
-    /// The leaf belongs to a contiguous or NAPOT group, of which only a part is asked for.
+    /// The leaf belongs to a contiguous or NAPOT group whose other entries say something else, and
+    /// only a part of it is asked for.
     Grouped {
         /// Where.
         at: u64,
@@ -93,7 +94,7 @@ impl fmt::Display for Error {
                 write!(f, "{at:#x} has a reserved entry ({entry:#x}); unmap it")
             }
             Error::Grouped { at, entry } => {
-                write!(f, "{at:#x} is part of a contiguous group (entry {entry:#x})")
+                write!(f, "{at:#x} is in a group that does not say one thing (entry {entry:#x})")
             }
             Error::Frozen { at } => write!(f, "{at:#x} is being remade; try again"),
             Error::NoFrame { at, bytes } => {

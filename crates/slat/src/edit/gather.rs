@@ -42,6 +42,7 @@ use core::fmt;
 
 use super::encode::{Effect, Encode};
 use super::frames::Frame;
+use super::group::{around, member};
 use super::memory::TableMemory;
 use super::walkers::{Mark, Walkers};
 use super::witness::Witness;
@@ -74,8 +75,23 @@ pub struct Detached {
 pub struct Pending {
     pub(super) at: u64,
     pub(super) level: u8,
-    /// The entry to make.
+    /// The first entry to make, as a leaf by itself where it is one of a group.
     pub(super) entry: u64,
+    /// How many entries: more than one for the pages of a group.
+    pub(super) count: u16,
+    /// Whether they are made into a group.
+    pub(super) grouped: bool,
+}
+
+impl Pending {
+    /// The `index`-th entry to make.
+    pub(super) fn entry_at<F: Encode>(&self, format: &F, index: u64) -> u64 {
+        let Decoded::Leaf { base, .. } = format.decode(self.entry, self.level) else {
+            return self.entry;
+        };
+        let leaf = member(format, self.entry, base, index, self.level);
+        if self.grouped { format.grouped(leaf, self.level) } else { leaf }
+    }
 }
 
 /// What was lost because a token was dropped.
@@ -480,7 +496,13 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
                         self.depth += 1;
                         break;
                     }
-                    Decoded::Leaf { .. } if W::WATCHES => witness.leaf(address, level, entry),
+                    Decoded::Leaf { .. } if W::WATCHES => {
+                        let entry = format
+                            .group(entry, level)
+                            .and_then(|shift| around(format, cells, index, shift, level))
+                            .map_or(entry, |(_, _, group)| format.inherit(entry, group));
+                        witness.leaf(address, level, entry);
+                    }
                     _ => {}
                 }
                 self.path[at].index = index as u64 + 1;

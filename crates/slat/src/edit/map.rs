@@ -6,6 +6,7 @@ use super::Error;
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode, Leaves};
 use super::frames::{Frame, FrameSource};
+use super::group::{count, lay};
 use super::memory::TableMemory;
 use super::word::{Mode, Word};
 use crate::address::Address;
@@ -31,8 +32,8 @@ where
     X: Mode,
 {
     /// Maps `bytes` bytes from `start` to `output` and what follows it, by the largest pages among
-    /// `leaves` that fit ([`Leaves::up_to`] chooses smaller ones). All of the range must be
-    /// unoccupied: that is checked before anything changes. Tables without a single occupied entry
+    /// `leaves` that fit ([`Leaves::up_to`] chooses smaller ones, [`Leaves::grouped`] makes groups).
+    /// All of the range must be unoccupied: that is checked before anything changes. Tables without a single occupied entry
     /// give way to larger pages.
     ///
     /// # Errors
@@ -207,7 +208,7 @@ impl Map<'_> {
             match upper {
                 None => {
                     let base = at.wrapping_add(self.delta);
-                    fill(format, written, self.leaves.at(target), base, target);
+                    lay(format, written, self.leaves, at, base, target);
                     reached = at + ((count as u64) << shift);
                 }
                 Some(entry) => F::Word::store(&written[0], entry, Ordering::Relaxed),
@@ -286,7 +287,7 @@ impl<F: Encode> Verb<F> for Map<'_> {
             return self.install(cursor, cells, at, level);
         }
         cursor.vacant(cells, at, level)?;
-        fill(&tables.format, cells, self.leaves.at(level), base, level);
+        lay(&tables.format, cells, self.leaves, at, base, level);
         cursor.publish(at, level, cells.len());
         let reached = at + ((cells.len() as u64) << shift);
         if tables.format.caches_invalid() {
@@ -317,7 +318,19 @@ impl Map<'_> {
         let tables = cursor.tables;
         let format = &tables.format;
         let mut at = start;
-        for cell in cells {
+        let mut rest = cells;
+        while let Some((cell, others)) = rest.split_first() {
+            if let Some(made) = self.group::<F, X>(format, rest, at, level) {
+                let end = at + ((made as u64) << format.shift(level));
+                cursor.publish(at, level, made);
+                if format.caches_invalid() {
+                    cursor.note(at, end, 1 << level, Effect::Stale);
+                }
+                rest = &rest[made..];
+                at = end;
+                continue;
+            }
+            rest = others;
             let base = at.wrapping_add(self.delta);
             let leaf = self.leaves.at(level) | format.place(base, level);
             match X::replace::<F::Word>(cell, 0, leaf) {
@@ -347,6 +360,37 @@ impl Map<'_> {
             at = cursor.entry_end(at, level);
         }
         Ok(Advance::To(at))
+    }
+}
+
+impl Map<'_> {
+    /// Makes a group of the first of `cells`, at input `at`, where a whole one fits and nothing is in
+    /// its place, and returns how many entries it has.
+    #[inline]
+    fn group<F: Encode, X: Mode>(
+        &self,
+        format: &F,
+        cells: &[Cell<F>],
+        at: u64,
+        level: u8,
+    ) -> Option<usize> {
+        let shift = format.group_shift(level).filter(|_| self.leaves.makes_groups())?;
+        let base = at.wrapping_add(self.delta);
+        if (at | base) & ((1u64 << shift) - 1) != 0 {
+            return None;
+        }
+        let cells = cells.get(..count(format, shift, level))?;
+        // Frozen first: a group of which a fault has taken a page must never be seen.
+        for (index, cell) in cells.iter().enumerate() {
+            if X::replace::<F::Word>(cell, 0, format.frozen()).is_err() {
+                for cell in &cells[..index] {
+                    F::Word::store(cell, 0, Ordering::Release);
+                }
+                return None;
+            }
+        }
+        lay(format, cells, self.leaves, at, base, level);
+        Some(cells.len())
     }
 }
 

@@ -2,7 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
+use super::cursor::Cell;
 use super::encode::Encode;
+use super::group::around;
 use super::memory::TableMemory;
 use super::word::Word;
 use super::{Error, Tables};
@@ -23,6 +25,62 @@ pub struct Mapping<I, O> {
     pub level: u8,
     /// The leaf itself.
     pub entry: u64,
+}
+
+/// A leaf with the group that it belongs to.
+pub(super) struct Leaf {
+    /// The page's entry, with the accessed and dirty state of the whole group.
+    pub(super) entry: u64,
+    /// What it, or the group, maps: first output address and bytes.
+    pub(super) base: u64,
+    pub(super) bytes: u64,
+}
+
+impl Leaf {
+    /// The leaf `entry` at `index` of a table, which decodes to `base` and `shift`.
+    #[inline(always)]
+    pub(super) fn whole<F: Encode>(
+        format: &F,
+        cells: &[Cell<F>],
+        index: usize,
+        entry: u64,
+        level: u8,
+        base: u64,
+        shift: u8,
+    ) -> Leaf {
+        match format.group(entry, level) {
+            None => Leaf { entry, base, bytes: 1 << shift },
+            Some(shift) => Leaf::grouped(format, cells, index, entry, level, base, shift),
+        }
+    }
+
+    #[cold]
+    fn grouped<F: Encode>(
+        format: &F,
+        cells: &[Cell<F>],
+        index: usize,
+        entry: u64,
+        level: u8,
+        base: u64,
+        shift: u32,
+    ) -> Leaf {
+        let page = 1u64 << format.shift(level);
+        match around(format, cells, index, shift, level) {
+            Some((_, _, group)) => Leaf {
+                entry: format.inherit(entry, group),
+                base: base & !((1u64 << shift) - 1),
+                bytes: 1 << shift,
+            },
+            // It does not say one thing: each page is taken by itself.
+            None => {
+                let alone = format.ungrouped(entry, index as u64, level);
+                match format.decode(alone, level) {
+                    Decoded::Leaf { base, .. } => Leaf { entry, base, bytes: page },
+                    _ => Leaf { entry, base, bytes: page },
+                }
+            }
+        }
+    }
 }
 
 /// The leaves of a range, in the order of their addresses. Made by [`Tables::mappings`].
@@ -78,14 +136,17 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Iterator
                             break;
                         }
                         Decoded::Leaf { base, shift } => {
-                            self.at = start + bytes;
-                            let group = (1u64 << shift) - 1;
+                            let index =
+                                (self.at >> format.shift(level)) as usize & (cells.len() - 1);
+                            let leaf = Leaf::whole(format, cells, index, entry, level, base, shift);
+                            let start = self.at & !(leaf.bytes - 1);
+                            self.at = start + leaf.bytes;
                             return Some(Mapping {
                                 start: I::new(start.wrapping_add(self.offset)),
-                                bytes,
-                                output: O::new(base | start & group),
+                                bytes: leaf.bytes,
+                                output: O::new(leaf.base),
                                 level,
-                                entry,
+                                entry: leaf.entry,
                             });
                         }
                         _ => self.at = start + bytes,

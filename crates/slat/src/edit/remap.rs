@@ -37,7 +37,7 @@ where
 {
     /// Makes every leaf of `bytes` bytes from `start` map to `output` and what follows it; holes
     /// stay holes, and all else that a leaf says stays. A page is split where only a part of it is
-    /// asked for, or where its new place is not aligned to it. `witness` sees each leaf that
+    /// asked for, or where its new place is not aligned to it; a group is unfolded. `witness` sees each leaf that
     /// changes, as it was: its dirty state is that of the old place.
     ///
     /// # Errors
@@ -75,7 +75,10 @@ impl<F: Encode, W: Witness> Verb<F> for Remap<W> {
         let next = cursor.entry_end(at, level).min(end);
         let old = match format.decode(entry, level) {
             Decoded::Leaf { .. } if format.group(entry, level).is_some() => {
-                return Err(Error::Grouped { at: cursor.address(at), entry });
+                return Ok(match cursor.unfold(at, level, entry)? {
+                    Divided::Done => Advance::To(at),
+                    Divided::Broken | Divided::Invalidate => Advance::Invalidate,
+                });
             }
             Decoded::Leaf { base, .. } => base,
             _ if entry == format.frozen() => return Err(cursor.obstacle(at, entry)),

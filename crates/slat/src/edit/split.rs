@@ -40,7 +40,8 @@ where
 {
     /// Splits every page of `bytes` bytes from `start` that is larger than a leaf of level `to`.
     /// The translation, permissions and type of every byte stay as they are; each part has the
-    /// accessed and dirty state of the whole. Pages that stick out of the range are split as well.
+    /// accessed and dirty state of the whole. Groups count as larger pages and are unfolded. What
+    /// sticks out of the range is split as well.
     ///
     /// # Errors
     /// Of the range; stepping yields [`Error::NoFrame`] and [`Error::Grouped`].
@@ -55,7 +56,11 @@ where
         let format = &tables.format;
         let base = match format.decode(entry, level) {
             Decoded::Leaf { .. } if format.group(entry, level).is_some() => {
-                return Err(Error::Grouped { at: self.address(at), entry });
+                return Ok(match self.unfold(at, level, entry)? {
+                    // Its pages are not divided yet.
+                    Divided::Broken => Divided::Invalidate,
+                    done => done,
+                });
             }
             Decoded::Leaf { base, .. } => base,
             _ => return Err(self.obstacle(at, entry)),
@@ -126,6 +131,44 @@ fn inherit<F: Encode>(format: &F, cells: &[Cell<F>], from: u64) {
     fence(Ordering::Release);
 }
 
+/// Unfolds the first group of a table that lies in a range, or passes the table.
+#[inline(never)]
+fn ungroup<F, I, O, M, S, X>(
+    cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+    at: u64,
+    end: u64,
+    level: u8,
+    shift: u32,
+) -> Result<Advance, Error>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    let format = &cursor.tables.format;
+    let page = 1u64 << format.shift(level);
+    let cells = cursor.run(at, cursor.entry_end(end - 1, level), level);
+    let entries = cells.iter().map(|cell| F::Word::load(cell, Ordering::Acquire));
+    let mut places = entries.zip((at & !(page - 1)..).step_by(page as usize));
+    let found = places.find(|(entry, _)| {
+        format.group(*entry, level).is_some()
+            && matches!(format.decode(*entry, level), Decoded::Leaf { .. })
+    });
+    let Some((entry, place)) = found else {
+        return Ok(Advance::To(cursor.table_end(at, level).min(end)));
+    };
+    let next = ((place | ((1u64 << shift) - 1)) + 1).min(end);
+    Ok(match cursor.unfold(place, level, entry)? {
+        // What is broken counts as done: its pages are made by themselves.
+        Divided::Done | Divided::Broken => Advance::To(next),
+        Divided::Invalidate if place > at => Advance::To(place),
+        Divided::Invalidate => Advance::Invalidate,
+    })
+}
+
 impl<F: Encode> Verb<F> for Split {
     fn advance<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
         &mut self,
@@ -137,8 +180,11 @@ impl<F: Encode> Verb<F> for Split {
         let (level, entry) = cursor.locate(at, self.to)?;
         let next = cursor.entry_end(at, level).min(end);
         if level <= self.to {
-            // Whatever is in this table is small enough.
-            return Ok(Advance::To(cursor.table_end(at, level).min(end)));
+            // Whatever is in this table is small enough, but for groups.
+            return match format.group_shift(level) {
+                Some(shift) => ungroup(cursor, at, end, level, shift),
+                None => Ok(Advance::To(cursor.table_end(at, level).min(end))),
+            };
         }
         match format.decode(entry, level) {
             Decoded::Leaf { .. } => match cursor.divide(at, level, entry)? {

@@ -3,9 +3,10 @@
 use core::sync::atomic::Ordering;
 
 use super::Error;
-use super::cursor::{Advance, Cursor, Operation, Verb};
+use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode};
 use super::frames::FrameSource;
+use super::group::count;
 use super::memory::TableMemory;
 use super::split::Divided;
 use super::witness::Witness;
@@ -16,6 +17,9 @@ use crate::format::Decoded;
 /// The highest level of a table that is detached in one step while faults may fill it: freezing
 /// reads every entry below.
 const SHARED_DETACH: u8 = 1;
+
+/// Entries of the largest group: 2 MiB of 16 KiB pages (Arm ARM D8.7).
+const MOST_IN_GROUP: usize = 128;
 
 /// Removes everything in a range. Made by [`Cursor::unmap`].
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +52,8 @@ where
     /// after hardware has let go of them.
     ///
     /// # Errors
-    /// Of the range; stepping yields [`Error::NoFrame`] for a split, [`Error::Grouped`],
-    /// [`Error::NoSlot`] and, for a part of a larger value that is no leaf, [`Error::Occupied`].
+    /// Of the range; stepping yields [`Error::NoFrame`] for a split, [`Error::Grouped`] for a part of
+    /// a group that does not say one thing, [`Error::NoSlot`] and, for a part of a larger value that is no leaf, [`Error::Occupied`].
     #[inline(always)]
     pub fn unmap<W: Witness>(
         &self,
@@ -127,7 +131,9 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
         let shift = format.shift(level);
         let mut reached = at;
         let mut removed = false;
-        for cell in cells {
+        let mut rest = cells;
+        while let Some((cell, others)) = rest.split_first() {
+            rest = others;
             let entry = F::Word::load(cell, Ordering::Relaxed);
             if entry != 0 {
                 if level > 0
@@ -159,10 +165,27 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                     }
                     if let Some(shift) = format.group(entry, level)
                         && let Decoded::Leaf { .. } = format.decode(entry, level)
-                        && !whole_group(shift, reached, at, end)
                     {
+                        let bytes = 1u64 << shift;
+                        if reached & (bytes - 1) == 0 && end - reached >= bytes {
+                            let index = cells.len() - others.len() - 1;
+                            let group = &cells[index..index + count(format, shift, level)];
+                            rest = &cells[index + group.len()..];
+                            self.remove_group::<F, X>(
+                                format,
+                                group,
+                                cursor.address(reached),
+                                level,
+                            );
+                            removed = true;
+                            reached += bytes;
+                            continue;
+                        }
                         if reached == at {
-                            return Err(Error::Grouped { at: cursor.address(at), entry });
+                            return Ok(match cursor.unfold(at, level, entry)? {
+                                Divided::Done => Advance::To(at),
+                                Divided::Broken | Divided::Invalidate => Advance::Invalidate,
+                            });
                         }
                         break;
                     }
@@ -182,12 +205,35 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
     }
 }
 
-/// Whether the group around `reached` lies within what is removed: all of it goes, in this step or
-/// entry by entry after it began.
-#[inline]
-fn whole_group(shift: u32, reached: u64, at: u64, end: u64) -> bool {
-    let first = reached & !((1u64 << shift) - 1);
-    first >= at && end - first >= 1 << shift
+impl<W: Witness> Unmap<W> {
+    /// Removes every entry of a group; the witness sees each page with the state of all.
+    #[inline(never)]
+    fn remove_group<F: Encode, X: Mode>(
+        &mut self,
+        format: &F,
+        cells: &[Cell<F>],
+        start: u64,
+        level: u8,
+    ) {
+        let mut leaves = [0; MOST_IN_GROUP];
+        let mut sum = None;
+        for (index, cell) in cells.iter().enumerate() {
+            let was = X::swap::<F::Word>(cell, 0);
+            if let Decoded::Leaf { .. } = format.decode(was, level) {
+                let leaf = format.ungrouped(was, index as u64, level);
+                leaves[index] = leaf;
+                sum = Some(sum.map_or(leaf, |sum| format.inherit(sum, leaf)));
+            }
+        }
+        if let Some(sum) = sum
+            && W::WATCHES
+        {
+            for (index, leaf) in leaves.iter().enumerate().filter(|(_, leaf)| **leaf != 0) {
+                let at = start + ((index as u64) << format.shift(level));
+                self.witness.leaf(at, level, format.inherit(*leaf, sum));
+            }
+        }
+    }
 }
 
 /// Notes what was removed from one table.

@@ -100,10 +100,14 @@ pub struct Processor {
     pub enhanced_pan: bool,
     /// `TBIDn` have an effect (FEAT_PAuth).
     pub instruction_tags: bool,
+    /// `ID_AA64MMFR2_EL1.BBM`: 2 where the size of a block may change without break-before-make,
+    /// by software that is ready for TLB conflict aborts. Levels 0 and 1 change it by
+    /// break-before-make (Arm ARM D8.17.1); `nT`, which level 1 permits as well, is not used.
+    pub bbm_level: u8,
 }
 
 impl Default for Processor {
-    /// Every feature, 52-bit physical addresses.
+    /// Every feature that asks nothing of software, 52-bit physical addresses.
     fn default() -> Self {
         Processor {
             physical_bits: 52,
@@ -117,6 +121,7 @@ impl Default for Processor {
             hierarchical_disable: true,
             enhanced_pan: true,
             instruction_tags: true,
+            bbm_level: 0,
         }
     }
 }

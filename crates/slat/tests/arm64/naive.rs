@@ -755,6 +755,7 @@ fn machine(dice: &mut Dice) -> Machine {
         hierarchical_disable: !dice.rarely(),
         enhanced_pan: !dice.rarely(),
         instruction_tags: !dice.rarely(),
+        bbm_level: 0,
     };
     let regime = dice.pick(&[
         TranslationRegime::El10,

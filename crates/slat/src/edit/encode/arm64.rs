@@ -91,12 +91,43 @@ macro_rules! alike {
         }
 
         #[inline(always)]
+        fn group_shift(&self, level: u8) -> Option<u32> {
+            self.geometry().contiguous_shift(level)
+        }
+
+        #[inline(always)]
         fn group(&self, entry: u64, level: u8) -> Option<u32> {
             if entry & bits::CONTIGUOUS != 0 {
                 self.geometry().contiguous_shift(level)
             } else {
                 None
             }
+        }
+
+        #[inline(always)]
+        fn grouped(&self, leaf: u64, _: u8) -> u64 {
+            leaf | bits::CONTIGUOUS
+        }
+
+        #[inline(always)]
+        fn ungrouped(&self, entry: u64, _: u64, _: u8) -> u64 {
+            entry & !bits::CONTIGUOUS
+        }
+
+        /// D8.17.1: a live entry changes by break-before-make but for the bits of
+        /// [`Self::BBM_SAFE`] (permissions, access flag, dirty state). At FEAT_BBM level 2 the size
+        /// may change directly, too, where every other thing that it says stays.
+        #[inline(always)]
+        fn breaks(&self, old: u64, new: u64, level: u8) -> bool {
+            if old & new & bits::VALID == 0 {
+                return false;
+            }
+            if level > 0 && (old | new) & bits::TABLE != 0 {
+                // Between a block and a table; between tables it is another address.
+                return !self.changes_size_live() || (old & new & bits::TABLE) != 0;
+            }
+            let size = if self.changes_size_live() { bits::CONTIGUOUS } else { 0 };
+            (old ^ new) & !(Self::BBM_SAFE | size) != 0
         }
     };
 }
@@ -160,6 +191,11 @@ fn stage2_memory(geometry: &Geometry, memory: Memory) -> Result<u64, Refused> {
     }
     Ok(u64::from(memory.attributes) << bits::MEM_ATTR_SHIFT
         | shareability(geometry, memory.shareability)?)
+}
+
+impl Stage2 {
+    /// The bits in which a live leaf may change directly; all others take break-before-make.
+    pub const BBM_SAFE: u64 = bits::AF | S2AP | S2_XN | bits::DBM | SOFTWARE;
 }
 
 impl Encode for Stage2 {
@@ -293,16 +329,6 @@ impl Encode for Stage2 {
             Effect::None
         }
     }
-
-    /// D8.17.1: address, size, memory attributes, shareability, contiguity. Permissions, access
-    /// flag and `DBM` change directly.
-    #[inline(always)]
-    fn breaks(&self, old: u64, new: u64, level: u8) -> bool {
-        let both = old & new & bits::VALID != 0;
-        let leaves = level == 0 || (old | new) & bits::TABLE == 0;
-        let direct = bits::AF | S2AP | S2_XN | bits::DBM | SOFTWARE;
-        both && (!leaves || (old ^ new) & !direct != 0)
-    }
 }
 
 /// What an Arm stage-1 leaf says besides its address.
@@ -357,6 +383,18 @@ fn stage1_memory(geometry: &Geometry, memory: Memory) -> Result<u64, Refused> {
 /// Whether EL0 runs under the regime.
 fn has_user(format: &Stage1) -> bool {
     format.regime() != TranslationRegime::El2
+}
+
+impl Stage1 {
+    /// The bits in which a live leaf may change directly; all others, `nG` among them, take
+    /// break-before-make.
+    pub const BBM_SAFE: u64 = bits::AF
+        | bits::AP_USER
+        | bits::AP_READ_ONLY
+        | bits::PXN
+        | bits::UXN
+        | bits::DBM
+        | SOFTWARE;
 }
 
 impl Encode for Stage1 {
@@ -497,20 +535,5 @@ impl Encode for Stage1 {
         } else {
             Effect::None
         }
-    }
-
-    /// D8.17.1, as for stage 2, and `nG`.
-    #[inline(always)]
-    fn breaks(&self, old: u64, new: u64, level: u8) -> bool {
-        let both = old & new & bits::VALID != 0;
-        let leaves = level == 0 || (old | new) & bits::TABLE == 0;
-        let direct = bits::AF
-            | bits::AP_USER
-            | bits::AP_READ_ONLY
-            | bits::PXN
-            | bits::UXN
-            | bits::DBM
-            | SOFTWARE;
-        both && (!leaves || (old ^ new) & !direct != 0)
     }
 }

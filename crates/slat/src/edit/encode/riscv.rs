@@ -9,6 +9,11 @@ use crate::translate::Permissions;
 
 const RWX: u64 = bits::R | bits::W | bits::X;
 
+/// log2 of the only range that Svnapot has, and where its entries encode that.
+const NAPOT_SHIFT: u32 = 16;
+const NAPOT_PPN: u64 = 0xf << 10;
+const NAPOT_SIZE: u64 = 8 << 10;
+
 #[inline(always)]
 const fn when(on: bool, bit: u64) -> u64 {
     if on { bit } else { 0 }
@@ -210,9 +215,26 @@ impl Encode for Sv {
         bits::A | bits::D
     }
 
+    /// Svnapot: 64 KiB at level 0.
+    #[inline(always)]
+    fn group_shift(&self, level: u8) -> Option<u32> {
+        if level == 0 && self.features().napot { Some(NAPOT_SHIFT) } else { None }
+    }
+
     #[inline(always)]
     fn group(&self, entry: u64, level: u8) -> Option<u32> {
-        if level == 0 && entry & bits::N != 0 { Some(16) } else { None }
+        if level == 0 && entry & bits::N != 0 { Some(NAPOT_SHIFT) } else { None }
+    }
+
+    /// `PPN[3:0]` is 1000 in every entry of the group ("Svnapot", table of encodings).
+    #[inline(always)]
+    fn grouped(&self, leaf: u64, _: u8) -> u64 {
+        leaf & !NAPOT_PPN | NAPOT_SIZE | bits::N
+    }
+
+    #[inline(always)]
+    fn ungrouped(&self, entry: u64, index: u64, _: u8) -> u64 {
+        entry & !(bits::N | NAPOT_PPN) | index << 10 & NAPOT_PPN
     }
 
     /// A leaf may be cached whatever it permits, and goes on to fault until it is fenced

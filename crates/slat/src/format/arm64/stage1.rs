@@ -123,6 +123,7 @@ pub struct Stage1 {
     sets_dirty_state: bool,
     write_execute_never: bool,
     enhanced_pan: bool,
+    changes_size_live: bool,
     caches: Caches,
 }
 
@@ -214,6 +215,7 @@ impl Stage1 {
             sets_dirty_state: ha && tcr.hd && processor.hardware_dirty_state,
             write_execute_never: sctlr & sctlr::WXN != 0,
             enhanced_pan: sctlr & sctlr::EPAN != 0 && processor.enhanced_pan,
+            changes_size_live: processor.bbm_level >= 2,
             caches: Caches { data: sctlr & sctlr::C != 0, instructions: sctlr & sctlr::I != 0 },
         })
     }
@@ -253,6 +255,12 @@ impl Stage1 {
     /// The regime.
     pub fn regime(&self) -> TranslationRegime {
         self.regime
+    }
+
+    /// Whether a live block may change its size without break-before-make (FEAT_BBM level 2).
+    #[inline]
+    pub fn changes_size_live(&self) -> bool {
+        self.changes_size_live
     }
 
     /// Whether the stage translates at all.

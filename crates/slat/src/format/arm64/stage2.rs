@@ -29,6 +29,7 @@ pub struct Stage2 {
     sets_access_flag: bool,
     sets_dirty_state: bool,
     execute_never_extension: bool,
+    changes_size_live: bool,
     /// `SH0`, for leaves whose `SH` is part of the address.
     shareability: Shareability,
 }
@@ -78,6 +79,7 @@ impl Stage2 {
             sets_access_flag: ha,
             sets_dirty_state: ha && fields.hd && processor.hardware_dirty_state,
             execute_never_extension: processor.execute_never_extension,
+            changes_size_live: processor.bbm_level >= 2,
             shareability: Shareability::from_encoding(fields.shareability),
         })
     }
@@ -148,6 +150,12 @@ impl Stage2 {
     #[inline]
     pub fn sets_dirty_state(&self) -> bool {
         self.sets_dirty_state
+    }
+
+    /// Whether a live block may change its size without break-before-make (FEAT_BBM level 2).
+    #[inline]
+    pub fn changes_size_live(&self) -> bool {
+        self.changes_size_live
     }
 
     /// Whether EL1's and EL0's execution are told apart (FEAT_XNX).
