@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use slat::edit::{
     Arena, Cursor, Encode, Error, Frame, FrameSource, Gather, Leaves, Live, Mode, Pending, Quiet,
-    Refused, Slots, Stale, Step, TableMemory, Tables, Watch, Word, arm64, ept, riscv, x86,
+    Refused, Remake, Shared, Slots, Stale, Step, TableMemory, Tables, Walkers, Watch, Word, arm64,
+    ept, riscv, x86,
 };
 use slat::format::arm64::{Granule, Processor as ArmProcessor, Stage2};
 use slat::format::ept::{Ept, Features};
@@ -489,6 +490,73 @@ fn a_dropped_token_reports_and_frees_nothing() {
     drop(cursor.finish());
     assert_eq!(LEAKS.get(), (1, 1, 0));
     assert_eq!(source.2.get(), out, "nothing came back");
+}
+
+#[test]
+fn a_broken_leaf_waits_for_its_own_invalidation() {
+    let cells = cells(32);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(epts(), &arena, &arena).unwrap();
+    let leaves = Leaves::new(&epts(), &writable()).unwrap();
+    with::<_, _, Live, _, _>(&mut tables, &arena, (Gpa::new(0), GIB), |cursor| {
+        done!(cursor, cursor.map(Gpa::new(0), Spa::new(0), 4 * BLOCK, &leaves));
+    });
+    let walkers = [const { AtomicU64::new(0) }; 2];
+    let walkers = Walkers::new(&walkers);
+    let shared = Shared::new(tables, &walkers);
+    let (mut storage, mut other) = (Storage::new(), Storage::new());
+    let mut slots = storage.slots();
+    slots.report = |leak| LEAKS.set((leak.ranges, leak.subtrees, leak.frozen));
+    let lock = ();
+    let (at, bytes) = (Gpa::new(0), GIB);
+    let mut cursor = shared.cursor(&lock, &arena, CONTEXT, slots, at, bytes).unwrap();
+    fn proof(gather: Option<Gather<'_>>) -> slat::edit::Ready<'_> {
+        let completed = gather.unwrap().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+        completed.ready().unwrap()
+    }
+    // What cannot be remade is not broken.
+    let wide = Remake::Leaf { output: Spa::new(1 << 40), leaves: &leaves };
+    assert!(matches!(cursor.break_leaf(at, wide).unwrap_err(), Error::OutsideOutput { .. }));
+    let odd = Remake::Leaf { output: Spa::new(PAGE), leaves: &leaves };
+    assert!(matches!(cursor.break_leaf(at, odd).unwrap_err(), Error::Misaligned { .. }));
+    let nothing = cursor.break_leaf(Gpa::new(8 * BLOCK), Remake::Smaller).unwrap_err();
+    assert_eq!(nothing, Error::Reserved { at: 8 * BLOCK, entry: 0 });
+
+    let early = proof(cursor.flush());
+    assert!(matches!(cursor.break_leaf(at, Remake::Smaller), Err(Error::AwaitingInvalidation)));
+    cursor.resume(early).unwrap();
+    let to = Remake::Leaf { output: Spa::new(8 * BLOCK), leaves: &leaves };
+    let moved = cursor.break_leaf(Gpa::new(0x1234), to).unwrap();
+    let divided = cursor.break_leaf(Gpa::new(BLOCK), Remake::Smaller).unwrap();
+    let lost = cursor.break_leaf(Gpa::new(2 * BLOCK), Remake::Smaller).unwrap();
+    assert_eq!((moved.start(), divided.start()), (Gpa::new(0), Gpa::new(BLOCK)));
+    assert!(matches!(cursor.break_leaf(at, Remake::Smaller), Err(Error::Frozen { at: 0 })));
+    // A fault there tries again.
+    let walker = shared.walker().unwrap();
+    let fault = walker.fault(&arena, Gpa::new(0x5000), Spa::new(0), 0, &leaves);
+    assert_eq!(fault.unwrap_err(), Error::Frozen { at: 0x5000 });
+    assert!(walker.translate(Gpa::new(0x5000)).is_none());
+    drop(walker);
+    // Another cursor's invalidation proves nothing for this one.
+    let mut stranger =
+        shared.cursor(&lock, &arena, CONTEXT, other.slots(), Gpa::new(GIB), GIB).unwrap();
+    let theirs = proof(stranger.flush());
+    let moved = moved.make(&theirs).unwrap_err();
+    let ours = proof(cursor.flush());
+    moved.make(&ours).unwrap();
+    divided.make(&ours).unwrap();
+    cursor.resume(ours).unwrap();
+    // A dropped half leaves the entry frozen, and says so.
+    LEAKS.set((0, 0, 0));
+    drop(lost);
+    assert_eq!(LEAKS.get(), (0, 1, 1));
+    drop((cursor.finish(), stranger.finish(), theirs));
+    let tables = shared.into_tables();
+    let found = |at| tables.translate(Gpa::new(at)).map(|found| (found.output.raw(), found.level));
+    assert_eq!(found(0x1234), Some((8 * BLOCK + 0x1234, 1)));
+    assert_eq!(found(BLOCK + 0x1234), Some((BLOCK + 0x1234, 0)));
+    assert_eq!(found(2 * BLOCK), None);
+    assert_eq!(found(3 * BLOCK), Some((3 * BLOCK, 1)));
 }
 
 #[test]

@@ -442,7 +442,7 @@ impl<W: Witness> Adjust<W> {
                 if !cursor.pending_room()? {
                     return Ok(Advance::Invalidate);
                 }
-                let was = cursor.break_group(at, level, shift, true, |_, was| change.apply(was));
+                let was = cursor.break_group(at, level, shift, true, |was| change.apply(was));
                 let count = count(format, shift, level);
                 self.tell(format, cursor.address(at), was, count, level);
                 Ok(Advance::To(at + bytes))
@@ -452,7 +452,7 @@ impl<W: Witness> Adjust<W> {
                 if !cursor.pending_room()? {
                     return Ok(Advance::Invalidate);
                 }
-                let was = cursor.break_entry(at, level, |_, was| change.apply(was));
+                let was = cursor.break_entry(at, level, |was| change.apply(was));
                 if W::WATCHES {
                     self.witness.leaf(cursor.address(at), level, was);
                 }

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use super::encode::{Effect, Encode};
 use super::frames::{Frame, FrameSource};
-use super::gather::{Detached, Gather, Inner, Pending, Ready, Slots};
+use super::gather::{Break, Detached, Gather, Inner, Pending, Ready, Slots};
 use super::memory::TableMemory;
 use super::walkers::Walkers;
 use super::word::{Mode, Word};
@@ -544,20 +544,38 @@ where
     /// The break half of break-before-make: freezes the entry, and has `make` compute, from what
     /// it was at the last, the entry to make after the invalidation. The caller has checked that
     /// there is room.
-    pub(super) fn break_entry(
-        &mut self,
-        at: u64,
-        level: u8,
-        make: impl FnOnce(&Self, u64) -> u64,
-    ) -> u64 {
-        let frozen = self.tables.format.frozen();
-        let was = X::swap::<F::Word>(self.cell(at, level), frozen);
-        self.publish(at, level, 1);
-        let entry = make(self, was);
+    pub(super) fn break_entry(&mut self, at: u64, level: u8, make: impl FnOnce(u64) -> u64) -> u64 {
+        let was = self.freeze(at, level, 1);
+        let entry = make(was);
         self.gather().pend(Pending { at, level, entry, count: 1, grouped: false });
         let start = at & !((1u64 << self.tables.format.shift(level)) - 1);
         self.note(start, self.entry_end(at, level), 1 << level, Effect::Stale);
         was
+    }
+
+    /// Notes that a leaf of `level`, of `bytes` from `start`, was broken, be it into a table.
+    pub(super) fn note_break(&mut self, start: u64, bytes: u64, level: u8) {
+        self.note(start, start + bytes, 1 << level, Effect::Stale);
+        self.gather().tables_changed();
+    }
+
+    /// The mark by which a proof tells that it came after a break.
+    pub(super) fn about_to_break(&mut self) -> Result<Break, Error> {
+        self.inner.as_mut().map(Inner::about_to_break).ok_or(Error::AwaitingInvalidation)
+    }
+
+    /// The input of the tables that an address of this cursor's range is.
+    pub(super) fn input_within(&self, at: I) -> Result<u64, Error> {
+        let at = at.raw();
+        if at < self.first || at > self.last {
+            return Err(Error::OutsideInput { at });
+        }
+        Ok(at.wrapping_sub(self.offset))
+    }
+
+    /// Where the located table of this level lies.
+    pub(super) fn table_address(&self, level: u8) -> u64 {
+        self.path[usize::from(level)]
     }
 
     /// Notes the table at `next`, whose entries are of `level`, as detached from under `at`.

@@ -54,6 +54,8 @@ pub enum Refused {
     Reserved(Reserved),
     /// Bits outside those that the format leaves to software.
     SoftwareBits(u64),
+    /// A leaf of this level, which there is not.
+    Level(u8),
     /// A protection key above 15.
     Key(u8),
     /// A nested page that is not a user page: every guest access would fault (AMD APM 2 15.25.5).
@@ -81,6 +83,7 @@ impl fmt::Display for Refused {
             Refused::SoftwareBits(bits) => {
                 write!(f, "bits {bits:#x} are not left to software by the format")
             }
+            Refused::Level(level) => write!(f, "there is no such leaf of level {level}"),
             Refused::Key(key) => write!(f, "protection key {key} is above 15"),
             Refused::Supervisor => f.write_str("a nested page must be a user page"),
             Refused::ShadowStack => f.write_str(

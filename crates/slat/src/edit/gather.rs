@@ -50,7 +50,7 @@ use super::word::Word;
 use super::{Error, Tables};
 use crate::format::{Decoded, MAX_LEVELS};
 use crate::invalidate::{Context, Invalidate};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A range of addresses whose translations may be stale.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
@@ -155,7 +155,22 @@ pub(super) struct Inner<'g> {
     effect: Effect,
     /// Table entries have changed, so that walk caches may be stale.
     tables: bool,
+    /// Tells this storage's gathers from every other's, once something is broken by hand; else 0.
+    id: u64,
+    /// How many of them have been completed.
+    completed: u64,
 }
+
+/// When a leaf was broken by hand: in which gather.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Break {
+    id: u64,
+    completed: u64,
+    pub(super) context: Context,
+    pub(super) report: fn(Leak),
+}
+
+static IDS: AtomicU64 = AtomicU64::new(1);
 
 impl<'g> Inner<'g> {
     #[inline(always)]
@@ -176,7 +191,18 @@ impl<'g> Inner<'g> {
             levels: 0,
             effect: Effect::None,
             tables: false,
+            id: 0,
+            completed: 0,
         }
+    }
+
+    /// The mark of a break that is about to happen.
+    pub(super) fn about_to_break(&mut self) -> Break {
+        if self.id == 0 {
+            self.id = IDS.fetch_add(1, Ordering::Relaxed);
+        }
+        let report = self.slots.as_ref().map_or((|_| {}) as fn(Leak), |slots| slots.report);
+        Break { id: self.id, completed: self.completed, context: self.context, report }
     }
 
     /// Notes that translations of `start..=last`, of leaves of `levels` (bit n for level n), may be
@@ -270,6 +296,7 @@ impl<'g> Inner<'g> {
     /// What a completed invalidation leaves: the tables, and the entries to be made.
     #[inline(always)]
     fn invalidated(&mut self) {
+        self.completed += 1;
         self.ranges = 0;
         self.levels = 0;
         self.effect = Effect::None;
@@ -545,6 +572,11 @@ pub struct Ready<'g> {
 }
 
 impl<'g> Ready<'g> {
+    /// Whether it proves an invalidation after this break.
+    pub(super) fn covers(&self, broken: &Break) -> bool {
+        self.inner.id == broken.id && self.inner.completed > broken.completed
+    }
+
     /// The storage, for another cursor; `None` where broken entries wait to be made by
     /// [`Cursor::resume`](super::Cursor::resume).
     pub fn into_slots(mut self) -> Option<Slots<'g>> {

@@ -162,7 +162,7 @@ where
             if !self.pending_room()? {
                 return Ok(Divided::Invalidate);
             }
-            self.break_group(at, level, shift, false, |_, leaf| leaf);
+            self.break_group(at, level, shift, false, |leaf| leaf);
             return Ok(Divided::Broken);
         }
         let Decoded::Leaf { base, .. } = format.decode(leaf, level) else { return Err(torn) };
@@ -196,20 +196,12 @@ where
         level: u8,
         shift: u32,
         grouped: bool,
-        make: impl FnOnce(&F, u64) -> u64,
+        make: impl FnOnce(u64) -> u64,
     ) -> u64 {
-        let format = &self.tables.format;
         let start = at & !((1u64 << shift) - 1);
-        let (first, count) = (self.index(start, level), count(format, shift, level));
-        let mut last = None;
-        for (index, cell) in self.located(level)[first..first + count].iter().enumerate() {
-            let was = X::swap::<F::Word>(cell, format.frozen());
-            let leaf = format.ungrouped(was, index as u64, level);
-            last = Some(last.map_or(leaf, |sum| format.inherit(sum, leaf)));
-        }
-        let was = last.unwrap_or(0);
-        let entry = make(format, was);
-        self.publish(start, level, count);
+        let count = count(&self.tables.format, shift, level);
+        let was = self.freeze(start, level, count);
+        let entry = make(was);
         self.gather().pend(Pending { at: start, level, entry, count: count as u16, grouped });
         self.note(start, start + (1u64 << shift), 1 << level, Effect::Stale);
         was

@@ -449,7 +449,7 @@ where
         if !cursor.pending_room()? {
             return Ok(Supplanted::Invalidate);
         }
-        cursor.break_entry(at, level, |_, _| leaf);
+        cursor.break_entry(at, level, |_| leaf);
         cursor.detach(at, next, level - 1);
         return Ok(Supplanted::Done);
     }

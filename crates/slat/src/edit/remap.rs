@@ -108,7 +108,7 @@ impl<F: Encode, W: Witness> Verb<F> for Remap<W> {
             if !cursor.pending_room()? {
                 return Ok(Advance::Invalidate);
             }
-            cursor.break_entry(at, level, |_, was| moved(was))
+            cursor.break_entry(at, level, moved)
         } else {
             let mut entry = entry;
             while let Err(now) = X::replace::<F::Word>(cursor.cell(at, level), entry, moved(entry))

@@ -2,13 +2,13 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use super::Error;
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode};
-use super::frames::FrameSource;
+use super::frames::{Frame, FrameSource};
 use super::map::fill;
 use super::memory::TableMemory;
 use super::word::{Mode, Word};
+use super::{Error, Tables};
 use crate::address::Address;
 use crate::format::Decoded;
 
@@ -49,6 +49,39 @@ where
         self.operation(start, bytes, Split { to })
     }
 
+    /// A table of leaves one level lower that say what the leaf `entry` of `level` at `at` says,
+    /// which maps to `base`.
+    #[inline]
+    pub(super) fn children(
+        &self,
+        at: u64,
+        level: u8,
+        entry: u64,
+        base: u64,
+    ) -> Result<Children<'t, F>, Error> {
+        let tables = self.tables;
+        let format = &tables.format;
+        let child = level - 1;
+        let template = format.demote(entry, level);
+        let last = base + ((1u64 << format.shift(level)) - (1u64 << format.shift(child)));
+        let leaf = template & !format.place(base, child);
+        let probe = leaf | format.place(last, child);
+        if !matches!(format.decode(probe, child), Decoded::Leaf { base, .. } if base == last) {
+            return Err(Error::OutsideOutput { output: last });
+        }
+        let frame = self.frame(at, child)?;
+        let cells = match tables.cells(frame.address(), child) {
+            Ok(cells) => cells,
+            Err(error) => {
+                self.source.put(frame);
+                return Err(error);
+            }
+        };
+        fill(format, cells, leaf, base, child);
+        tables.memory.publish(frame.address(), frame.bytes());
+        Ok(Children { frame, cells, leaf: entry, level })
+    }
+
     /// Replaces the leaf `entry` of `level` at `at` by a table of leaves one level lower.
     #[inline]
     pub(super) fn divide(&mut self, at: u64, level: u8, entry: u64) -> Result<Divided, Error> {
@@ -65,35 +98,15 @@ where
             Decoded::Leaf { base, .. } => base,
             _ => return Err(self.obstacle(at, entry)),
         };
-        let child = level - 1;
-        let template = format.demote(entry, level);
-        let last = base + ((1u64 << format.shift(level)) - (1u64 << format.shift(child)));
-        let leaf = template & !format.place(base, child);
-        let probe = leaf | format.place(last, child);
-        if !matches!(format.decode(probe, child), Decoded::Leaf { base, .. } if base == last) {
-            return Err(Error::OutsideOutput { output: last });
-        }
         let breaks = F::BREAKS && format.breaks(entry, format.table(0, level), level);
         if breaks && !self.pending_room()? {
             return Ok(Divided::Invalidate);
         }
-        let frame = self.frame(at, child)?;
-        let cells = match tables.cells(frame.address(), child) {
-            Ok(cells) => cells,
-            Err(error) => {
-                self.source.put(frame);
-                return Err(error);
-            }
-        };
-        fill(format, cells, leaf, base, child);
-        tables.memory.publish(frame.address(), frame.bytes());
-        let table = format.table(frame.address(), level);
+        let mut children = self.children(at, level, entry, base)?;
+        let table = children.entry(format);
         if breaks {
-            self.break_entry(at, level, |cursor, was| {
-                if was != entry {
-                    inherit(format, cells, was);
-                    cursor.tables.memory.publish(frame.address(), frame.bytes());
-                }
+            self.break_entry(at, level, |was| {
+                children.inherit(tables, was);
                 table
             });
             self.gather().tables_changed();
@@ -105,11 +118,11 @@ where
                 Ok(()) => break,
                 // Hardware set an accessed or dirty bit: every part gets it.
                 Err(now) if (now ^ entry) & !format.history(entry) == 0 => {
-                    inherit(format, cells, now);
+                    children.inherit(tables, now);
                     current = now;
                 }
                 Err(now) => {
-                    self.source.put(frame);
+                    self.source.put(children.frame);
                     return Err(self.obstacle(at, now));
                 }
             }
@@ -121,14 +134,44 @@ where
     }
 }
 
-/// Adds the accessed and dirty state of `from` to every leaf of a table that nobody uses yet.
-#[cold]
-fn inherit<F: Encode>(format: &F, cells: &[Cell<F>], from: u64) {
-    for cell in cells {
-        let entry = F::Word::load(cell, Ordering::Relaxed);
-        F::Word::store(cell, format.inherit(entry, from), Ordering::Relaxed);
+/// A table that says what a leaf says, not linked yet.
+pub(super) struct Children<'t, F: Encode> {
+    frame: Frame,
+    cells: &'t [Cell<F>],
+    /// The leaf, of this level.
+    leaf: u64,
+    level: u8,
+}
+
+impl<F: Encode> Children<'_, F> {
+    /// The entry that links it.
+    pub(super) fn entry(&self, format: &F) -> u64 {
+        format.table(self.frame.address(), self.level)
     }
-    fence(Ordering::Release);
+
+    /// The leaf was `now` when it was replaced: every part gets its accessed and dirty state.
+    #[inline]
+    pub(super) fn inherit<I, O, M: TableMemory<F::Word>>(
+        &mut self,
+        tables: &Tables<F, I, O, M>,
+        now: u64,
+    ) {
+        if now != self.leaf {
+            self.leaf = now;
+            self.inherit_all(tables);
+        }
+    }
+
+    #[cold]
+    fn inherit_all<I, O, M: TableMemory<F::Word>>(&self, tables: &Tables<F, I, O, M>) {
+        for cell in self.cells {
+            let entry = F::Word::load(cell, Ordering::Relaxed);
+            let entry = tables.format.inherit(entry, self.leaf);
+            F::Word::store(cell, entry, Ordering::Relaxed);
+        }
+        fence(Ordering::Release);
+        tables.memory.publish(self.frame.address(), self.frame.bytes());
+    }
 }
 
 /// Unfolds the first group of a table that lies in a range, or passes the table.

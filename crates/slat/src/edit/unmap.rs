@@ -66,7 +66,7 @@ where
 
     /// Freezes every empty entry of a table and of all below it, so that no fault can install
     /// anything there any more.
-    fn freeze(&self, table: u64, level: u8) -> Result<(), Error> {
+    fn freeze_empty(&self, table: u64, level: u8) -> Result<(), Error> {
         let format = &self.tables.format;
         for cell in self.tables.cells(table, level)? {
             let mut entry = F::Word::load(cell, Ordering::Acquire);
@@ -79,7 +79,7 @@ where
             if let Decoded::Table { next } = format.decode(entry, level)
                 && level > 0
             {
-                self.freeze(next, level - 1)?;
+                self.freeze_empty(next, level - 1)?;
             }
         }
         Ok(())
@@ -152,7 +152,7 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                         });
                     }
                     if X::SHARED {
-                        cursor.freeze(next, level - 1)?;
+                        cursor.freeze_empty(next, level - 1)?;
                     }
                     X::swap::<F::Word>(cell, 0);
                     cursor.detach(reached, next, level - 1);
