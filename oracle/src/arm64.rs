@@ -63,8 +63,9 @@ impl Features {
 pub struct Arm64 {
     /// What it can do.
     pub features: Features,
-    /// Whether the AT instructions may be used.
-    pub at: bool,
+    /// Whether QEMU 10 or later models it: AT ends there with a failed assertion on some stage-2
+    /// faults, and what 7.2 refuses or leaves out is there.
+    pub new: bool,
     /// Deviations that the walker imitates.
     pub deviations: Vec<&'static str>,
 }
@@ -158,6 +159,10 @@ impl Subject for Arm64 {
 
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject> {
         Box::new(Arm64 { deviations: deviations.to_vec(), ..self.clone() })
+    }
+
+    fn runs_on(&self, probe: &Probe) -> bool {
+        probe.operation == 1
     }
 
     fn explain(&self, probe: &Probe) -> String {

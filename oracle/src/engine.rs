@@ -41,7 +41,7 @@ pub struct Oracle {
     pub variants: Vec<Variant>,
 }
 
-/// A probe on which the two sides differ and no deviation explains it.
+/// A probe on which the two sides differ.
 #[derive(Clone, Debug)]
 pub struct Disagreement {
     /// The variant.
@@ -63,6 +63,8 @@ pub struct Tally {
     pub agree: u64,
     /// Those that a deviation explains, by its name.
     pub masked: BTreeMap<&'static str, u64>,
+    /// One of those that a deviation explains, by its name.
+    pub examples: BTreeMap<&'static str, Disagreement>,
     /// One of each kind of the others, with how many are of that kind.
     pub disagreements: Vec<(u64, Disagreement)>,
     /// How many others there are.
@@ -77,6 +79,9 @@ impl Tally {
         self.disagree += other.disagree;
         for (name, count) in other.masked {
             *self.masked.entry(name).or_default() += count;
+        }
+        for (name, example) in other.examples {
+            self.examples.entry(name).or_insert(example);
         }
         self.disagreements.extend(other.disagreements);
     }
@@ -117,6 +122,13 @@ pub enum Verdict {
     Disagree,
 }
 
+/// The deviations of a model that show in the walk.
+fn in_walk(model: deviations::Model) -> impl Iterator<Item = &'static Deviation> {
+    deviations::ALL
+        .iter()
+        .filter(move |d| d.models.contains(&model) && matches!(d.shows, Shows::InWalk))
+}
+
 /// Compares a machine's answer with the walker's. `world` is the template.
 #[must_use]
 pub fn judge(
@@ -137,10 +149,7 @@ pub fn judge(
     {
         return Verdict::Masked(first);
     }
-    let in_walk: Vec<&'static Deviation> = deviations::ALL
-        .iter()
-        .filter(|d| d.models.contains(&model) && matches!(d.shows, Shows::InWalk))
-        .collect();
+    let in_walk: Vec<&'static Deviation> = in_walk(model).collect();
     // One alone, else all together.
     let together = (in_walk.len() > 1).then_some(&in_walk[..]);
     for set in in_walk.chunks(1).chain(together) {
@@ -199,6 +208,8 @@ pub fn ask(
     };
     let subject = variant.recipe.subject(&info);
     let subject = subject.as_ref();
+    let names: Vec<&'static str> = in_walk(oracle.model).map(|deviation| deviation.name).collect();
+    let astray = subject.deviating(&names);
     let mut random = Random::new(seed);
     let mut world = subject.template();
     begin(variant, &info);
@@ -212,7 +223,10 @@ pub fn ask(
             let draft = subject.generate(&world, &mut random, coverage);
             let probe =
                 Probe { operation: draft.operation, state: draft.state, words: draft.words };
-            if let Some(case) = complete(subject, &mut world, probe, coverage) {
+            if let Some(case) = complete(subject, &mut world, probe, coverage)
+                && !(subject.runs_on(&case.probe)
+                    && again(astray.as_ref(), &mut world, &case).is_none())
+            {
                 cases.push(case);
             }
         }
@@ -240,15 +254,20 @@ pub fn ask(
             };
             tally.probes += 1;
             keep(case, &seen);
-            match judge(oracle.model, subject, &mut world, case, &seen) {
+            let verdict = judge(oracle.model, subject, &mut world, case, &seen);
+            let detail = |seen| Disagreement {
+                variant: variant.name.clone(),
+                case: case.clone(),
+                seen,
+                explanation: subject.explain(&case.probe),
+            };
+            match verdict {
                 Verdict::Agree => tally.agree += 1,
-                Verdict::Masked(deviation) => *tally.masked.entry(deviation.name).or_default() += 1,
-                Verdict::Disagree => tally.disagree(Disagreement {
-                    variant: variant.name.clone(),
-                    case: case.clone(),
-                    seen,
-                    explanation: subject.explain(&case.probe),
-                }),
+                Verdict::Masked(deviation) => {
+                    *tally.masked.entry(deviation.name).or_default() += 1;
+                    tally.examples.entry(deviation.name).or_insert_with(|| detail(seen));
+                }
+                Verdict::Disagree => tally.disagree(detail(seen)),
             }
         }
     }

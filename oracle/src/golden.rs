@@ -19,13 +19,14 @@ const MAGIC: &[u8] = b"slat golden 1\n";
 /// The most bytes that a file may unpack to.
 const MOST: usize = 256 << 20;
 
-const MODELS: [Model; 6] = [
+const MODELS: [Model; 7] = [
     Model::QemuX86,
     Model::Bochs,
     Model::QemuAarch64,
     Model::QemuArm,
     Model::QemuRiscv,
     Model::Kvm,
+    Model::Qemu10Aarch64,
 ];
 
 /// Writes golden vectors of one subject.

@@ -21,6 +21,10 @@ pub(crate) struct Lenient<F> {
     pub(crate) implicit_as_explicit: bool,
     /// Arm blocks are taken for such at every level, with 48-bit addresses.
     pub(crate) any_block: bool,
+    /// Of a block, address bits below its size count for the check of the address size.
+    pub(crate) whole_address: bool,
+    /// Bits of every descriptor that are ignored in addresses.
+    pub(crate) unread: u64,
     /// The reserved encoding 3 of RISC-V's PBMT is accepted.
     pub(crate) pbmt_3: bool,
 }
@@ -34,6 +38,8 @@ impl<F> Lenient<F> {
             ignored: [0; 5],
             implicit_as_explicit: false,
             any_block: false,
+            whole_address: false,
+            unread: 0,
             pbmt_3: false,
         }
     }
@@ -95,20 +101,21 @@ impl<F: Format> Format for Lenient<F> {
     fn decode(&self, entry: u64, level: u8) -> Decoded {
         let large = level > 0 && entry & 1 << 7 != 0;
         let mut entry = entry & !if large { self.ignored[usize::from(level.min(4))] } else { 0 };
+        entry &= !self.unread;
         if self.pbmt_3 && entry & 3 << 61 == 3 << 61 && entry & 0xE != 0 {
             entry &= !(1 << 62);
         }
         let decoded = self.inner.decode(entry, level);
-        if self.any_block && level > 0 && entry & 3 == 1 {
-            if let Decoded::Leaf { .. } = decoded {
-                return decoded;
-            }
-            // Its address is checked all the same.
-            if let Decoded::Reserved(reserved) = self.inner.decode(entry | 3, 0)
-                && reserved.why == Why::AddressSize
-            {
-                return Decoded::Reserved(reserved);
-            }
+        let leaf = matches!(decoded, Decoded::Leaf { .. });
+        let block = level > 0 && (leaf || self.any_block && entry & 3 == 1);
+        if block
+            && (self.whole_address || !leaf)
+            && let Decoded::Reserved(reserved) = self.inner.decode(entry | 3, 0)
+            && reserved.why == Why::AddressSize
+        {
+            return Decoded::Reserved(reserved);
+        }
+        if block && !leaf {
             let shift = self.inner.shift(level);
             let base = entry & 0xFFFF_FFFF_F000 & !((1 << shift) - 1);
             return Decoded::Leaf { base, shift: shift as u8 };

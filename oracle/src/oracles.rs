@@ -19,6 +19,17 @@ pub struct Found {
     pub missing: Vec<String>,
 }
 
+impl Found {
+    /// Whether this tool is there; notes it as missing otherwise.
+    fn has(&mut self, what: &str, tool: Tool) -> bool {
+        let there = slat_setup::find(tool).is_some();
+        if !there {
+            self.missing.push(format!("{what}: no {} on the PATH", tool.program()));
+        }
+        there
+    }
+}
+
 /// The distribution's own QEMU.
 fn system_qemu(program: &str, tool: Tool) -> Option<Qemu> {
     let binary = slat_setup::find(tool)?.with_file_name(program);
@@ -26,6 +37,12 @@ fn system_qemu(program: &str, tool: Tool) -> Option<Qemu> {
     let text = String::from_utf8(output.stdout).ok()?;
     let version = text.split_whitespace().nth(3)?.to_owned();
     Some(Qemu { binary, lib_args: vec![], library_path: vec![], version })
+}
+
+/// Whether it is a release before 10: their deviations differ.
+fn is_old(emulator: &Qemu) -> bool {
+    let major = emulator.version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major < 10)
 }
 
 fn bochs_version(program: &std::path::Path) -> String {
@@ -56,7 +73,7 @@ fn x86(
     }
 }
 
-fn arm64(emulator: Qemu) -> Oracle {
+fn arm64(emulator: Qemu, new: bool) -> Oracle {
     let on = |cpu: &str, share| Variant {
         name: cpu.to_owned(),
         launcher: Launcher::Qemu {
@@ -67,14 +84,15 @@ fn arm64(emulator: Qemu) -> Oracle {
         monitor: Monitor::Aarch64,
         machine: &Machine::ARM,
         mode: 0,
-        recipe: Recipe::Arm64,
+        recipe: Recipe::Arm64 { new },
         share,
     };
+    let last = if new { on("neoverse-v1", 1) } else { on("cortex-a57", 1) };
     Oracle {
         format: "stage2",
         name: format!("QEMU {}", emulator.version),
-        model: Model::QemuAarch64,
-        variants: vec![on("max", 5), on("neoverse-n1", 2), on("cortex-a57", 1)],
+        model: if new { Model::Qemu10Aarch64 } else { Model::QemuAarch64 },
+        variants: vec![on("max", 5), on("neoverse-n1", 2), last],
     }
 }
 
@@ -97,17 +115,9 @@ fn riscv(emulator: Qemu) -> Oracle {
 #[must_use]
 pub fn find() -> Found {
     let mut found = Found { oracles: Vec::new(), missing: Vec::new() };
-    let mut miss = |what: &str, tools: &[Tool]| -> bool {
-        let missing: Vec<&str> =
-            tools.iter().filter(|t| slat_setup::find(**t).is_none()).map(|t| t.program()).collect();
-        if !missing.is_empty() {
-            found.missing.push(format!("{what}: no {} on the PATH", missing.join(", ")));
-        }
-        missing.is_empty()
-    };
-    let nasm = miss("x86 oracles", &[Tool::Nasm]);
-    let bochs = nasm && miss("EPT and NPT on Bochs", &[Tool::Bochs]);
-    let qemu = nasm && miss("NPT on QEMU", &[Tool::QemuX86]);
+    let nasm = found.has("x86 oracles", Tool::Nasm);
+    let bochs = nasm && found.has("EPT and NPT on Bochs", Tool::Bochs);
+    let qemu = nasm && found.has("NPT on QEMU", Tool::QemuX86);
     if bochs && let Some(program) = slat_setup::find(Tool::Bochs) {
         let version = bochs_version(&program);
         let on = |model: &str, second, amd, share| {
@@ -155,12 +165,19 @@ pub fn find() -> Found {
             ],
         });
     }
-    if miss("Stage-2 on QEMU", &[Tool::QemuArm, Tool::AsAarch64])
-        && let Some(emulator) = system_qemu("qemu-system-aarch64", Tool::QemuArm)
-    {
-        found.oracles.push(arm64(emulator));
+    if found.has("Stage-2 on QEMU", Tool::AsAarch64) {
+        let own = system_qemu("qemu-system-aarch64", Tool::QemuArm).filter(is_old);
+        match own {
+            Some(emulator) => found.oracles.push(arm64(emulator, false)),
+            None => found.missing.push("Stage-2 on QEMU: no QEMU 7 to 9 for AArch64".into()),
+        }
+        let new = Cache::new().ok().and_then(|c| slat_setup::find_qemu10(&c, Arch::Aarch64));
+        match new {
+            Some(emulator) => found.oracles.push(arm64(emulator, true)),
+            None => found.missing.push("Stage-2 on QEMU: no QEMU 10 or later for AArch64".into()),
+        }
     }
-    if miss("G-stage on QEMU", &[Tool::AsRiscv64]) {
+    if found.has("G-stage on QEMU", Tool::AsRiscv64) {
         let qemu = Cache::new().ok().and_then(|c| slat_setup::find_qemu10(&c, Arch::Riscv64));
         match qemu {
             Some(emulator) => found.oracles.push(riscv(emulator)),

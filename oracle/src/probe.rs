@@ -354,6 +354,12 @@ pub trait Subject: Send + Sync {
     /// The same subject with a walker that has these deviations, as far as they concern it.
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject>;
 
+    /// Whether a guest whose exceptions go astray runs on without end. Such a probe is not asked where
+    /// the model's own deviations lead it astray.
+    fn runs_on(&self, _: &Probe) -> bool {
+        false
+    }
+
     /// The probe in words: what the registers say, and the command line that repeats the walk.
     fn explain(&self, probe: &Probe) -> String;
 }

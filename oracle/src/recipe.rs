@@ -22,7 +22,10 @@ pub enum Recipe {
         beyond: Beyond,
     },
     /// An AArch64 processor.
-    Arm64,
+    Arm64 {
+        /// Whether QEMU 10 or later models it.
+        new: bool,
+    },
     /// A RISC-V hart.
     Riscv,
 }
@@ -44,11 +47,9 @@ impl Recipe {
                     deviations: vec![],
                 })
             }
-            Recipe::Arm64 => Box::new(Arm64 {
-                features: arm64::Features::read(info),
-                at: true,
-                deviations: vec![],
-            }),
+            Recipe::Arm64 { new } => {
+                Box::new(Arm64 { features: arm64::Features::read(info), new, deviations: vec![] })
+            }
             Recipe::Riscv => Box::new(Riscv::read(info).unwrap_or_default()),
         }
     }
@@ -60,7 +61,13 @@ impl Recipe {
             Recipe::X86 { second, amd, beyond } => {
                 second as u8 | u8::from(amd) << 3 | u8::from(beyond == Beyond::Zero) << 4
             }
-            Recipe::Arm64 => 0x20,
+            Recipe::Arm64 { new } => {
+                if new {
+                    0x22
+                } else {
+                    0x20
+                }
+            }
             Recipe::Riscv => 0x21,
         }
     }
@@ -69,7 +76,7 @@ impl Recipe {
     #[must_use]
     pub fn from_code(code: u8) -> Option<Recipe> {
         match code {
-            0x20 => Some(Recipe::Arm64),
+            0x20 | 0x22 => Some(Recipe::Arm64 { new: code == 0x22 }),
             0x21 => Some(Recipe::Riscv),
             0..0x20 => Some(Recipe::X86 {
                 second: *SECONDS.get(usize::from(code & 7))?,

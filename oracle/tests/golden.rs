@@ -124,5 +124,6 @@ fn every_bit_of_every_entry_was_met_clear_and_set() {
 fn the_document_of_deviations_is_that_of_the_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/deviations.md");
     let written = std::fs::read_to_string(path).unwrap();
-    assert_eq!(written, slat_oracle::deviations::document(), "run cargo xtask oracle --bless");
+    let same = written == slat_oracle::deviations::document();
+    assert!(same, "run cargo xtask oracle --bless --probes 0");
 }

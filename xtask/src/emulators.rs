@@ -54,21 +54,21 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     let cache = Cache::new()?;
-    let qemu10 = if args.check {
-        slat_setup::find_qemu10(&cache, Arch::Riscv64)
-    } else {
-        Some(slat_setup::find_or_fetch_qemu10(&cache, Arch::Riscv64)?)
-    };
-    match qemu10 {
-        Some(qemu) => anstream::println!(
-            "{:<24} {} ({})",
-            "qemu-system-riscv64",
-            qemu.binary.display(),
-            qemu.version
-        ),
-        None => {
-            complete = false;
-            anstream::println!("{:<24} missing: QEMU 10 or later", "qemu-system-riscv64");
+    for arch in [Arch::Riscv64, Arch::Aarch64] {
+        let name = format!("qemu-system-{arch}");
+        let qemu10 = if args.check {
+            slat_setup::find_qemu10(&cache, arch)
+        } else {
+            Some(slat_setup::find_or_fetch_qemu10(&cache, arch)?)
+        };
+        match qemu10 {
+            Some(qemu) => {
+                anstream::println!("{name:<24} {} ({})", qemu.binary.display(), qemu.version);
+            }
+            None => {
+                complete = false;
+                anstream::println!("{name:<24} missing: QEMU 10 or later");
+            }
         }
     }
     Ok(ExitCode::from(u8::from(!complete)))

@@ -25,7 +25,11 @@ pub(crate) struct Args {
     /// Seed of the probes (random, and printed, where it is not given)
     #[arg(long)]
     seed: Option<u64>,
-    /// Keep the answers as the golden vectors that `cargo test -p slat-oracle` replays
+    /// Also print one probe for each deviation that explained some
+    #[arg(long)]
+    masked: bool,
+    /// Write docs/deviations.md, and keep the answers as the golden vectors that
+    /// `cargo test -p slat-oracle` replays (with `--probes 0` the document alone)
     #[arg(long)]
     bless: bool,
 }
@@ -58,6 +62,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         std::fs::create_dir_all(path.with_file_name(""))?;
         std::fs::write(&path, deviations::document())
             .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if args.bless && args.probes == 0 {
+        return Ok(ExitCode::SUCCESS);
     }
     let mut all = Tally::default();
     for oracle in chosen {
@@ -107,6 +114,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     anstream::println!("{table}");
     for (name, count) in &all.masked {
         anstream::println!("masked by {name}: {count}");
+    }
+    if args.masked {
+        for (name, example) in &all.examples {
+            anstream::println!("\n{name}, for example{}", describe(all.masked[name], example));
+        }
     }
     for (count, disagreement) in &all.disagreements {
         anstream::println!("{}", describe(*count, disagreement));

@@ -1,10 +1,12 @@
 //! What the walker says of an AArch64 probe.
 
+use slat::fault::Denied;
 use slat::format::arm64::{Root, Stage1, Stage2, TranslationRegime};
 use slat::regime::arm;
 use slat::syndrome::arm64 as syndrome;
 use slat::{
-    Access, Failed, Gpa, Gva, Kind, MemoryType, Privilege, Regime, Spa, Stage, Updates, translate,
+    Access, Cause, Failed, Gpa, Gva, Kind, MemoryType, Privilege, Purpose, Regime, Spa, Stage,
+    Updates, translate,
 };
 
 use super::{Arm64, SYNDROME, layout};
@@ -40,15 +42,48 @@ impl Machine<'_> {
         let mut regime = Regime { arm: arm::State::new(s[7], s[10]), ..Regime::default() };
         // AT S12E1R and its like do not look at PSTATE.PAN.
         regime.arm.pan = s[11] & 1 << 22 != 0 && !at;
-        let root = Root { ttbr0: s[5], ttbr1: s[6] };
-        let any_block = self.subject.deviations.contains(&"block-at-any-level");
-        let lenient1 = Lenient { any_block, ..Lenient::exact(format1) };
-        let lenient2 = Lenient { any_block, ..Lenient::exact(format2) };
+        let deviates = |name| self.subject.deviations.contains(&name);
+        let any_block = deviates("block-at-any-level");
+        let unread = |size: u64, tg0: u64, ds: bool| {
+            let small = size & 7 < 6;
+            match (deviates("upper-output-bits-unread") && small, ds, tg0 & 3) {
+                (true, true, _) => 3 << 8,
+                (true, false, 1) if processor.physical_bits == 52 => 0xF << 12,
+                _ => 0,
+            }
+        };
+        let unread1 = unread(s[4] >> 32, s[4] >> 14, s[4] >> 59 & 1 != 0);
+        let unread2 = unread(s[9] >> 16, s[9] >> 14, s[9] >> 32 & 1 != 0);
+        // Bits 5:2 of a root register are address bits 51:48 of LPA2.
+        let unread_root = if unread1 == 3 << 8 { 0x3C } else { 0 };
+        let root = Root { ttbr0: s[5] & !unread_root, ttbr1: s[6] & !unread_root };
+        let whole_address = deviates("whole-block-address-checked");
+        let lenient1 =
+            Lenient { any_block, whole_address, unread: unread1, ..Lenient::exact(format1) };
+        let lenient2 =
+            Lenient { any_block, whole_address, unread: unread2, ..Lenient::exact(format2) };
         let stage1 = Stage::<_, Gva, Gpa>::new(lenient1, root).with_updates(Updates::OnSuccess);
         let stage2 = Stage::<_, Gpa, Spa>::new(lenient2, s[8]).with_updates(Updates::OnSuccess);
         let access = Access::new(kind, privilege);
         let address = Gva::new(address);
         let found = translate(&stage1, &stage2, world, address, &access, &regime, watcher);
+        let found = found.map_err(|failed| match failed {
+            Failed::Below(Failed::Here(mut fault)) => {
+                if let Purpose::Table { level } | Purpose::Update { level } = fault.access.purpose
+                    && deviates("table-fault-level")
+                {
+                    fault.level = level;
+                }
+                if fault.cause == Cause::Permission(Denied::TABLE_IN_DEVICE)
+                    && deviates("protected-walk-level")
+                {
+                    // The manual's level 0.
+                    fault.level = 3;
+                }
+                Failed::Below(Failed::Here(fault))
+            }
+            other => other,
+        });
         match found {
             Ok(found) => {
                 let spa = found.output().raw();
@@ -98,6 +133,19 @@ impl Machine<'_> {
     }
 }
 
+impl Machine<'_> {
+    /// Whether EL1's vectors, to which a synchronous exception goes, hold their HVC or fault in stage
+    /// 2; where they fault in stage 1 or lie where no memory is, the guest never ends.
+    fn vectors_answer(&self, world: &mut World, watcher: &Watcher, user: bool) -> bool {
+        let vector = self.state[12] + if user { 0x400 } else { 0x200 };
+        let (kind, privilege) = (Kind::Execute, Privilege::Supervisor);
+        match self.access(world, watcher, vector, kind, privilege, false) {
+            Ok((spa, _)) => spa & !0xFFF == layout::STUB,
+            Err(outcome) => matches!(outcome, Outcome::Stage2 { .. }),
+        }
+    }
+}
+
 pub(super) fn expect(
     subject: &Arm64,
     probe: &Probe,
@@ -124,15 +172,7 @@ pub(super) fn expect(
             let Err(Outcome::Stage1 { .. }) = outcome else {
                 return outcome.map(|(spa, _)| spa);
             };
-            // EL1 takes the exception to its vectors; where they fault in turn it never ends.
-            let vector = state[12] + if user { 0x400 } else { 0x200 };
-            let taken =
-                machine.access(world, watcher, vector, Kind::Execute, Privilege::Supervisor, false);
-            match taken {
-                Ok((spa, _)) if spa & !0xFFF == layout::STUB => (),
-                Err(Outcome::Stage2 { .. }) => (),
-                _ => unusable = true,
-            }
+            unusable |= !machine.vectors_answer(world, watcher, user);
             outcome.map(|(spa, _)| spa)
         };
         let fetched = step(world, pc, Kind::Execute)?;
@@ -173,10 +213,7 @@ pub(super) fn expect(
         unusable |= matches!(outcome, Outcome::Bus { .. });
         // HVC is undefined at EL0 and goes to EL1's vectors too.
         if outcome.is_done() && state[11] & 0xF == 0 {
-            let vector = state[12] + 0x400;
-            let (kind, privilege) = (Kind::Execute, Privilege::Supervisor);
-            let taken = machine.access(world, watcher, vector, kind, privilege, false);
-            unusable |= !matches!(taken, Ok(_) | Err(Outcome::Stage2 { .. }));
+            unusable |= !machine.vectors_answer(world, watcher, true);
         }
     }
     Expectation { outcome, reached, unusable }

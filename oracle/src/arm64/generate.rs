@@ -102,12 +102,13 @@ impl Second<'_> {
         kept | (builder.random.bits() & ((1 << (self.width - from)) - 1)) << from
     }
 
-    /// Where a root lies. QEMU 7.2 takes bits 5:2 of a root register, which hold address bits 51:48,
-    /// for an offset as well where the root has few entries, so that those bits stay clear.
-    fn root_alias(&mut self, builder: &mut Builder<'_>, memory: u64) -> u64 {
+    /// Where a root of this many bytes lies. QEMU takes bits 5:2 of a root register, which hold
+    /// address bits 51:48, for an offset as well where the root is smaller than 64 bytes, so that
+    /// those bits stay clear there.
+    fn root_alias(&mut self, builder: &mut Builder<'_>, memory: u64, bytes: u64) -> u64 {
         match self.alias(builder, memory, 0) {
-            high if high >> 48 != 0 => memory,
-            low => low,
+            high if high >> 48 != 0 && bytes < 64 => memory,
+            any => any,
         }
     }
 
@@ -150,6 +151,7 @@ pub(super) fn generate(
     coverage: &mut Coverage,
 ) -> Draft {
     let features = &subject.features;
+    let new = subject.new;
     let processor = &features.processor;
     let physical = u32::from(processor.physical_bits);
     let shape2 = Shape::choose(features, random);
@@ -170,7 +172,7 @@ pub(super) fn generate(
     let levels: Vec<u32> =
         // QEMU 7.2 refuses two start levels that LPA2 allows: level 3 (the manual's 0) with 16K, and
         // level 4 (its -1) with 4K.
-        (lowest..[4, 3, 3][shape2.granule])
+        (lowest..if new { [5, 4, 3] } else { [4, 3, 3] }[shape2.granule])
             .filter(|l| root_bits2(*l).is_some_and(|bits| bits <= s + 4))
             .collect();
     let highest = levels.iter().copied().find(|l| root_bits2(*l).is_some_and(|b| b <= s));
@@ -215,12 +217,11 @@ pub(super) fn generate(
 
     // Stage 1.
     let user_page = builder.random.chance(50);
-    let operation =
-        if subject.at { builder.random.pick(&[1, 1, 1, 0x10, 0x11, 0x12, 0x13]) } else { 1 };
+    let operation = if new { 1 } else { builder.random.pick(&[1, 1, 1, 0x10, 0x11, 0x12, 0x13]) };
     // QEMU 7.2 ends with a failed assertion on faults of a stage 1 that begins at level 4 (the
     // manual's -1), and each time costs a launch: golden vectors hold such probes, new ones are not
     // made.
-    let deepest = shape1.granule == 0;
+    let deepest = shape1.granule == 0 && !new;
     let wide1 = shape1.granule == 2 && processor.large_virtual_addresses;
     let most1 = if shape1.ds && !deepest || wide1 { 52 } else { 48 };
     let input1 = 32 + builder.random.below(most1 - 31) as u32;
@@ -240,7 +241,8 @@ pub(super) fn generate(
     let (mut ttbr0, mut ttbr1) = (0, 0);
     let run = operation == 1;
     if translating {
-        let root = builder.take((8u64 << (input1 - p1 - s1 * root_level1)).max(64));
+        let bytes = 8u64 << (input1 - p1 - s1 * root_level1);
+        let root = builder.take(bytes.max(64));
         let tree1 = Tree {
             stage: 1,
             root,
@@ -253,7 +255,7 @@ pub(super) fn generate(
             leaf: &leaf1,
             next: &next1,
         };
-        ttbr0 = below.root_alias(&mut builder, root);
+        ttbr0 = below.root_alias(&mut builder, root, bytes);
         below.root = ttbr0;
         let largest1 = shape1.largest_block().min(tree1.root_level);
         let leaf = builder.random.pick(&[0, 0, 0, 1, 1, 2, 3]).min(largest1);
@@ -270,14 +272,15 @@ pub(super) fn generate(
         if translating {
             // 39 bits of input, every page flagged as accessed.
             let level = (39 - p1 - 1) / s1;
-            let root = builder.take((8u64 << (39 - p1 - s1 * level)).max(64));
+            let bytes = 8u64 << (39 - p1 - s1 * level);
+            let root = builder.take(bytes.max(64));
             let touch = |flags: u64| {
                 let inner = leaf_at(flags);
                 move |base: u64, level: u8, _: u64| inner(base, level, u64::MAX) & !(3 << 2)
             };
             // EL0 reads and executes, EL1 executes.
             let (privileged, user) = (touch(0), touch(3 << 6));
-            ttbr1 = below.root_alias(&mut builder, root);
+            ttbr1 = below.root_alias(&mut builder, root, bytes);
             below.root = ttbr1;
             for (at, leaf) in [
                 (layout::STUB_EL1, &privileged as &dyn Fn(u64, u8, u64) -> u64),
@@ -311,14 +314,13 @@ pub(super) fn generate(
     let output_size = |shape: Shape, random: &mut Random| {
         let most = if shape.ds || shape.wide { physical } else { physical.min(48) };
         let size = size(most) as u64;
-        // A smaller output size than the processor's, now and then. QEMU 7.2 does not look at the
-        // upper address bits of 52-bit descriptors then.
-        if random.chance(15) && !shape.ds && !shape.wide { random.below(size + 1) } else { size }
+        // A smaller output size than the processor's, now and then.
+        if random.chance(15) { random.below(size + 1) } else { size }
     };
     // An input size beyond the output size is CONSTRAINED UNPREDICTABLE (D8.2.8).
     let least = [32, 36, 40, 42, 44, 48, 52].iter().position(|b| *b >= input2).unwrap_or(6) as u64;
     // QEMU compares the start level with the output size instead of the processor's.
-    let top = root_level2 + u32::from(shape2.granule != 0) >= 3;
+    let top = !new && root_level2 + u32::from(shape2.granule != 0) >= 3;
     let ps2 = output_size(shape2, random).max(least).max(if top { 4 } else { 0 });
     let sl0 = match (shape2.granule, root_level2) {
         (0, 0) => 3,
