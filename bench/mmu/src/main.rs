@@ -14,7 +14,7 @@ use slat::format::x86::long::{Long, Processor};
 use slat::{EntryLayout, Gpa, Gva, Kind, Regime, SliceMemory, Spa, Stage};
 use slat_mmu::array::{Array, Geometry};
 use slat_mmu::tlb::{BankConfig, Served, Space, Tag, Tlb, TlbConfig};
-use slat_mmu::walker::{Caches, Context, WalkCacheConfig, WalkerConfig};
+use slat_mmu::walker::{Caches, Context, Globals, WalkCacheConfig, WalkerConfig};
 
 const PAGE: u64 = 4096;
 /// Pages that are mapped: 256 MiB.
@@ -70,22 +70,21 @@ fn tlb_config() -> TlbConfig {
     TlbConfig {
         fetch: vec![bank(64, 8)],
         load: vec![bank(64, 4)],
-        store: None,
         second: vec![bank(1536, 12)],
         largest: 12,
+        ..TlbConfig::default()
     }
 }
 
 fn walker_config() -> WalkerConfig {
-    let levels = WalkCacheConfig {
-        levels: [Geometry::full(32), Geometry::full(4), Geometry::full(2), Geometry::NONE],
-    };
-    WalkerConfig {
-        stage1: levels,
-        stage2: levels,
-        nested_tlb: Geometry::full(32),
-        nested_tlb_holds_final: false,
-    }
+    let levels = WalkCacheConfig::by_level([
+        Geometry::full(32),
+        Geometry::full(4),
+        Geometry::full(2),
+        Geometry::NONE,
+    ]);
+    let nested_tlb = BankConfig::new(Geometry::full(32), &[12]);
+    WalkerConfig { nested_tlb, ..WalkerConfig::intel(levels) }
 }
 
 /// Tags alone: as many arrays, asked in the same order.
@@ -154,8 +153,9 @@ impl Probe {
 fn main() {
     let mut world = World { bytes: vec![0; 4 << 20], next: PAGE };
     let host_root = world.identity(0x37);
-    let guest_root = world.identity(7);
-    let long = Long::four(Controls::default(), Processor::default());
+    // Data pages: user, writable, not executable.
+    let guest_root = world.identity(1 << 63 | 7);
+    let long = Long::four(Controls { nxe: true, ..Controls::default() }, Processor::default());
     let stage1 = Stage::<_, Gva, Gpa>::new(long, guest_root);
     let stage2 = Stage::<_, Gpa, Spa>::new(Ept::four(ept::Features::default()), host_root);
     let regime = Regime::default();
@@ -167,7 +167,7 @@ fn main() {
         regime: &regime,
         space,
         vm: tag(3),
-        global: |entry| entry & 1 << 8 != 0,
+        globals: Globals::X86,
         dirty_tracked: true,
     };
     println!("{:<34}{:>14}{:>14}", "M accesses/s, fastest turn", "slat-mmu", "probe");

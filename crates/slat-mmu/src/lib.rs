@@ -1,8 +1,7 @@
 //! A software MMU: TLBs, walk caches, shadow paging and a stale-translation checker.
 //!
-//! * [`tlb`] and [`walker`]: the TLBs of a core and the caches behind them, over [`array`]s of any
-//!   sets, ways and replacement. Walks are [`slat`]'s, on real tables.
-//! * [`page_walk`]: AMD's page walk cache, by physical address.
+//! * [`tlb`] and [`walker`]: the TLBs of a core and the caches behind them (Intel's, AMD's, Arm's),
+//!   over [`array`]s of any sets, ways and replacement. Walks are [`slat`]'s, on real tables.
 //! * [`maintenance`]: what each instruction drops from them, by architecture.
 //! * [`shadow`]: the tables that a hypervisor without SLAT keeps.
 //! * [`checker`]: a processor that forgets nothing. **Run your page-table code under it in a unit
@@ -48,7 +47,6 @@ extern crate std;
 pub mod array;
 pub mod checker;
 pub mod maintenance;
-pub mod page_walk;
 pub mod shadow;
 pub mod tlb;
 pub mod walker;

@@ -136,6 +136,9 @@ impl Core {
     }
 
     /// Drops every item that `names` names, and what has a tag that nobody was given.
+    ///
+    /// Entries of a page walk cache are found by physical address and know no id: all of them go with
+    /// any operation that names table entries of some id, whatever the address.
     pub fn invalidate(&mut self, names: impl Fn(&Item) -> bool) {
         let Core { tlb, caches, tags } = self;
         let keep = |tag, what, start, shift| {
@@ -147,5 +150,14 @@ impl Core {
             let what = if kept.is_table { What::Table } else { What::Translation };
             keep(kept.tag, what, kept.start, kept.shift)
         });
+        let everywhere = |identity| Item {
+            identity,
+            what: What::Table,
+            start: 0,
+            shift: INPUT.count_ones() as u8,
+        };
+        if tags.0.iter().any(|&identity| names(&everywhere(identity))) {
+            caches.clear_page_walk();
+        }
     }
 }

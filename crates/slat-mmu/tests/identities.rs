@@ -6,10 +6,9 @@ use slat::format::flat::Flat;
 use slat::format::x86::Controls;
 use slat::format::x86::long::{Long, Processor};
 use slat::{EntryLayout, Gpa, Gva, Kind, References, Regime, SliceMemory, Spa, Stage};
-use slat_mmu::array::{Array, Geometry};
-use slat_mmu::page_walk::PageWalk;
-use slat_mmu::tlb::{Space, Tag};
-use slat_mmu::walker::{Caches, Context, WalkCacheConfig, WalkerConfig};
+use slat_mmu::array::Geometry;
+use slat_mmu::tlb::{BankConfig, Space, Tag};
+use slat_mmu::walker::{Caches, Context, Design, Globals, WalkCacheConfig, WalkerConfig};
 
 const PAGE: u64 = 4096;
 
@@ -70,7 +69,7 @@ fn references<F2: Format>(
         regime: &regime,
         space: Space { own, global: Tag::new(2).unwrap() },
         vm: own,
-        global: |entry| entry & 1 << 8 != 0,
+        globals: Globals::X86,
         dirty_tracked: true,
     };
     let mut caches = Caches::new(config).unwrap();
@@ -95,7 +94,7 @@ fn native(_: u64) -> Stage<Flat, Gpa, Spa> {
 }
 
 const PDE_ONLY: WalkCacheConfig =
-    WalkCacheConfig { levels: [Geometry::full(8), Geometry::NONE, Geometry::NONE, Geometry::NONE] };
+    WalkCacheConfig::by_level([Geometry::full(8), Geometry::NONE, Geometry::NONE, Geometry::NONE]);
 
 #[test]
 fn cold() {
@@ -113,7 +112,10 @@ fn native_with_a_pde_cache_reads_one_entry() {
 
 #[test]
 fn nested_tlb_serves_the_guests_tables() {
-    let config = WalkerConfig { nested_tlb: Geometry::full(16), ..WalkerConfig::NONE };
+    let config = WalkerConfig {
+        nested_tlb: BankConfig::new(Geometry::full(16), &[12]),
+        ..WalkerConfig::NONE
+    };
     assert_eq!(references(&config, ept, 0x1000, 0x2000), (24, 8));
     let config = WalkerConfig { nested_tlb_holds_final: true, ..config };
     assert_eq!(references(&config, ept, 0x1000, 0x1000).1, 4);
@@ -154,11 +156,10 @@ impl slat::Memory for Counting<'_> {
     }
 }
 
-/// Reads of memory by two walks, to neighbouring pages, with a page walk cache of `entries`.
-fn page_walk(entries: u32, nested_dimension: bool, nested_tlb: u32) -> (u64, u64) {
+/// Reads of memory by two walks, to neighbouring pages, with a page walk cache of this design.
+fn page_walk(config: &WalkerConfig) -> (u64, u64) {
     let mut world = World::new();
     let stage2_root = world.identity(7, 0x37);
-    let guest_tables = world.next;
     let stage1_root = world.identity(7, 7);
     let long = Long::four(Controls::default(), Processor::default());
     let stage1 = Stage::<_, Gva, Gpa>::new(long, stage1_root);
@@ -171,21 +172,15 @@ fn page_walk(entries: u32, nested_dimension: bool, nested_tlb: u32) -> (u64, u64
         regime: &regime,
         space: Space { own, global: Tag::new(2).unwrap() },
         vm: own,
-        global: |_| false,
+        globals: Globals::None,
         dirty_tracked: true,
     };
-    let nested_tlb = Geometry::full(nested_tlb);
-    let mut caches = Caches::new(&WalkerConfig { nested_tlb, ..WalkerConfig::NONE }).unwrap();
-    let mut cache = Array::new(Geometry::full(entries)).unwrap();
+    let mut caches = Caches::new(config).unwrap();
     let mut memory = Counting(SliceMemory::new(Spa::new(0), &mut world.bytes), 0);
     let mut walk = |address: u64| {
         memory.1 = 0;
-        let keeps = |at: Spa, level: u8, _: u64| {
-            level > 0 && (nested_dimension || slat::Address::raw(at) >= guest_tables)
-        };
-        let mut behind = PageWalk::new(&mut memory, &mut cache, keeps);
         let gva = Gva::new(address);
-        caches.walk(&context, &mut behind, gva, Kind::Read, true, &()).unwrap();
+        caches.walk(&context, &mut memory, gva, Kind::Read, true, &()).unwrap();
         memory.1
     };
     (walk(0x20_1000), walk(0x20_2000))
@@ -193,13 +188,13 @@ fn page_walk(entries: u32, nested_dimension: bool, nested_tlb: u32) -> (u64, u64
 
 #[test]
 fn page_walk_caches_in_the_order_of_the_paper() {
-    assert_eq!(page_walk(0, false, 0), (24, 24));
+    assert_eq!(page_walk(&WalkerConfig::NONE), (24, 24));
     // 1D: the guest's three table entries are not read again, their nested walks are.
-    assert_eq!(page_walk(24, false, 0), (24, 21));
+    assert_eq!(page_walk(&WalkerConfig::amd(Design::OneD, 24, 16)), (24, 21));
     // 2D: of each of five nested walks the leaf is left, and the guest's leaf.
-    let (first, second) = page_walk(24, true, 0);
+    let (first, second) = page_walk(&WalkerConfig::amd(Design::TwoD, 24, 16));
     assert_eq!(second, 6);
     assert!(first < 24, "nested walks share entries: {first}");
     // 2D and a nested TLB: the guest's leaf and the final page's.
-    assert_eq!(page_walk(24, true, 16).1, 2);
+    assert_eq!(page_walk(&WalkerConfig::amd(Design::TwoDNestedTlb, 24, 16)).1, 2);
 }

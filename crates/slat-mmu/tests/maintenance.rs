@@ -8,7 +8,7 @@ use slat::{EntryLayout, Gpa, Gva, References, Regime, SliceMemory, Spa, Stage};
 use slat_mmu::array::Geometry;
 use slat_mmu::maintenance::{Addresses, Core, Identity, Item, What, amd, arm64, intel, riscv};
 use slat_mmu::tlb::{BankConfig, Entry, Rights, TlbConfig};
-use slat_mmu::walker::{Context, WalkCacheConfig, WalkerConfig};
+use slat_mmu::walker::{Context, Globals, WalkCacheConfig, WalkerConfig};
 
 /// Two addresses, 2 MiB apart.
 const A: u64 = 0x40_0000;
@@ -239,18 +239,14 @@ fn walks_pay_for_what_was_dropped() {
     let tlb = TlbConfig {
         fetch: vec![sizes],
         load: vec![sizes],
-        store: None,
         second: vec![sizes],
         largest: 12,
+        ..TlbConfig::default()
     };
     let full = Geometry::full(8);
-    let levels = WalkCacheConfig { levels: [full, full, full, Geometry::NONE] };
-    let caches = WalkerConfig {
-        stage1: levels,
-        stage2: levels,
-        nested_tlb: full,
-        nested_tlb_holds_final: false,
-    };
+    let levels = WalkCacheConfig::by_level([full, full, full, Geometry::NONE]);
+    let nested_tlb = BankConfig::new(full, &[12]);
+    let caches = WalkerConfig { nested_tlb, ..WalkerConfig::intel(levels) };
     let mut core = Core::new(&tlb, &caches).unwrap();
     let stage1 =
         Stage::<_, Gva, Gpa>::new(Long::four(Controls::default(), Processor::default()), 1 << 12);
@@ -266,7 +262,7 @@ fn walks_pay_for_what_was_dropped() {
         regime: &regime,
         space,
         vm,
-        global: |entry| entry & 1 << 8 != 0,
+        globals: Globals::X86,
         dirty_tracked: true,
     };
     let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);

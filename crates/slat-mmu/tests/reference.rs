@@ -204,7 +204,10 @@ fn arrays_hit_miss_and_evict_as_the_model() {
                 }
                 _ => {
                     let found = array.find(page, [key, other]).copied();
-                    let expected = model.find(page, |&held| held == key || held == other);
+                    // The first of the two that is held.
+                    let expected = model
+                        .find(page, |&held| held == key)
+                        .or_else(|| model.find(page, |&held| held == other));
                     assert_eq!(found, expected, "{context:?}");
                 }
             }
@@ -251,9 +254,9 @@ impl SlowLevel {
         for (array, shifts) in &mut self.0 {
             for &shift in shifts.iter() {
                 let page = va >> shift;
-                let tags = [space.own.number(), space.global.number()];
-                let found = array.find(page, |&(held, of, tag)| {
-                    held == page && of == shift && tags.contains(&tag)
+                let own = array.find(page, |&key| key == (page, shift, space.own.number()));
+                let found = own.or_else(|| {
+                    array.find(page, |&key| key == (page, shift, space.global.number()))
                 });
                 if found.is_some() {
                     return found;
@@ -291,6 +294,7 @@ struct SlowTlb {
     store: Option<SlowLevel>,
     second: SlowLevel,
     largest: u8,
+    second_smashes: bool,
 }
 
 impl SlowTlb {
@@ -301,6 +305,7 @@ impl SlowTlb {
             store: config.store.as_deref().map(SlowLevel::new),
             second: SlowLevel::new(&config.second),
             largest: config.largest,
+            second_smashes: config.second_smashes,
         }
     }
 
@@ -316,9 +321,7 @@ impl SlowTlb {
     fn find(&mut self, va: u64, space: Space, kind: Kind, user: bool) -> (Served, Option<Entry>) {
         let serves = |entry: &Entry| {
             let has = |right| entry.rights.has(right);
-            (!user || has(Rights::USER))
-                && (kind != Kind::Execute || has(Rights::EXECUTE))
-                && (kind != Kind::Write || has(Rights::WRITE) && has(Rights::DIRTY))
+            has(Rights::may(kind, user)) && (kind != Kind::Write || has(Rights::DIRTY))
         };
         if let Some(entry) = self.first(kind).find(va, space).filter(serves) {
             return (Served::First, Some(entry));
@@ -346,6 +349,13 @@ impl SlowTlb {
         let global = entry.rights.has(Rights::GLOBAL);
         let tag = if global { space.global } else { space.own }.number();
         self.first(kind).insert(va, tag, entry);
+        if self.second_smashes {
+            // The part that has a size of the second level's.
+            let sizes = self.second.sizes();
+            let Some(&shift) = sizes.iter().filter(|&&size| size <= shift).max() else { return };
+            entry.base = place >> shift << shift;
+            entry.shift = shift;
+        }
         self.second.insert(va, tag, entry);
     }
 
@@ -399,6 +409,7 @@ fn configs() -> Vec<TlbConfig> {
             store: Some(vec![bank(16, 16, policy, &[12, 21, 30])]),
             second: vec![bank(48, 12, other(12), &[12, 21]), bank(4, 4, policy, &[30])],
             largest: 30,
+            second_smashes: false,
         });
         configs.push(TlbConfig {
             fetch: vec![bank(12, 12, other(12), &[12, 21])],
@@ -406,6 +417,7 @@ fn configs() -> Vec<TlbConfig> {
             store: None,
             second: vec![bank(1536, 12, other(12), &[12, 21])],
             largest: 21,
+            second_smashes: false,
         });
         configs.push(TlbConfig {
             fetch: vec![bank(8, 8, policy, &[12])],
@@ -413,6 +425,7 @@ fn configs() -> Vec<TlbConfig> {
             store: None,
             second: vec![bank(24, 8, policy, &[12, 16, 21])],
             largest: 30,
+            second_smashes: true,
         });
     }
     configs
@@ -472,12 +485,13 @@ fn tlbs_serve_and_keep_what_the_model_does() {
                         1..=3 => 21,
                         _ => 30,
                     };
-                    let rights = Rights::default()
-                        .with(Rights::WRITE, kind == Kind::Write || stream.below(2) == 0)
-                        .with(Rights::EXECUTE, kind == Kind::Execute || stream.below(2) == 0)
-                        .with(Rights::USER, user || stream.below(2) == 0)
-                        .with(Rights::DIRTY, kind == Kind::Write || stream.below(2) == 0)
-                        .with(Rights::GLOBAL, va >> shift & 3 == 3);
+                    let mut rights = Rights::may(kind, user)
+                        .with(Rights::DIRTY, kind == Kind::Write || stream.below(2) == 0);
+                    for other in [Kind::Read, Kind::Write, Kind::Execute] {
+                        rights = rights.with(Rights::may(other, user), stream.below(2) == 0);
+                        rights = rights.with(Rights::may(other, !user), stream.below(2) == 0);
+                    }
+                    let rights = rights.with(Rights::GLOBAL, va >> shift & 3 == 3);
                     let base = (step << 31) + (va >> shift << shift);
                     let base = base >> shift << shift;
                     tlb.insert(va, space, kind, Entry { base, shift, rights });
@@ -534,7 +548,7 @@ fn write_through_a_clean_entry_walks_again() {
     };
     let mut tlb = Tlb::new(&config).unwrap();
     let space = Space { own: Tag::new(1).unwrap(), global: Tag::new(2).unwrap() };
-    let clean = Rights::default().with(Rights::WRITE, true);
+    let clean = Rights::ALL;
     let entry = Entry { base: 0x5000, shift: 12, rights: clean };
     tlb.insert(0x1000, space, Kind::Read, entry);
     assert_eq!(tlb.find(0x1008, space, Kind::Read, false), (Served::First, entry));

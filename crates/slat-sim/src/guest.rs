@@ -1,11 +1,12 @@
 //! A recorded guest's vCPU: its registers, the stage 1 that they make, and what its instructions
 //! drop from the TLB.
 
+use slat::format::Format;
 use slat::format::arm64::{self, Stage1, TranslationRegime};
 use slat::format::x86::Controls;
 use slat::format::x86::long::{Long, Processor};
-use slat::format::{Format, x86};
 use slat::{Gpa, Gva, Stage, Updates};
+use slat_mmu::walker::Globals;
 use slat_trace::{Control, Event, Root};
 
 /// The registers that decide about stage 1.
@@ -42,8 +43,8 @@ pub trait Guest: 'static {
     /// The format of its tables.
     type Format: Format + Send + Sync;
 
-    /// Whether a leaf entry makes a global page.
-    fn is_global(entry: u64) -> bool;
+    /// How leaf entries make global pages.
+    const GLOBALS: Globals;
 
     /// The stage that the registers make; `None` where they are not complete or not modelled.
     fn stage(registers: &Registers) -> Option<Stage<Self::Format, Gva, Gpa>>;
@@ -67,9 +68,7 @@ pub enum X86 {}
 impl Guest for X86 {
     type Format = Long;
 
-    fn is_global(entry: u64) -> bool {
-        entry & x86::bits::G != 0
-    }
+    const GLOBALS: Globals = Globals::X86;
 
     fn stage(registers: &Registers) -> Option<Stage<Long, Gva, Gpa>> {
         let [cr0, cr4, efer] =
@@ -110,10 +109,7 @@ pub enum Aarch64 {}
 impl Guest for Aarch64 {
     type Format = Stage1;
 
-    fn is_global(entry: u64) -> bool {
-        // nG, bit 11, says not global.
-        entry & 1 << 11 == 0
-    }
+    const GLOBALS: Globals = Globals::Arm;
 
     fn stage(registers: &Registers) -> Option<Stage<Stage1, Gva, Gpa>> {
         let tcr = registers.control(Control::Tcr);

@@ -8,7 +8,7 @@ use slat::format::{Decoded, Format};
 use slat::{Gpa, Gva, Kind, Observer, Privilege, Purpose, Regime, Spa, Stage, Step, Updates};
 use slat_mmu::shadow::{Discipline, Exit, Filled, Pager};
 use slat_mmu::tlb::{Entry, Served, Space, Tag, Tlb};
-use slat_mmu::walker::{Caches, Context};
+use slat_mmu::walker::{Caches, Context, Globals};
 use slat_trace::{Access, At, Batch, Event, Invalidation, Root};
 
 use crate::guest::{Guest, Registers};
@@ -342,7 +342,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             regime: &self.regime,
             space: core.space,
             vm: tag(VM),
-            global: G::is_global,
+            globals: G::GLOBALS,
             dirty_tracked: true,
         };
         let gva = Gva::new(va);
@@ -368,7 +368,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             regime: &self.regime,
             space: core.space,
             vm: tag(VM),
-            global: G::is_global,
+            globals: G::GLOBALS,
             dirty_tracked: true,
         };
         let gva = Gva::new(va);
@@ -428,7 +428,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                 regime: &self.regime,
                 space: core.space,
                 vm: tag(VM),
-                global: |_| false,
+                globals: Globals::None,
                 dirty_tracked: true,
             };
             let gva = Gva::new(va);

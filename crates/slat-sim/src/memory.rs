@@ -1,7 +1,7 @@
 //! The system physical memory of a simulated machine, as far as tables need it: the guest's table
 //! pages at their places, the hypervisor's own tables, and the data caches that both pass through.
 
-use slat::{Access, EntryLayout, Memory, Outside, Reached, Spa, Value};
+use slat::{Access, EntryLayout, Memory, Outside, Purpose, Reached, Spa, Value};
 use slat_mmu::array::{Array, BadGeometry, Geometry};
 use slat_mmu::shadow::{GuestTables, Table};
 
@@ -232,8 +232,18 @@ impl Memory for Physical {
     type Fault = Outside<Spa>;
 
     #[inline]
-    fn read(&mut self, address: Spa, _: EntryLayout, _: &Access) -> Result<Value, Outside<Spa>> {
+    fn read(
+        &mut self,
+        address: Spa,
+        _: EntryLayout,
+        access: &Access,
+    ) -> Result<Value, Outside<Spa>> {
         let raw = address.raw();
+        // Neighbours of an entry, which came with its line, are no reads of their own.
+        if access.purpose == Purpose::Final {
+            let entry = self.entry(raw).ok_or(Outside { address, write: false })?;
+            return Ok(Value { value: *entry, reached: Reached::DIRECTLY });
+        }
         let by = self.lines.access(raw);
         let cycles = self.lines.cycles[by as usize];
         let dimension = if raw >= HOST_BASE { &mut self.host_reads } else { &mut self.guest_reads };

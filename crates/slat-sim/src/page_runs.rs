@@ -11,7 +11,8 @@
 //!
 //! let first = || vec![BankConfig::new(Geometry::lru(64, 4), &[12, 21])];
 //! let second = vec![BankConfig::new(Geometry::lru(1536, 12), &[12, 21])];
-//! let config = TlbConfig { fetch: first(), load: first(), store: None, second, largest: 30 };
+//! let config =
+//!     TlbConfig { fetch: first(), load: first(), second, largest: 30, ..TlbConfig::default() };
 //! assert_eq!(hierarchy(&config, &[12, 21]).classes(), Ok(Classes::Split));
 //! // A 1 GiB page is in no first level here: each access to it goes to the second.
 //! assert!(hierarchy(&config, &[12, 30]).classes().is_err());

@@ -433,23 +433,21 @@ impl Processor {
         let mut second = vec![bank(&tlb.second, sizes), bank(&tlb.second_1g, &[30])];
         second.extend(tlb.second_2m.as_ref().map(|param| bank(param, &[21])));
         let holds_1g = tlb.data_shared.value || tlb.data_1g.value.entries > 0;
-        TlbConfig { fetch, load, store: None, second, largest: if holds_1g { 30 } else { 21 } }
+        let largest = if holds_1g { 30 } else { 21 };
+        TlbConfig { fetch, load, second, largest, ..TlbConfig::default() }
     }
 
     /// The caches of intermediate entries, for the software MMU.
     pub fn walker_config(&self) -> WalkerConfig {
         let WalkCaches { pde, pdpte, pml4e, nested_tlb, second_stage } = &self.walk_caches;
         let levels = [pde, pdpte, pml4e].map(|param| param.value.geometry());
-        let cache = WalkCacheConfig { levels: [levels[0], levels[1], levels[2], Geometry::NONE] };
+        let cache = WalkCacheConfig::by_level([levels[0], levels[1], levels[2], Geometry::NONE]);
+        let kept = second_stage.as_ref().is_none_or(|kept| kept.value);
         WalkerConfig {
             stage1: cache,
-            stage2: if second_stage.as_ref().is_none_or(|kept| kept.value) {
-                cache
-            } else {
-                WalkCacheConfig::NONE
-            },
-            nested_tlb: nested_tlb.value.geometry(),
-            nested_tlb_holds_final: false,
+            stage2: if kept { cache } else { WalkCacheConfig::NONE },
+            nested_tlb: BankConfig::new(nested_tlb.value.geometry(), &[12]),
+            ..WalkerConfig::NONE
         }
     }
 }

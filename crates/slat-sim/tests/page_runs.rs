@@ -73,11 +73,7 @@ impl Machine {
         if kind == slat::Kind::Write {
             self.dirty.insert(page);
         }
-        let rights = Rights::default()
-            .with(Rights::WRITE, true)
-            .with(Rights::EXECUTE, true)
-            .with(Rights::USER, true)
-            .with(Rights::DIRTY, self.dirty.contains(&page));
+        let rights = Rights::ALL.with(Rights::DIRTY, self.dirty.contains(&page));
         self.tlb.insert(va, SPACE, kind, Entry { base: page, shift, rights });
     }
 
@@ -202,7 +198,14 @@ fn level() -> impl Strategy<Value = Vec<BankConfig>> {
 fn config() -> impl Strategy<Value = TlbConfig> {
     let store = proptest::option::of(level());
     (level(), level(), store, level(), prop_oneof![Just(21u8), Just(30)]).prop_map(
-        |(fetch, load, store, second, largest)| TlbConfig { fetch, load, store, second, largest },
+        |(fetch, load, store, second, largest)| TlbConfig {
+            fetch,
+            load,
+            store,
+            second,
+            largest,
+            second_smashes: false,
+        },
     )
 }
 

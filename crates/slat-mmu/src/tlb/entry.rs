@@ -1,0 +1,153 @@
+//! What a TLB keeps of a translation, and under which tag.
+
+use slat::Kind;
+
+/// A tag: not 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct Tag(u16);
+
+impl Tag {
+    /// The tag of this number, or `None` for 0.
+    pub const fn new(number: u16) -> Option<Tag> {
+        if number == 0 { None } else { Some(Tag(number)) }
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+}
+
+/// On whose behalf an access is looked up. A tag of an address space goes with one tag of globals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Space {
+    /// The tag of the current address space.
+    pub own: Tag,
+    /// The tag of global entries that it sees.
+    pub global: Tag,
+}
+
+/// A translation as a TLB keeps it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// First output address of the page that was kept.
+    pub base: u64,
+    /// What it permits and how it was made.
+    pub rights: Rights,
+    /// log2 of its size.
+    pub shift: u8,
+}
+
+impl Entry {
+    /// The part of `1 << shift` bytes, which is no more than the page, that holds `va`.
+    #[inline]
+    pub(crate) fn part(self, va: u64, shift: u8) -> Entry {
+        let within = va & ((1u64 << self.shift) - 1) & (!0 << shift);
+        Entry { base: self.base + within, shift, ..self }
+    }
+
+    /// Where `va`, an address of the page, lies.
+    #[inline]
+    pub fn place(self, va: u64) -> u64 {
+        self.base | va & ((1u64 << self.shift) - 1)
+    }
+}
+
+/// Rights and state of an entry: a set of flags. Right and wrong by the state of the moment
+/// (`EFLAGS.AC`, `PSTATE.PAN`, `sstatus.SUM`, `CR0.WP`) is for [`Asked`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct Rights(u16);
+
+impl Rights {
+    /// The page can be read.
+    pub const READ: Rights = Rights(1 << 0);
+    /// The page is writable.
+    pub const WRITE: Rights = Rights(1 << 1);
+    /// Supervisors can fetch from it.
+    pub const EXECUTE: Rights = Rights(1 << 2);
+    /// Users can fetch from it.
+    pub const USER_EXECUTE: Rights = Rights(1 << 3);
+    /// It is a user page.
+    pub const USER: Rights = Rights(1 << 4);
+    /// Every dirty bit that a write would set is set.
+    pub const DIRTY: Rights = Rights(1 << 5);
+    /// The page is global.
+    pub const GLOBAL: Rights = Rights(1 << 6);
+    /// Walks may read table entries through it (of second-stage translations).
+    pub const TABLES: Rights = Rights(1 << 7);
+    /// Every access is permitted.
+    pub const ALL: Rights = Rights(0x1f);
+    /// Fetches of either privilege.
+    pub(crate) const FETCH: Rights = Rights(0xc);
+
+    /// What a page must be for this access.
+    #[inline(always)]
+    pub const fn may(kind: Kind, user: bool) -> Rights {
+        match (kind, user) {
+            (Kind::Read, _) => Rights::READ,
+            (Kind::Write, _) => Rights::WRITE,
+            (Kind::Execute, false) => Rights::EXECUTE,
+            (Kind::Execute, true) => Rights::USER_EXECUTE,
+        }
+        .with(Rights::USER, user)
+    }
+
+    /// Whether all of `other` is in this set.
+    #[inline(always)]
+    pub const fn has(self, other: Rights) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// This set with `other` where `yes`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, other: Rights, yes: bool) -> Rights {
+        Rights(self.0 | if yes { other.0 } else { 0 })
+    }
+
+    /// What both sets have.
+    #[inline(always)]
+    #[must_use]
+    pub const fn both(self, other: Rights) -> Rights {
+        Rights(self.0 & other.0)
+    }
+}
+
+/// What an access asks of an entry that is to serve it without another walk. An entry that cannot is
+/// passed over, and the walk decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Asked {
+    have: Rights,
+    lack: Rights,
+}
+
+impl Asked {
+    /// The plain access: a write needs a dirty writable page, a user access a user page.
+    #[inline(always)]
+    pub const fn new(kind: Kind, user: bool) -> Asked {
+        let have = Rights::may(kind, user).with(Rights::DIRTY, matches!(kind, Kind::Write));
+        Asked { have, lack: Rights(0) }
+    }
+
+    /// The same, of pages that are not the user's: a supervisor's data accesses under SMAP without
+    /// `AC`, `PSTATE.PAN` or without `sstatus.SUM`, its fetches under SMEP and on RISC-V.
+    #[inline(always)]
+    #[must_use]
+    pub const fn not_of_user(self, yes: bool) -> Asked {
+        Asked { lack: self.lack.with(Rights::USER, yes), ..self }
+    }
+
+    /// The same, of pages that need not be writable: a supervisor's write with `CR0.WP` clear.
+    #[inline(always)]
+    #[must_use]
+    pub const fn even_read_only(self, yes: bool) -> Asked {
+        let have = if yes { Rights(self.have.0 & !Rights::WRITE.0) } else { self.have };
+        Asked { have, ..self }
+    }
+
+    /// Whether an entry serves it.
+    #[inline(always)]
+    pub const fn of(self, rights: Rights) -> bool {
+        rights.has(self.have) && rights.0 & self.lack.0 == 0
+    }
+}
