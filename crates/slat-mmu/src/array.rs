@@ -199,7 +199,7 @@ impl<T: Copy + Default> Array<T> {
     /// The chain of an index. Neighbours differ in it, and so do pages that are a table apart.
     #[inline(always)]
     fn chain(&self, index: u64) -> usize {
-        (index ^ index >> 9 ^ index >> 18) as usize & (self.chains.len() - 1)
+        (index ^ (index >> 9) ^ (index >> 18)) as usize & (self.chains.len() - 1)
     }
 
     /// The slot that holds `key`.

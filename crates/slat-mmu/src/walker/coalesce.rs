@@ -20,7 +20,7 @@ pub(super) fn joined<F: Format, M: Memory>(
     let layout = format.layout();
     let bytes = layout.size.bytes();
     let count = 1u64 << pages;
-    let own = at.raw() / bytes & (count - 1);
+    let own = (at.raw() / bytes) & (count - 1);
     // The frames are aligned as the pages are.
     if found.base >> found.shift & (count - 1) != own {
         return found.shift;
