@@ -42,14 +42,14 @@ pub(crate) const READ_REGISTERS: c_int = 1;
 /// Loads and stores.
 pub(crate) const LOADS_AND_STORES: c_int = 3;
 /// `CLOCK_THREAD_CPUTIME_ID` of Linux.
-pub(crate) const THREAD_CPU_CLOCK: c_int = 3;
+const THREAD_CPU_CLOCK: c_int = 3;
 /// `SIGTERM` of Linux, at which QEMU ends in good order.
 pub(crate) const TERMINATE: c_int = 15;
 
 #[repr(C)]
-pub(crate) struct Timespec {
-    pub(crate) seconds: i64,
-    pub(crate) nanoseconds: i64,
+struct Timespec {
+    seconds: i64,
+    nanoseconds: i64,
 }
 
 // SAFETY: the declarations agree with `qemu-plugin.h` of version 4 and with GLib's headers.
@@ -93,7 +93,15 @@ unsafe extern "C" {
     pub(crate) fn qemu_plugin_read_memory_vaddr(va: u64, to: *mut GArray, len: usize) -> bool;
     pub(crate) fn g_byte_array_new() -> *mut GArray;
     pub(crate) fn g_byte_array_set_size(array: *mut GArray, len: c_uint) -> *mut GArray;
-    pub(crate) fn clock_gettime(clock: c_int, to: *mut Timespec) -> c_int;
+    fn clock_gettime(clock: c_int, to: *mut Timespec) -> c_int;
     pub(crate) fn getpid() -> c_int;
     pub(crate) fn kill(process: c_int, signal: c_int) -> c_int;
+}
+
+/// The CPU time of this thread, in seconds.
+pub(crate) fn thread_cpu() -> f64 {
+    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
+    // SAFETY: the pointer is to a value of the layout that the function fills.
+    unsafe { clock_gettime(THREAD_CPU_CLOCK, &mut time) };
+    time.seconds as f64 + time.nanoseconds as f64 / 1e9
 }

@@ -77,6 +77,8 @@ pub(crate) struct Ram {
     len: u64,
     /// The guest-physical address of its first byte.
     start: u64,
+    /// From here on there is nothing but RAM up to its end: a PC has devices below 1 MiB.
+    plain: u64,
 }
 
 impl Ram {
@@ -89,7 +91,12 @@ impl Ram {
         let (from, to) = line.split(' ').next()?.split_once('-')?;
         let from = usize::from_str_radix(from, 16).ok()?;
         let to = usize::from_str_radix(to, 16).ok()?;
-        Some(Self { host: from as *const u8, len: (to - from) as u64, start })
+        Some(Self {
+            host: from as *const u8,
+            len: (to - from) as u64,
+            start,
+            plain: start.max(1 << 20),
+        })
     }
 
     /// Its guest-physical addresses, start..end.
@@ -101,6 +108,12 @@ impl Ram {
     pub(crate) fn address_of(&self, host: *const u8) -> Option<u64> {
         let offset = (host as u64).wrapping_sub(self.host as u64);
         (offset < self.len).then(|| self.start + offset)
+    }
+
+    /// Whether `gpa` is in RAM for certain, where no device is.
+    #[inline]
+    pub(crate) fn is_plain(&self, gpa: u64) -> bool {
+        gpa >= self.plain && gpa - self.start < self.len
     }
 
     /// The number of the page of it that holds `gpa`, counted from its start.

@@ -22,9 +22,11 @@ mod aarch64;
 mod ffi;
 mod guest;
 mod identity;
+mod notes;
 mod output;
 mod parameters;
 mod recorder;
+mod shapes;
 mod tables;
 mod x86;
 
@@ -86,9 +88,17 @@ extern "C" fn on_access(_: c_uint, info: u32, va: u64, _: *mut c_void) {
     });
 }
 
+extern "C" fn on_access_address(_: c_uint, info: u32, va: u64, _: *mut c_void) {
+    Recorder::address_only(info, va);
+}
+
+extern "C" fn on_access_nothing(_: c_uint, _: u32, _: u64, _: *mut c_void) {}
+
+extern "C" fn on_block_nothing(_: c_uint, _: *mut c_void) {}
+
 extern "C" fn on_block(_: c_uint, data: *mut c_void) {
-    // SAFETY: `data` is the block that `on_translate` leaked for this callback alone.
-    let block = unsafe { &mut *data.cast::<Block>() };
+    // SAFETY: `data` is the block that `on_translate` leaked for this callback.
+    let block = unsafe { &*data.cast::<Block>() };
     with(|recorder| recorder.executes(block));
 }
 
@@ -119,8 +129,14 @@ extern "C" fn on_translate(_: ffi::PluginId, tb: *mut c_void) {
 /// # Safety
 ///
 /// `tb` must be the block that QEMU is translating.
-unsafe fn translate(recorder: &Recorder, tb: *mut c_void) {
+unsafe fn translate(recorder: &mut Recorder, tb: *mut c_void) {
     let running = recorder.is_running();
+    let stage = recorder.parameters.stage;
+    let on_access: ffi::MemoryCallback = match stage {
+        Stage::Bare | Stage::Callback => on_access_nothing,
+        Stage::Address => on_access_address,
+        Stage::Note | Stage::Full => on_access,
+    };
     let mut bytes = 0;
     // SAFETY: the block and its instructions are QEMU's and live for the time of the callback; the
     // buffer is as long as its length says. What is leaked lives as long as the translation may.
@@ -158,18 +174,15 @@ unsafe fn translate(recorder: &Recorder, tb: *mut c_void) {
         if running {
             let va = ffi::qemu_plugin_tb_vaddr(tb);
             let host = ffi::qemu_plugin_insn_haddr(ffi::qemu_plugin_tb_get_insn(tb, 0));
-            let block = Block {
-                va,
-                gpa: recorder.address_of(host),
-                bytes: bytes.min(usize::from(u16::MAX)) as u16,
-                instructions: count.min(usize::from(u16::MAX)) as u16,
-                handler: recorder.handlers.get(&va).copied(),
-                id: None,
-            };
-            let data = Box::into_raw(Box::new(block)).cast();
-            let encodes = recorder.parameters.stage >= Stage::Encode;
-            let flags = if encodes { ffi::READ_REGISTERS } else { ffi::NO_REGISTERS };
-            ffi::qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, flags, data);
+            let (bytes, count) = (bytes.min(0xffff) as u16, count.min(0xffff) as u16);
+            if stage < Stage::Note {
+                let nothing = std::ptr::null_mut();
+                let flags = ffi::NO_REGISTERS;
+                ffi::qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block_nothing, flags, nothing);
+            } else if let Some(block) = recorder.block(va, host, bytes, count) {
+                let data = Box::into_raw(Box::new(block)).cast();
+                ffi::qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, ffi::READ_REGISTERS, data);
+            }
         }
     }
 }

@@ -9,13 +9,17 @@ use std::thread::JoinHandle;
 use slat_trace::Machine;
 use slat_trace::recording::{Packer, Provenance, RawBlock, Totals};
 
+use crate::ffi::thread_cpu;
+use crate::notes::Take;
+
 /// Blocks that may wait for the compressor, so that memory stays bounded.
 const WAITING: usize = 3;
 
-type Written = std::io::Result<Totals>;
+/// The totals, and the CPU seconds of the thread.
+type Written = std::io::Result<(Totals, f64)>;
 
 pub(crate) struct Output {
-    blocks: SyncSender<RawBlock>,
+    blocks: Option<SyncSender<RawBlock>>,
     thread: JoinHandle<Written>,
 }
 
@@ -43,19 +47,19 @@ impl Output {
             }
             let (file, totals) = packer.finish()?;
             file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            Ok(totals)
+            Ok((totals, thread_cpu()))
         })?;
-        Ok(Self { blocks, thread })
+        Ok(Self { blocks: Some(blocks), thread })
     }
 
-    /// Hands a block over; false where the writer has failed.
-    pub(crate) fn push(&self, block: RawBlock) -> bool {
-        self.blocks.send(block).is_ok()
+    /// What hands blocks over; all of it has to be gone before [`finish`](Self::finish).
+    pub(crate) fn take(&mut self) -> Take {
+        let blocks = self.blocks.take();
+        Box::new(move |block| blocks.as_ref().is_some_and(|blocks| blocks.send(block).is_ok()))
     }
 
     /// Waits until all is written.
     pub(crate) fn finish(self) -> Written {
-        drop(self.blocks);
         self.thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the writer panicked")))
     }
 }

@@ -12,8 +12,8 @@ pub(crate) enum Stage {
     Callback,
     /// The physical address is asked for.
     Address,
-    /// All is encoded and thrown away.
-    Encode,
+    /// All is noted and thrown away.
+    Note,
     /// A recording is made.
     Full,
 }
@@ -68,7 +68,7 @@ impl Parameters {
                         "bare" => Stage::Bare,
                         "callback" => Stage::Callback,
                         "address" => Stage::Address,
-                        "encode" => Stage::Encode,
+                        "note" => Stage::Note,
                         "full" => Stage::Full,
                         _ => return Err(format!("{argument}: no such stage")),
                     }

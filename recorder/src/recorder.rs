@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::time::Instant;
 
-use slat_trace::recording::{BlockId, Encoder, Provenance};
+use slat_trace::recording::{Encoder, Provenance};
 use slat_trace::{Arch, Control, Event, Machine, Root};
 
-use crate::ffi;
+use crate::ffi::{self, thread_cpu};
 use crate::guest::{Ram, Registers};
 use crate::identity::Identities;
+use crate::notes::{Definition, Notes};
 use crate::output::Output;
 use crate::parameters::{Parameters, Stage};
+use crate::shapes::Shapes;
 use crate::tables::{Encoding, Tables};
 use crate::{aarch64, x86};
 
@@ -33,16 +35,15 @@ impl Special {
 /// A translated block, as its callback gets it. Its memory is never freed: QEMU may run it until
 /// the end. It is read at each execution, in no order that a processor could foresee: it shall lie
 /// in one cache line.
-#[repr(align(64))]
+#[repr(align(32))]
 pub(crate) struct Block {
-    pub(crate) va: u64,
-    /// None outside of RAM.
-    pub(crate) gpa: Option<u64>,
-    pub(crate) bytes: u16,
-    pub(crate) instructions: u16,
+    va: u64,
+    /// The physical page.
+    page: u64,
+    /// Its number in the notes.
+    number: u32,
     /// The vector, if this is the beginning of a handler.
-    pub(crate) handler: Option<u8>,
-    pub(crate) id: Option<BlockId>,
+    handler: Option<u8>,
 }
 
 #[derive(Default)]
@@ -60,7 +61,8 @@ struct Vcpu {
 /// Everything between the two markers.
 struct Session {
     ram: Ram,
-    encoder: Encoder,
+    notes: Notes,
+    shapes: Shapes,
     tables: Tables,
     output: Option<Output>,
     vcpus: Vec<Vcpu>,
@@ -97,14 +99,6 @@ pub(crate) struct Recorder {
     idt: Option<u64>,
     pub(crate) handlers: HashMap<u64, u8>,
     phase: Phase,
-}
-
-/// The CPU time of this thread, on which all vCPUs run, in seconds.
-fn thread_cpu() -> f64 {
-    let mut time = ffi::Timespec { seconds: 0, nanoseconds: 0 };
-    // SAFETY: the pointer is to a value of the layout that the function fills.
-    unsafe { ffi::clock_gettime(ffi::THREAD_CPU_CLOCK, &mut time) };
-    time.seconds as f64 + time.nanoseconds as f64 / 1e9
 }
 
 impl Recorder {
@@ -167,7 +161,7 @@ impl Recorder {
         self.handlers = handlers.into_iter().collect();
         let machine =
             Machine { arch: self.arch, vcpus: self.vcpus, tables: true, memory: Some(ram.range()) };
-        let output = match self.parameters.stage {
+        let mut output = match self.parameters.stage {
             Stage::Full => Some(self.create(&machine)?),
             _ => None,
         };
@@ -176,9 +170,15 @@ impl Recorder {
         if let Some(accesses) = self.parameters.block_accesses {
             encoder = encoder.with_block_accesses(accesses);
         }
+        let notes = match &mut output {
+            Some(output) => Notes::encoded(encoder, output.take())
+                .map_err(|error| format!("no thread to encode: {error}"))?,
+            None => Notes::discarded(),
+        };
         Ok(Session {
             ram,
-            encoder,
+            notes,
+            shapes: Shapes::default(),
             tables,
             output,
             vcpus: (0..self.vcpus).map(|_| Vcpu::default()).collect(),
@@ -208,12 +208,19 @@ impl Recorder {
             .map_err(|error| fail(&parameters.output, error))
     }
 
-    /// The gpa behind a pointer into the guest's memory, as QEMU gives it for instructions.
-    pub(crate) fn address_of(&self, host: *const u8) -> Option<u64> {
-        match &self.phase {
-            Phase::Running(session) => session.ram.address_of(host),
-            _ => None,
-        }
+    /// A block was translated: `host` is where QEMU has its first byte. None while no session runs.
+    pub(crate) fn block(
+        &mut self,
+        va: u64,
+        host: *const u8,
+        bytes: u16,
+        instructions: u16,
+    ) -> Option<Block> {
+        let Phase::Running(session) = &mut self.phase else { return None };
+        // Outside of RAM the physical page is not known.
+        let gpa = session.ram.address_of(host).unwrap_or(u64::from(u32::MAX) << 12 | va & 0xfff);
+        let number = session.notes.define(Definition { gpa, bytes, instructions });
+        Some(Block { va, page: gpa >> 12, number, handler: self.handlers.get(&va).copied() })
     }
 
     /// A special instruction of the block at work is about to execute.
@@ -239,7 +246,7 @@ impl Recorder {
         if let Some(begin) = marker {
             return self.marker(begin);
         }
-        if self.parameters.stage < Stage::Encode {
+        if self.parameters.stage < Stage::Note {
             return Then::GoOn;
         }
         let Phase::Running(session) = &mut self.phase else { return Then::GoOn };
@@ -267,22 +274,11 @@ impl Recorder {
 
     /// A block begins to execute.
     #[inline]
-    pub(crate) fn executes(&mut self, block: &mut Block) -> Then {
+    pub(crate) fn executes(&mut self, block: &Block) -> Then {
         let Phase::Running(session) = &mut self.phase else { return Then::GoOn };
-        if self.parameters.stage < Stage::Encode {
-            return Then::GoOn;
-        }
         let Some(registers) = &self.registers else { return Then::GoOn };
-        if session.encoder.is_full() && !session.cut() {
-            self.finish("error");
-            return Then::Reset;
-        }
-        if session.encoder.accesses() >= self.parameters.most_accesses {
-            self.finish("limit");
-            // To the process and not to this thread, which has the signal blocked.
-            // SAFETY: sends a signal to this process, whose handler is QEMU's.
-            unsafe { ffi::kill(ffi::getpid(), ffi::TERMINATE) };
-            return Then::Reset;
+        if session.notes.accesses() >= self.parameters.most_accesses || session.notes.is_broken() {
+            return self.stop();
         }
         if self.vcpus > 1 {
             session.current = session.identities.current(registers, self.vcpus);
@@ -293,58 +289,63 @@ impl Recorder {
             session.check(vcpu, registers, self.arch, block.handler);
         }
         let state = &mut session.vcpus[usize::from(vcpu)];
-        let gpa = block.gpa.unwrap_or(u64::from(u32::MAX) << 12 | block.va & 0xfff);
         // A translation is shared by all virtual pages that map its physical page, and its address
         // is that of the first: the true one is in the program counter. The kernel's text has one.
-        let page = gpa >> 12;
         let va = match state.page {
-            Some((known, va)) if known == page => va << 12 | block.va & 0xfff,
+            Some((known, va)) if known == block.page => va << 12 | block.va & 0xfff,
             _ if block.va >> 63 == 0 => registers.read(self.counter),
             _ => block.va,
         };
-        state.page = Some((page, va >> 12));
-        let id = match block.id {
-            Some(id) if session.encoder.knows(id) => id,
-            _ => session.encoder.define(gpa, block.bytes, block.instructions),
-        };
-        block.id = Some(id);
-        session.encoder.execute(vcpu, id, va);
+        state.page = Some((block.page, va >> 12));
+        session.notes.execute(vcpu, block.number, va);
         Then::GoOn
+    }
+
+    #[cold]
+    fn stop(&mut self) -> Then {
+        let Phase::Running(session) = &self.phase else { return Then::GoOn };
+        if session.notes.is_broken() {
+            self.finish("error");
+            return Then::Reset;
+        }
+        self.finish("limit");
+        // To the process and not to this thread, which has the signal blocked.
+        // SAFETY: sends a signal to this process, whose handler is QEMU's.
+        unsafe { ffi::kill(ffi::getpid(), ffi::TERMINATE) };
+        Then::Reset
     }
 
     /// The block at work has loaded or stored.
     #[inline]
     pub(crate) fn accessed(&mut self, info: u32, va: u64) {
-        let stage = self.parameters.stage;
         let Phase::Running(session) = &mut self.phase else { return };
-        if stage < Stage::Address {
-            return;
-        }
+        let vcpu = session.current;
+        let shape = session.shapes.of(info);
         // SAFETY: called by a memory callback with the values that it was given, as the interface
         // asks; the handle is used at once.
-        let (store, log2_len, known, gpa, io) = unsafe {
+        let (address, gpa) = unsafe {
             let address = ffi::qemu_plugin_get_hwaddr(info, va);
             let known = !address.is_null();
-            let gpa = if known { ffi::qemu_plugin_hwaddr_phys_addr(address) } else { u64::MAX };
-            let io = known && ffi::qemu_plugin_hwaddr_is_io(address);
-            let store = ffi::qemu_plugin_mem_is_store(info);
-            (store, ffi::qemu_plugin_mem_size_shift(info) as u8, known, gpa, io)
+            (address, if known { ffi::qemu_plugin_hwaddr_phys_addr(address) } else { u64::MAX })
         };
-        if stage < Stage::Encode {
-            return;
+        if !session.ram.is_plain(gpa) {
+            return session.odd_access(vcpu, shape, va, gpa, address);
         }
-        let vcpu = session.current;
-        if io {
-            let event = Event::Io { va, gpa, len: 1 << log2_len.min(6), store };
-            session.encoder.event(vcpu, &event, &[]);
-            return;
+        session.notes.access(vcpu, shape, va, (gpa >> 12) as u32);
+        if shape & 1 != 0 && session.tables.is_table(&session.ram, gpa) {
+            session.table_store(vcpu, shape, gpa);
         }
-        let frame = if known { (gpa >> 12) as u32 } else { u32::MAX };
-        session.encoder.access(vcpu, store, log2_len, va, frame);
-        if store && known && session.tables.is_table(&session.ram, gpa) {
-            let Session { tables, encoder, ram, .. } = &mut **session;
-            let mut sink = |event: Event, entries: &[_]| encoder.event(vcpu, &event, entries);
-            tables.stored(ram, gpa, 1 << log2_len, &mut sink);
+    }
+
+    /// As [`accessed`](Self::accessed), to measure what asking for the address costs.
+    #[inline]
+    pub(crate) fn address_only(info: u32, va: u64) {
+        // SAFETY: as in `accessed`.
+        unsafe {
+            let address = ffi::qemu_plugin_get_hwaddr(info, va);
+            if !address.is_null() {
+                std::hint::black_box(ffi::qemu_plugin_hwaddr_phys_addr(address));
+            }
         }
     }
 
@@ -353,18 +354,19 @@ impl Recorder {
         let Phase::Running(session) = std::mem::replace(&mut self.phase, Phase::Over) else {
             return;
         };
-        let Session { encoder, output, began, cpu_at_start, .. } = *session;
+        let Session { notes, output, began, cpu_at_start, .. } = *session;
         let cpu = thread_cpu() - cpu_at_start;
-        let accesses = encoder.accesses();
+        let seconds = began.elapsed().as_secs_f64();
+        let accesses = notes.accesses();
+        let encode = notes.finish();
         let Some(output) = output else {
             self.report(&format!("done {why} accesses={accesses} cpu={cpu:.3}"));
             return;
         };
-        output.push(encoder.finish());
-        let seconds = began.elapsed().as_secs_f64();
         match output.finish() {
-            Ok(totals) => self.report(&format!(
-                "done {why} accesses={} instructions={} bytes={} cpu={cpu:.3} seconds={seconds:.3}",
+            Ok((totals, compress)) => self.report(&format!(
+                "done {why} accesses={} instructions={} bytes={} cpu={cpu:.3} seconds={seconds:.3} \
+                 encode={encode:.3} compress={compress:.3}",
                 totals.accesses, totals.instructions, totals.bytes
             )),
             Err(error) => {
@@ -386,14 +388,33 @@ impl Recorder {
 }
 
 impl Session {
-    fn cut(&mut self) -> bool {
-        let block = self.encoder.cut();
-        self.output.as_ref().is_none_or(|output| output.push(block))
+    /// An access outside of RAM, or whose address QEMU does not know.
+    #[cold]
+    fn odd_access(&mut self, vcpu: u8, shape: u8, va: u64, gpa: u64, address: *const c_void) {
+        if address.is_null() {
+            return self.notes.access(vcpu, shape, va, u32::MAX);
+        }
+        // SAFETY: the handle is of the access at work and not null.
+        if unsafe { ffi::qemu_plugin_hwaddr_is_io(address) } {
+            let (len, store) = (1 << (shape >> 1).min(6), shape & 1 != 0);
+            return self.notes.event(vcpu, &Event::Io { va, gpa, len, store }, &[]);
+        }
+        self.notes.access(vcpu, shape, va, (gpa >> 12) as u32);
+        if shape & 1 != 0 && self.tables.is_table(&self.ram, gpa) {
+            self.table_store(vcpu, shape, gpa);
+        }
+    }
+
+    #[inline(never)]
+    fn table_store(&mut self, vcpu: u8, shape: u8, gpa: u64) {
+        let Self { tables, notes, ram, .. } = self;
+        let mut sink = |event: Event, entries: &[_]| notes.event(vcpu, &event, entries);
+        tables.stored(ram, gpa, 1 << (shape >> 1), &mut sink);
     }
 
     /// Notes an event and, for a root, follows the new tree.
     fn happened(&mut self, vcpu: u8, registers: &Registers, event: Event) {
-        self.encoder.event(vcpu, &event, &[]);
+        self.notes.event(vcpu, &event, &[]);
         match event {
             Event::Root { root, value } => {
                 let (gpa, level) = match root {
@@ -402,13 +423,13 @@ impl Session {
                 };
                 self.vcpus[usize::from(vcpu)].roots[root as usize] = gpa;
                 let in_use: Vec<u64> = self.vcpus.iter().flat_map(|vcpu| vcpu.roots).collect();
-                let Self { encoder, tables, ram, .. } = self;
-                let mut sink = |event: Event, entries: &[_]| encoder.event(vcpu, &event, entries);
+                let Self { notes, tables, ram, .. } = self;
+                let mut sink = |event: Event, entries: &[_]| notes.event(vcpu, &event, entries);
                 tables.load_root(ram, gpa, level, in_use, &mut sink);
             }
             Event::Msr { number: x86::EFER, value } => {
                 let event = Event::Control { register: Control::Efer, value };
-                self.encoder.event(vcpu, &event, &[]);
+                self.notes.event(vcpu, &event, &[]);
             }
             _ => {}
         }
@@ -434,7 +455,7 @@ impl Session {
                 Arch::X86_64 => x86::exception(registers, vector),
                 Arch::Aarch64 => aarch64::exception(registers, vector),
             };
-            self.encoder.event(vcpu, &Event::Exception(exception), &[]);
+            self.notes.event(vcpu, &Event::Exception(exception), &[]);
         }
         let user = match arch {
             Arch::X86_64 => x86::is_user(registers),
@@ -444,7 +465,7 @@ impl Session {
         state.check_mode = false;
         if first || state.user != user {
             state.user = user;
-            self.encoder.event(vcpu, &Event::Mode { user }, &[]);
+            self.notes.event(vcpu, &Event::Mode { user }, &[]);
         }
     }
 }

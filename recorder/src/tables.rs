@@ -59,6 +59,8 @@ pub(crate) type Sink<'a> = &'a mut dyn FnMut(Event, &[(u16, u64)]);
 pub(crate) struct Tables {
     encoding: Encoding,
     marks: Vec<Mark>,
+    /// A bit a page: whether it is marked. It is asked at each store.
+    marked: Vec<u64>,
     content: HashMap<u64, Box<[u64; 512]>>,
     /// When a root was loaded last.
     roots: HashMap<u64, u64>,
@@ -72,6 +74,7 @@ impl Tables {
         Self {
             encoding,
             marks: vec![Mark::default(); ram.pages()],
+            marked: vec![0; ram.pages().div_ceil(64)],
             content: HashMap::new(),
             roots: HashMap::new(),
             loads: 0,
@@ -114,6 +117,7 @@ impl Tables {
             return;
         }
         self.marks[page].level = level;
+        self.marked[page / 64] |= 1 << (page % 64);
         let mut now = Box::new([0; 512]);
         for (index, entry) in now.iter_mut().enumerate() {
             *entry = ram.word(gpa + 8 * index as u64).unwrap_or(0);
@@ -146,6 +150,7 @@ impl Tables {
             return;
         }
         let level = mark.level;
+        self.marked[page / 64] &= !(1 << (page % 64));
         sink(Event::TableRelease { gpa }, &[]);
         let Some(content) = self.content.get(&gpa) else { return };
         let encoding = self.encoding;
@@ -159,7 +164,7 @@ impl Tables {
     /// Whether a store to `gpa` is a store to a table.
     #[inline]
     pub(crate) fn is_table(&self, ram: &Ram, gpa: u64) -> bool {
-        ram.page(gpa).is_some_and(|page| self.marks[page].links != 0)
+        ram.page(gpa).is_some_and(|page| self.marked[page / 64] >> (page % 64) & 1 != 0)
     }
 
     /// The guest has stored `len` bytes to a table at `gpa`.

@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use slat_setup::{Arch, Cache, Guest, Recipe, package_root};
+use slat_setup::{Arch, Cache, Guest, Kit, Recipe, package_root};
 use slat_trace::recording::{Options, Recording};
 use slat_trace::replay::{Counts, Verifier};
 use slat_trace::{Batch, Source};
@@ -66,7 +66,11 @@ fn guest(words: &[&str], files: Vec<(PathBuf, String)>, before: &str, marks: boo
 }
 
 /// Compiles a program of `recordings/guest` for the guest, once.
-fn compiled(place: &Path, sources: &Path, name: &str) -> anyhow::Result<(PathBuf, String)> {
+pub(crate) fn compiled(
+    place: &Path,
+    sources: &Path,
+    name: &str,
+) -> anyhow::Result<(PathBuf, String)> {
     let program = place.join(name);
     let status = Command::new("gcc")
         .args(["-O2", "-static", "-Wl,--build-id=none", "-o"])
@@ -225,6 +229,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     for Plan { name, recipe } in plans(&cache, place.path(), &folder.join("guest"), &args)? {
         let path = into.join(format!("{name}.slat"));
         let made = if args.check { place.path().join(name) } else { path.clone() };
+        // Built and fetched as needed, so that a changed recorder is the one that runs.
+        Kit::fetch(&cache, recipe.arch)?;
         let mut console = String::new();
         let outcome = slat_setup::record(&cache, &recipe, &made, |progress| {
             console.push_str(&progress.console);

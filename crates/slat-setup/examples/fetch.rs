@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p slat-setup --example fetch -- aarch64`
 
-use slat_setup::{Arch, Cache};
+use slat_setup::{Arch, Cache, Kit};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arch: Arch = std::env::args().nth(1).as_deref().unwrap_or("x86_64").parse()?;
@@ -10,9 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let qemu = slat_setup::find_or_fetch_qemu10(&cache, arch)?;
     println!("{} {}", qemu.binary.display(), qemu.version);
     if arch != Arch::Riscv64 {
-        let kernel = slat_setup::kernel(&cache, arch)?;
-        println!("{} {}", kernel.image.display(), kernel.version);
-        println!("{}", slat_setup::busybox(&cache, arch)?.display());
+        let kit = Kit::fetch(&cache, arch)?;
+        println!("{kit:#?}");
     }
     Ok(())
 }

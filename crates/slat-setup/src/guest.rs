@@ -30,6 +30,16 @@ fn kernel_in(root: &Path) -> Option<Kernel> {
     images.pop()
 }
 
+/// The kernel for `arch` in the cache, if it was fetched.
+pub(crate) fn find_kernel(cache: &Cache, arch: Arch) -> Option<Kernel> {
+    kernel_in(&cache.folder(&format!("kernel-{arch}"))?)
+}
+
+/// The busybox for `arch` in the cache, if it was fetched.
+pub(crate) fn find_busybox(cache: &Cache, arch: Arch) -> Option<PathBuf> {
+    busybox_in(&cache.folder(&format!("busybox-{arch}"))?)
+}
+
 /// The distribution's kernel for virtual machines of `arch` (x86-64 or AArch64), fetched into the
 /// cache (about 30 MB) unless it is there: the serial console, the initial RAM disk and devtmpfs
 /// are built into it, so that it boots without modules.

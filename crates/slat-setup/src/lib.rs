@@ -25,8 +25,10 @@ mod arch;
 mod cache;
 mod guest;
 mod initrd;
+mod kit;
 mod marker;
 mod plugin;
+mod program;
 mod qemu;
 mod record;
 mod tools;
@@ -35,7 +37,9 @@ pub use arch::Arch;
 pub use cache::Cache;
 pub use guest::{Kernel, busybox, kernel, package_root};
 pub use initrd::Initrd;
+pub use kit::{Kit, Linux};
 pub use plugin::{find_or_build_recorder, find_recorder};
+pub use program::check_program;
 pub use qemu::{Qemu, find_or_fetch_qemu10, find_qemu10};
 pub use record::{Guest, Outcome, Progress, Recipe, Stage, record};
 pub use tools::{Tool, find, find_or_install, install};
@@ -49,8 +53,18 @@ pub enum Error {
     /// Neither `SLAT_CACHE`, `XDG_CACHE_HOME` nor `HOME` names a folder.
     #[error("no cache folder: set SLAT_CACHE to a folder that may hold about 300 MB")]
     NoCache,
+    /// A recording was asked for and something that it needs was not set up.
+    #[error(
+        "recording {arch} needs {missing}, not found here: run `slat record --setup --arch {arch}`"
+    )]
+    NotSetUp {
+        /// The guest's architecture.
+        arch: Arch,
+        /// All that is missing.
+        missing: String,
+    },
     /// A file or folder could not be made, read or moved.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), system_says(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -75,6 +89,14 @@ pub enum Error {
         /// The last lines that it wrote.
         output: String,
     },
+    /// A program cannot run in the guest.
+    #[error("{} {why}", path.display())]
+    Program {
+        /// The program.
+        path: PathBuf,
+        /// Why not, and what to do about it.
+        why: String,
+    },
     /// The packages arrived, yet do not hold what was looked for.
     #[error("{what} is not in the packages fetched into {}; {remedy}", root.display())]
     Missing {
@@ -93,4 +115,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.into();
     move |source| Error::Io { path, source }
+}
+
+/// What the system said of a file, without the name that some errors repeat.
+fn system_says(error: &std::io::Error) -> String {
+    let named = error.get_ref().and_then(|inner| inner.source());
+    named.map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
-use slat_setup::{Arch, Cache, Guest, Outcome, Recipe};
+use slat_setup::{Arch, Cache, Guest, Kit, Linux, Outcome, Recipe, check_program};
 use slat_trace::recording::{Options, Recording};
 use slat_trace::replay::Verifier;
 use slat_trace::{Batch, Source};
@@ -168,13 +168,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn setup(cache: &Cache, arch: Arch) -> anyhow::Result<ExitCode> {
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar.set_message("finding, fetching and building what recording needs (about 100 MB)");
+    let kit = Kit::fetch(cache, arch);
+    bar.finish_and_clear();
+    let Kit { qemu, recorder, linux } = kit?;
     let line = |name: &str, value: String| anstream::println!("{name:<9} {value}");
-    let qemu = slat_setup::find_or_fetch_qemu10(cache, arch)?;
     line("QEMU", format!("{} ({})", qemu.binary.display(), qemu.version));
-    let kernel = slat_setup::kernel(cache, arch)?;
-    line("kernel", format!("{} ({})", kernel.image.display(), kernel.version));
-    line("busybox", slat_setup::busybox(cache, arch)?.display().to_string());
-    line("recorder", slat_setup::find_or_build_recorder()?.display().to_string());
+    if let Some(Linux { kernel, busybox }) = linux {
+        line("kernel", format!("{} ({})", kernel.image.display(), kernel.version));
+        line("busybox", busybox.display().to_string());
+    }
+    line("recorder", recorder.display().to_string());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -196,6 +202,7 @@ fn recipe(args: &Args) -> anyhow::Result<Recipe> {
             // A path of this machine goes into the guest; any other name is the guest's.
             let program = Path::new(&words[0]);
             if words[0].contains('/') && program.is_file() && args.root.is_empty() {
+                check_program(program, args.arch)?;
                 let place = name(program)?;
                 files.push((program.to_owned(), place.clone()));
                 words[0] = place;
