@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod emulators;
+mod fresh_recordings;
 mod mutants;
 mod oracle;
 mod recording_cost;
@@ -25,6 +26,8 @@ struct Cli {
 enum Task {
     /// Install what the oracles and the recorder need
     Emulators(emulators::Args),
+    /// Record short guests anew and check them
+    FreshRecordings(fresh_recordings::Args),
     /// Change the walker in small ways, and see whether the tests notice
     Mutants(mutants::Args),
     /// Compare the walker with hardware models
@@ -40,6 +43,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Emulators(args) => emulators::run(args),
+        Task::FreshRecordings(args) => fresh_recordings::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Mutants(args) => mutants::run(args),
         Task::Oracle(args) => oracle::run(args),
         Task::RecordingCost(args) => recording_cost::run(&args).map(|()| ExitCode::SUCCESS),

@@ -160,7 +160,7 @@ fn plans(cache: &Cache, place: &Path, sources: &Path, args: &Args) -> anyhow::Re
 }
 
 /// Reads a recording through, with its own tables; returns its counts.
-fn verified(path: &Path) -> anyhow::Result<Counts> {
+pub(crate) fn verified(path: &Path) -> anyhow::Result<Counts> {
     let recording = Recording::open(path)?;
     let mut reader = recording.reader(&Options { frames: true, ..Options::default() })?;
     let mut verifier = Verifier::new(recording.machine());
