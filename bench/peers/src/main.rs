@@ -227,6 +227,23 @@ fn ratios(name: &str, row: &[f64], bound: &[f64]) {
     println!("|");
 }
 
+/// Names what these figures hold for.
+fn machine() {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!(
+        "machine: {}, {} CPUs, {} MHz; load {}",
+        field("model name").as_deref().unwrap_or("unknown"),
+        std::thread::available_parallelism().map_or(0, |count| count.get()),
+        field("cpu MHz").as_deref().unwrap_or("?"),
+        load.split(' ').next().unwrap_or("?"),
+    );
+}
+
 fn bounds() {
     arena::arena().reset();
     let n = (G / 4096) as usize;
@@ -286,6 +303,7 @@ fn bounds() {
 
 fn main() {
     arena::init(1200 << 20);
+    machine();
     let order = shuffled(G / 4096, 7);
     let sparse: Vec<u64> =
         shuffled(64 * G / (256 << 10), 11).into_iter().map(|i| i * 64 + (i % 64)).collect();

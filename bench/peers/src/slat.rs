@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 use ::slat::edit::{
-    Cursor, Detached, Frame, FrameSource, Gather, Leaves, Live, Mode, Quiet, Slots, Stale, Step,
+    Cursor, Detached, Frame, FrameSource, Gather, Leaves, Live, Mode, Quiet, Served, Slots, Stale, Step,
     TableMemory, Tables, ept,
 };
 use ::slat::format::ept::{Ept, Features};
@@ -120,27 +120,30 @@ impl<X: Mode> Peer for Slat<X> {
     }
     #[inline]
     fn map_one(&mut self, va: u64, pa: u64) {
-        self.edit(|cursor, _, small| {
-            done!(cursor, cursor.map(Gpa::new(va), Spa::new(pa), 4096, small));
-        });
+        let (at, output) = (Gpa::new(va), Spa::new(pa));
+        let served = self.tables.fault::<_, X>(&Source, at, output, 0, &self.small);
+        assert_eq!(served, Ok(Served::Installed { level: 0 }));
     }
     fn map_many(&mut self, pages: &[u64], va: u64, pa: u64) -> bool {
         self.edit(|cursor, _, small| {
             for &page in pages {
                 let (at, output) = (Gpa::new(va + page * 4096), Spa::new(pa + page * 4096));
-                done!(cursor, cursor.map(at, output, 4096, small));
+                let served = cursor.fault(at, output, 0, small);
+                assert_eq!(served, Ok(Served::Installed { level: 0 }));
             }
         });
         true
     }
     #[inline]
     fn unmap_one(&mut self, va: u64) {
-        self.edit(|cursor, _, _| done!(cursor, cursor.unmap(Gpa::new(va), 4096, ())));
+        let context = Context::Ept { eptp: 0 };
+        let removed = self.tables.remove::<X>(Gpa::new(va), context, |leak| panic!("{leak}"));
+        removed.unwrap().unwrap().complete(&mut By(|_: &Gather<'_>| {})).unwrap();
     }
     fn unmap_many(&mut self, pages: &[u64], va: u64) -> bool {
         self.edit(|cursor, _, _| {
             for &page in pages {
-                done!(cursor, cursor.unmap(Gpa::new(va + page * 4096), 4096, ()));
+                assert_ne!(cursor.remove(Gpa::new(va + page * 4096)), Ok(0));
             }
         });
         true

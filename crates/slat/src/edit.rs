@@ -71,6 +71,7 @@ mod logging;
 mod map;
 mod mappings;
 mod memory;
+mod page;
 mod remake;
 mod remap;
 mod split;
@@ -84,7 +85,7 @@ pub use collapse::Collapse;
 pub use cursor::{Cursor, Operation, Step, Verb};
 pub use encode::{Change, Effect, Encode, Leaves, Refused, arm64, ept, riscv, x86};
 pub use error::Error;
-pub use fault::{Served, Shared, Walker};
+pub use fault::{Shared, Walker};
 pub use frames::{Arena, Donated, Frame, FrameSource};
 pub use gather::{Completed, Detached, Gather, Leak, Pending, Ready, Reclaim, Slots, Stale};
 pub use logging::DirtyLog;
@@ -92,6 +93,7 @@ pub use map::Map;
 use mappings::Leaf;
 pub use mappings::{Mapping, Mappings};
 pub use memory::{Cells, TableMemory};
+pub use page::{Removed, Served};
 pub use remake::{Broken, Remake};
 pub use remap::Remap;
 pub use split::Split;
@@ -110,7 +112,12 @@ pub struct Tables<F: Encode, I, O, M> {
     /// Address of the root table.
     pub(crate) root: u64,
     pub(crate) top: u8,
-    root_entries: usize,
+    /// Entries of the root table, less one.
+    root_mask: u32,
+    /// An address without these bits is the tables' input as it stands.
+    beyond: u64,
+    /// The bits of an address within the page of a leaf, by its level.
+    within: [u64; MAX_LEVELS],
     pub(crate) memory: M,
     spaces: PhantomData<fn(I) -> O>,
 }
@@ -152,8 +159,19 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         if usize::from(top) >= MAX_LEVELS {
             return Err(Error::Layout);
         }
-        let root_entries = 1 << root_bits;
-        Ok(Tables { format, root, top, root_entries, memory, spaces: PhantomData })
+        let root_mask = (1 << root_bits) - 1;
+        // All inputs are such addresses, or the half of them that has no sign; else none is.
+        let bits = format.input_bits();
+        let own = [bits, bits - 1]
+            .map(|bits| u64::MAX.checked_shl(bits).unwrap_or(0))
+            .into_iter()
+            .find(|beyond| format.input(root, !beyond) == Some(!beyond));
+        let beyond = own.unwrap_or(u64::MAX);
+        let mut within = [0; MAX_LEVELS];
+        for level in 0..=top {
+            within[usize::from(level)] = (1u64 << format.shift(level)) - 1;
+        }
+        Ok(Tables { format, root, top, root_mask, beyond, within, memory, spaces: PhantomData })
     }
 
     /// What the root register is to hold.
@@ -193,42 +211,107 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     /// reserved.
     #[inline(always)]
     pub fn translate(&self, address: I) -> Option<Mapping<I, O>> {
+        // By entries that are told at a glance, with the level known to the compiler.
+        if self.top == 3
+            && self.is_input(address.raw())
+            && let Some(found) = self.glance::<3>(address)
+        {
+            return Some(found);
+        }
+        // Field by field, so that what was found at a glance stays in registers.
+        let Mapping { start, bytes, output, level, entry } = self.look(address)?;
+        Some(Mapping { start, bytes, output, level, entry })
+    }
+
+    /// Whether the address is the tables' input as it stands.
+    #[inline(always)]
+    pub(crate) fn is_input(&self, address: u64) -> bool {
+        address & self.beyond == 0
+    }
+
+    /// What the tables say, where nothing but plain entries lead there.
+    #[inline(always)]
+    fn glance<const TOP: u8>(&self, address: I) -> Option<Mapping<I, O>> {
+        let input = address.raw();
+        let mut level = TOP;
+        let mut entry = F::Word::load(self.root_cell::<TOP>(input)?, Ordering::Acquire);
+        while level > 0 {
+            let Some(next) = self.format.points_at(entry, level) else {
+                return self.plain(input, entry, level);
+            };
+            level -= 1;
+            entry = F::Word::load(self.below(next, input, level)?, Ordering::Acquire);
+        }
+        self.plain(input, entry, 0)
+    }
+
+    /// What a plain leaf maps `input` to.
+    #[inline(always)]
+    fn plain(&self, input: u64, entry: u64, level: u8) -> Option<Mapping<I, O>> {
+        let base = self.format.maps_to(entry, level)?;
+        if self.format.group(entry, level).is_some() {
+            return None;
+        }
+        let within = match level {
+            0 => (1u64 << self.format.shift(0)) - 1,
+            _ => *self.within.get(usize::from(level))?,
+        };
+        let (start, output) = (I::new(input & !within), O::new(base | input & within));
+        Some(Mapping { start, bytes: within + 1, output, level, entry })
+    }
+
+    /// The root's entry for `input`; `TOP` is the root's level.
+    #[inline(always)]
+    fn root_cell<const TOP: u8>(&self, input: u64) -> Option<&<F::Word as Word>::Atomic> {
+        let index = (input >> self.format.shift(TOP)) as usize & self.root_mask as usize;
+        self.memory.table(self.root, self.root_mask as usize + 1)?.get(index)
+    }
+
+    /// The entry for `input` in the table of `level` at `table`, which is not the root.
+    #[inline(always)]
+    fn below(&self, table: u64, input: u64, level: u8) -> Option<&<F::Word as Word>::Atomic> {
+        let count = 1 << self.format.index_bits(level);
+        let index = (input >> self.format.shift(level)) as usize & (count - 1);
+        self.memory.table(table, count)?.get(index)
+    }
+
+    /// What the tables say.
+    #[inline(never)]
+    fn look(&self, address: I) -> Option<Mapping<I, O>> {
         let input = self.strip(address.raw())?;
         let format = &self.format;
         let mut level = self.top;
-        let mut cells = self.memory.table(self.root, self.root_entries)?;
-        let mut index = (input >> format.shift(level)) as usize & (self.root_entries - 1);
-        let mut entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
+        let mut cells = self.cells(self.root, level).ok()?;
         loop {
-            let next = match format.points_at(entry, level) {
-                Some(next) if level > 0 => next,
-                _ => match format.decode(entry, level) {
-                    Decoded::Table { next } if level > 0 => next,
-                    Decoded::Leaf { base, shift } => {
-                        let leaf = Leaf::whole(format, cells, index, entry, level, base, shift);
-                        let within = leaf.bytes - 1;
-                        return Some(Mapping {
-                            start: I::new(address.raw() & !within),
-                            bytes: leaf.bytes,
-                            output: O::new(leaf.base | input & within),
-                            level,
-                            entry: leaf.entry,
-                        });
-                    }
-                    _ => return None,
-                },
-            };
-            level -= 1;
-            let count = 1 << format.index_bits(level);
-            index = (input >> format.shift(level)) as usize & (count - 1);
-            cells = self.memory.table(next, count)?;
-            entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
+            let index = (input >> format.shift(level)) as usize & (cells.len() - 1);
+            let entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
+            match format.decode(entry, level) {
+                Decoded::Table { next } if level > 0 => {
+                    level -= 1;
+                    cells = self.cells(next, level).ok()?;
+                }
+                Decoded::Leaf { base, shift } => {
+                    let leaf = Leaf::whole(format, cells, index, entry, level, base, shift);
+                    let within = leaf.bytes - 1;
+                    return Some(Mapping {
+                        start: I::new(address.raw() & !within),
+                        bytes: leaf.bytes,
+                        output: O::new(leaf.base | input & within),
+                        level,
+                        entry: leaf.entry,
+                    });
+                }
+                _ => return None,
+            }
         }
     }
 
     /// The input of these tables that `address` is, without tags and sign extension.
     #[inline(always)]
     pub(crate) fn strip(&self, address: u64) -> Option<u64> {
+        if self.is_input(address) {
+            return Some(address);
+        }
         self.format.input(self.root, address)
     }
 }
@@ -237,7 +320,11 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Tables<F, I, O, M> {
     /// Number of entries of a table of this level.
     #[inline(always)]
     pub(crate) fn entries(&self, level: u8) -> usize {
-        if level == self.top { self.root_entries } else { 1 << self.format.index_bits(level) }
+        if level == self.top {
+            self.root_mask as usize + 1
+        } else {
+            1 << self.format.index_bits(level)
+        }
     }
 
     /// Size of a table of this level in bytes.

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use proptest::prelude::*;
 use slat::edit::{
     Arena, Encode, Error, Frame, FrameSource, Gather, Leaves, Live, Mode, Operation, Pending,
-    Quiet, Slots, Stale, Step, TableMemory, Tables, Verb, Watch, Word, arm64, ept, riscv, x86,
+    Quiet, Served, Slots, Stale, Step, TableMemory, Tables, Verb, Watch, Word, arm64, ept, riscv,
+    x86,
 };
 use slat::format::Decoded;
 use slat::format::arm64::{Granule, Processor as ArmProcessor, Stage1, Stage2};
@@ -333,6 +334,18 @@ enum Op {
         at: u64,
         pages: u64,
     },
+    /// One page is faulted in, by a cursor or without.
+    Fault {
+        at: u64,
+        output: u64,
+        attributes: u8,
+        by_cursor: bool,
+    },
+    /// One page goes, by a cursor or without.
+    Remove {
+        at: u64,
+        by_cursor: bool,
+    },
     /// Hardware writes through a page.
     Write {
         at: u64,
@@ -378,6 +391,9 @@ fn operation() -> impl Strategy<Value = Op> {
         2 => (range(), 1..3u8).prop_map(|((at, pages), to)| Op::Collapse { at, pages, to }),
         1 => range().prop_map(|(at, pages)| Op::Clean { at, pages }),
         1 => range().prop_map(|(at, pages)| Op::Age { at, pages }),
+        2 => (position(), 0..4096u64, any::<u8>(), any::<bool>()).prop_map(
+            |(at, output, attributes, by_cursor)| Op::Fault { at, output, attributes, by_cursor }),
+        2 => (position(), any::<bool>()).prop_map(|(at, by_cursor)| Op::Remove { at, by_cursor }),
         3 => (0..PAGES).prop_map(|at| Op::Write { at }),
         1 => (0..6u32).prop_map(|frames| Op::Starve { frames }),
     ]
@@ -396,6 +412,17 @@ fn drive() -> impl Strategy<Value = Drive> {
     let steps = prop_oneof![3 => Just(u32::MAX), 1 => 0..4u32];
     (budget, steps, 1..5usize).prop_map(|(budget, steps, slots)| Drive { budget, steps, slots })
 }
+
+type CursorOf<'t, 'g, 'a, F, X> = slat::edit::Cursor<
+    't,
+    'g,
+    F,
+    Gpa,
+    Spa,
+    &'a Arena<'a, <F as Encode>::Word>,
+    Counted<'a, <F as Encode>::Word>,
+    X,
+>;
 
 type Model<F> = BTreeMap<u64, (u64, <F as Encode>::Attributes)>;
 
@@ -540,18 +567,7 @@ impl<'a, F: Subject> World<'a, F> {
     fn run<X: Mode, V: Verb<F>>(
         &mut self,
         how: Drive,
-        make: impl FnOnce(
-            &slat::edit::Cursor<
-                '_,
-                '_,
-                F,
-                Gpa,
-                Spa,
-                &'a Arena<'a, F::Word>,
-                Counted<'a, F::Word>,
-                X,
-            >,
-        ) -> Result<Operation<V>, Error>,
+        make: impl FnOnce(&CursorOf<'_, '_, 'a, F, X>) -> Result<Operation<V>, Error>,
         reported: &RefCell<BTreeSet<u64>>,
     ) -> Result<u64, Error> {
         let (before, sizes) = (self.observed(), self.sizes());
@@ -649,6 +665,25 @@ impl<'a, F: Subject> World<'a, F> {
             Err(error) => panic!("{error}"),
             Ok(()) => Ok(done),
         }
+    }
+
+    /// Runs one call on a cursor and completes its gather.
+    fn single<X: Mode, R>(&mut self, act: impl FnOnce(&mut CursorOf<'_, '_, 'a, F, X>) -> R) -> R {
+        let (mut ranges, mut detached) = ([Stale::default()], [Default::default()]);
+        let slots = Slots {
+            ranges: &mut ranges,
+            detached: &mut detached,
+            pending: &mut [],
+            report: |leak| panic!("{leak}"),
+        };
+        let context = Context::Ept { eptp: self.root };
+        let start = self.address(0);
+        let mut cursor =
+            self.tables.cursor::<_, X>(self.source, context, slots, start, PAGES * PAGE).unwrap();
+        let result = act(&mut cursor);
+        let completed = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+        let _ = completed.ready().unwrap();
+        result
     }
 
     fn apply<X: Mode>(&mut self, op: &Op, how: Drive) {
@@ -783,6 +818,58 @@ impl<'a, F: Subject> World<'a, F> {
                     if let Some(mapping) = self.tables.translate(self.address(page)) {
                         assert!(!self.format.is_accessed(mapping.entry), "still young");
                     }
+                }
+            }
+            Op::Fault { at, output, attributes, by_cursor } => {
+                let attributes = self.format.attributes_numbered(attributes);
+                let leaves = Leaves::new(&self.format, &attributes).unwrap();
+                let (address, to) = (self.address(at), output_of(output));
+                let served = if by_cursor {
+                    self.single::<X, _>(|cursor| cursor.fault(address, to, 0, &leaves))
+                } else {
+                    self.tables.fault::<_, X>(self.source, address, to, 0, &leaves)
+                };
+                match served {
+                    Ok(Served::Installed { level }) => {
+                        assert_eq!(level, 0);
+                        let value = ((1 << 18) + output, self.format.timeless(attributes));
+                        assert!(self.model.insert(at, value).is_none(), "mapped over a page");
+                    }
+                    Ok(Served::Present { .. }) => assert!(self.model.contains_key(&at)),
+                    Err(error) => assert!(matches!(error, Error::NoFrame { .. }), "{error}"),
+                }
+            }
+            Op::Remove { at, by_cursor } => {
+                let address = self.address(at);
+                let removed = if by_cursor {
+                    self.single::<X, _>(|cursor| cursor.remove(address))
+                } else {
+                    let context = Context::Ept { eptp: self.root };
+                    let removed = self.tables.remove::<X>(address, context, |l| panic!("{l}"));
+                    removed.map(|removed| {
+                        removed.map_or(0, |removed| {
+                            let entry = removed.entry();
+                            let mut invalidate = By(|gather: &Gather<'_>| {
+                                let [range] = gather.ranges() else { panic!("one page") };
+                                assert_eq!(range.start, address.raw());
+                                assert_eq!(range.last - range.start, PAGE - 1);
+                            });
+                            removed.complete(&mut invalidate).unwrap();
+                            entry
+                        })
+                    })
+                };
+                match removed {
+                    Ok(0) => assert!(!self.model.contains_key(&at)),
+                    Ok(entry) => {
+                        assert!(self.model.remove(&at).is_some());
+                        assert!(!self.dirty.remove(&at) || self.format.is_dirty(entry));
+                    }
+                    Err(Error::Occupied { .. }) => {
+                        let found = self.tables.translate(address).unwrap();
+                        assert!(found.bytes > PAGE, "a page by itself was refused");
+                    }
+                    Err(error) => panic!("{error}"),
                 }
             }
             // While no operation is under way, whichever the mode.

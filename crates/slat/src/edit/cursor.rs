@@ -130,20 +130,6 @@ mod sealed {
 
 /// What an [`Operation`] does. Implemented by this library's verbs alone.
 pub trait Verb<F: Encode>: sealed::Sealed {
-    /// Does all of `at..end` where that is one page whose table is at hand and nothing is special;
-    /// else changes nothing and says so.
-    #[doc(hidden)]
-    #[inline(always)]
-    fn quick<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
-        &mut self,
-        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
-        at: u64,
-        end: u64,
-    ) -> bool {
-        let _ = (cursor, at, end);
-        false
-    }
-
     /// Does at most one table's worth of work at `at`.
     ///
     /// # Errors
@@ -187,20 +173,18 @@ where
         if input_last.checked_sub(input) != Some(bytes - 1) {
             return Err(Error::OutsideInput { at: last });
         }
-        let mut cursor = Cursor {
+        Ok(Cursor {
             tables,
             source,
             inner: Some(Inner::new(slots, context, tables.root, walkers)),
-            path: [0; MAX_LEVELS],
+            path: [tables.root; MAX_LEVELS],
             depth: tables.top,
             here: input,
             first,
             last,
             offset: first.wrapping_sub(input),
             mode: PhantomData,
-        };
-        cursor.path[usize::from(tables.top)] = tables.root;
-        Ok(cursor)
+        })
     }
 
     /// Advances `operation` by at most `budget` tables, each with its entries.
@@ -208,7 +192,6 @@ where
     /// # Errors
     /// Why the operation cannot pass [`Operation::bytes_done`]. Nothing beyond that has changed;
     /// the same operation may be stepped again once the cause is gone.
-    #[inline(always)]
     pub fn step<V: Verb<F>>(
         &mut self,
         operation: &mut Operation<V>,
@@ -217,20 +200,6 @@ where
         if self.inner.is_none() {
             return Err(Error::AwaitingInvalidation);
         }
-        if budget > 0 && operation.verb.quick(self, operation.at, operation.end) {
-            operation.at = operation.end;
-            return Ok(Step::Done);
-        }
-        self.steps(operation, budget)
-    }
-
-    /// Any operation, table by table.
-    #[inline(never)]
-    fn steps<V: Verb<F>>(
-        &mut self,
-        operation: &mut Operation<V>,
-        budget: u32,
-    ) -> Result<Step<'g>, Error> {
         let mut left = budget;
         while operation.at < operation.end {
             if left == 0 {
@@ -427,44 +396,50 @@ where
         }
     }
 
-    /// The cell of the page at `at`, where plain table entries lead to it and `at..end` is that page.
+    /// The cell of the smallest page at `at`, and the table that it is in, where plain table entries
+    /// lead to it.
     #[inline(always)]
-    pub(super) fn page_cell(&mut self, at: u64, end: u64) -> Option<&'t Cell<F>> {
+    pub(super) fn page_cell(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
         let tables = self.tables;
-        if end - at != 1 << tables.format.shift(0) {
-            return None;
-        }
         // Most pages lie near the last one: under the same table of level 1.
         let format = &tables.format;
         let near = format.shift(1) + format.index_bits(1);
         if self.depth <= 1 && tables.top > 1 && (at ^ self.here) >> near == 0 {
-            let (upper, lower) = (1 << format.index_bits(1), 1 << format.index_bits(0));
-            let index = (at >> format.shift(1)) as usize & (upper - 1);
-            let cell = tables.memory.table(self.path[1], upper)?.get(index)?;
+            let cell = tables.below(self.path[1], at, 1)?;
             let next = format.points_at(F::Word::load(cell, Ordering::Acquire), 1)?;
-            let index = (at >> format.shift(0)) as usize & (lower - 1);
-            let cell = tables.memory.table(next, lower)?.get(index)?;
-            self.path[0] = next;
-            (self.depth, self.here) = (0, at);
-            return Some(cell);
+            // The path stays what it is, to where it was: the next page is as near.
+            return tables.below(next, at, 0).map(|cell| (next, cell));
         }
-        let mut level = self.depth;
-        while level < tables.top && (at ^ self.here) >> tables.reach(level) != 0 {
-            level += 1;
+        self.page_far(at)
+    }
+
+    /// The same, far from the last one.
+    #[inline(never)]
+    fn page_far(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
+        match self.tables.top {
+            2 => self.page_from::<2>(at),
+            3 => self.page_from::<3>(at),
+            4 => self.page_from::<4>(at),
+            _ => None,
         }
-        loop {
-            let table = self.path[usize::from(level)];
-            let cells = tables.memory.table(table, tables.entries(level))?;
-            let cell = cells.get(self.index(at, level))?;
-            if level == 0 {
-                (self.depth, self.here) = (0, at);
-                return Some(cell);
-            }
+    }
+
+    /// The same, from the root, whose level is `TOP`.
+    #[inline(always)]
+    fn page_from<const TOP: u8>(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
+        let tables = self.tables;
+        let mut cell = tables.root_cell::<TOP>(at)?;
+        let mut path = [tables.root; MAX_LEVELS];
+        let mut level = TOP;
+        while level > 0 {
             let next = tables.format.points_at(F::Word::load(cell, Ordering::Acquire), level)?;
             level -= 1;
-            self.path[usize::from(level)] = next;
-            (self.depth, self.here) = (level, at);
+            path[usize::from(level)] = next;
+            cell = tables.below(next, at, level)?;
         }
+        self.path = path;
+        (self.depth, self.here) = (0, at);
+        Some((path[0], cell))
     }
 
     /// The located table of this level. [`Cursor::locate`] has found that it is lent.
@@ -564,7 +539,13 @@ where
         self.inner.as_mut().map(Inner::about_to_break).ok_or(Error::AwaitingInvalidation)
     }
 
+    /// Notes that entries which point at tables have changed.
+    pub(super) fn tables_changed(&mut self) {
+        self.gather().tables_changed();
+    }
+
     /// The input of the tables that an address of this cursor's range is.
+    #[inline(always)]
     pub(super) fn input_within(&self, at: I) -> Result<u64, Error> {
         let at = at.raw();
         if at < self.first || at > self.last {

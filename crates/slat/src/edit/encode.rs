@@ -145,6 +145,15 @@ pub trait Encode: Format + fmt::Debug {
         None
     }
 
+    /// The first output address that a leaf of `level` maps, where that can be told faster than by
+    /// [`Format::decode`]; whenever this is some address, `decode` says so as well, and the leaf is
+    /// of its level's own size.
+    #[inline(always)]
+    fn maps_to(&self, entry: u64, level: u8) -> Option<u64> {
+        let _ = (entry, level);
+        None
+    }
+
     /// The bits in which another entry of `level` may differ from a leaf and be a leaf as well,
     /// whatever they are: address bits within the width, accessed and dirty state.
     #[inline(always)]

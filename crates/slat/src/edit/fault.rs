@@ -1,19 +1,17 @@
 //! Tables that several threads change: faults install mappings without a lock, walkers read
 //! without one, and a cursor changes a range under the caller's.
 
-use core::sync::atomic::{Ordering, fence};
-
 use super::cursor::Cursor;
 use super::encode::{Encode, Leaves};
-use super::frames::{Frame, FrameSource};
+use super::frames::FrameSource;
 use super::gather::Slots;
 use super::mappings::{Mapping, Mappings};
 use super::memory::TableMemory;
+use super::page::Served;
 use super::walkers::{Guard, Walkers};
-use super::word::{Faulting, Word};
+use super::word::Faulting;
 use super::{Error, Tables};
 use crate::address::Address;
-use crate::format::Decoded;
 use crate::invalidate::Context;
 
 /// Tables that several threads change at once.
@@ -77,24 +75,6 @@ where
     }
 }
 
-/// What a fault found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Served {
-    /// Nothing was there; the page was installed. Where the format caches invalid entries
-    /// (RISC-V without Svvptc) the faulting CPU fences before it tries again.
-    Installed {
-        /// Its level.
-        level: u8,
-    },
-    /// Something is there already: another fault was faster, or the access was denied.
-    Present {
-        /// The entry.
-        entry: u64,
-        /// Its level.
-        level: u8,
-    },
-}
-
 /// A software walker: reads without a lock, and installs what faults ask for. While it lives no
 /// table that it can see is given back.
 #[derive(Debug)]
@@ -140,81 +120,6 @@ where
         level: u8,
         leaves: &Leaves,
     ) -> Result<Served, Error> {
-        let tables = self.tables;
-        let format = &tables.format;
-        let raw = address.raw();
-        let input = tables.strip(raw).ok_or(Error::OutsideInput { at: raw })?;
-        let mut want = level.min(leaves.largest());
-        let page = (1u64 << format.shift(level)) - 1;
-        let output = output.raw();
-        if output & page != 0 {
-            return Err(Error::Misaligned { value: output });
-        }
-        // What the byte at `input` maps to, and from there any smaller page.
-        let byte = output.checked_add(input & page).ok_or(Error::OutsideOutput { output })?;
-        while want > 0 && !leaves.has(want) {
-            want -= 1;
-        }
-        let mut at = tables.top;
-        let mut table = tables.root;
-        let mut cells = tables.cells(table, at)?;
-        loop {
-            let index = (input >> format.shift(at)) as usize & (cells.len() - 1);
-            let cell = &cells[index];
-            let entry = F::Word::load(cell, Ordering::Acquire);
-            match format.decode(entry, at) {
-                Decoded::Table { next } if at > 0 => {
-                    at -= 1;
-                    table = next;
-                    cells = tables.cells(table, at)?;
-                    continue;
-                }
-                _ if entry == format.frozen() => return Err(Error::Frozen { at: raw }),
-                _ if entry != 0 => return Ok(Served::Present { entry, level: at }),
-                _ => {}
-            }
-            // Nothing is there. Larger pages than asked for are not made, smaller ones are where
-            // tables for them exist.
-            if at <= want && leaves.has(at) {
-                let base = byte & !((1u64 << format.shift(at)) - 1);
-                let leaf = leaves.at(at) | format.place(base, at);
-                let fits = matches!(format.decode(leaf, at),
-                    Decoded::Leaf { base: found, .. } if found == base);
-                if !fits {
-                    return Err(Error::OutsideOutput { output: base });
-                }
-                if F::Word::compare_exchange(cell, 0, leaf).is_ok() {
-                    let bytes = <F::Word as Word>::SIZE.bytes();
-                    tables.memory.publish(table + index as u64 * bytes, bytes);
-                    return Ok(Served::Installed { level: at });
-                }
-                continue;
-            }
-            let below = at - 1;
-            let bytes = tables.table_bytes(below);
-            let frame = source.take(bytes).ok_or(Error::NoFrame { at: raw, bytes })?;
-            match self.link(cell, &frame, below) {
-                Ok(true) => {}
-                Ok(false) => source.put(frame),
-                Err(error) => {
-                    source.put(frame);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// Links an empty table, unless somebody was faster.
-    fn link(
-        &self,
-        cell: &<F::Word as Word>::Atomic,
-        frame: &Frame,
-        level: u8,
-    ) -> Result<bool, Error> {
-        self.tables.clear(frame, level)?;
-        fence(Ordering::Release);
-        self.tables.memory.publish(frame.address(), frame.bytes());
-        let entry = self.tables.format.table(frame.address(), level + 1);
-        Ok(F::Word::compare_exchange(cell, 0, entry).is_ok())
+        self.tables.serve::<S, Faulting>(source, address, output, level, leaves)
     }
 }

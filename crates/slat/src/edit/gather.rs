@@ -61,6 +61,11 @@ pub struct Stale {
     pub last: u64,
 }
 
+impl Stale {
+    /// What covers no range.
+    const NOTHING: Stale = Stale { start: u64::MAX, last: 0 };
+}
+
 /// A detached subtree: its root table, and the level of that table's entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Detached {
@@ -149,6 +154,8 @@ pub(super) struct Inner<'g> {
     root: u64,
     walkers: Option<&'g Walkers<'g>>,
     ranges: usize,
+    /// The newest range; before there is one, nothing.
+    newest: Stale,
     detached: usize,
     pending: usize,
     levels: u8,
@@ -186,6 +193,7 @@ impl<'g> Inner<'g> {
             root,
             walkers,
             ranges: 0,
+            newest: Stale::NOTHING,
             detached: 0,
             pending: 0,
             levels: 0,
@@ -194,6 +202,14 @@ impl<'g> Inner<'g> {
             id: 0,
             completed: 0,
         }
+    }
+
+    /// Of one page of level 0, which is in the first range slot.
+    #[inline(always)]
+    pub(super) fn of_page(slots: Slots<'g>, context: Context, root: u64) -> Self {
+        let mut inner = Inner::new(slots, context, root, None);
+        (inner.ranges, inner.levels, inner.effect) = (1, 1, Effect::Stale);
+        inner
     }
 
     /// The mark of a break that is about to happen.
@@ -207,20 +223,30 @@ impl<'g> Inner<'g> {
 
     /// Notes that translations of `start..=last`, of leaves of `levels` (bit n for level n), may be
     /// stale.
-    #[inline]
+    #[inline(always)]
     pub(super) fn note(&mut self, start: u64, last: u64, levels: u8, effect: Effect) {
         self.levels |= levels;
         self.effect = self.effect.max(effect);
+        if start < self.newest.start || last > self.newest.last {
+            self.widen(start, last);
+        }
+    }
+
+    /// Notes a range that the newest one does not cover.
+    #[inline(never)]
+    fn widen(&mut self, start: u64, last: u64) {
         let Some(slots) = &mut self.slots else { return };
         if let Some(newest) = self.ranges.checked_sub(1).and_then(|at| slots.ranges.get_mut(at)) {
             let adjacent = newest.last.checked_add(1) == Some(start);
             if adjacent || (start >= newest.start && start <= newest.last) {
                 newest.last = newest.last.max(last);
+                self.newest = *newest;
                 return;
             }
         }
         if let Some(slot) = slots.ranges.get_mut(self.ranges) {
             *slot = Stale { start, last };
+            self.newest = *slot;
             self.ranges += 1;
             return;
         }
@@ -229,6 +255,7 @@ impl<'g> Inner<'g> {
         if let Some(newest) = slots.ranges.last_mut() {
             newest.start = newest.start.min(start);
             newest.last = newest.last.max(last);
+            self.newest = *newest;
         }
     }
 
@@ -298,6 +325,7 @@ impl<'g> Inner<'g> {
     fn invalidated(&mut self) {
         self.completed += 1;
         self.ranges = 0;
+        self.newest = Stale::NOTHING;
         self.levels = 0;
         self.effect = Effect::None;
         self.tables = false;
@@ -373,6 +401,12 @@ impl<'g> Gather<'g> {
     /// Number of broken entries that wait to be made.
     pub fn broken(&self) -> usize {
         self.inner.pending
+    }
+
+    /// Ends a gather whose duty another token has.
+    #[inline(always)]
+    pub(super) fn forget(mut self) {
+        self.inner.invalidated();
     }
 
     /// Has `invalidate` do what is due, and returns the proof that it did.

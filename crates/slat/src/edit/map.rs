@@ -68,7 +68,7 @@ where
         let (at, end) = operation.span();
         operation.verb.delta = output.wrapping_sub(at);
         // What lies in one lowest table is verified and written in one go.
-        if (at ^ (end - 1)) >> self.tables.reach(0) == 0 {
+        if bytes == page || (at ^ (end - 1)) >> self.tables.reach(0) == 0 {
             operation.verb.verified = end;
         } else {
             operation.verb.verified = at;
@@ -113,7 +113,17 @@ pub(super) fn fill<F: Encode>(format: &F, cells: &[Cell<F>], leaf: u64, base: u6
     match format.stride(level) {
         Some(stride) => {
             let mut entry = leaf | format.place(base, level);
-            for cell in cells {
+            // Four sums at a time: one alone would make each store wait for the one before.
+            let (fours, rest) = cells.as_chunks::<4>();
+            let mut sums = [0, 1, 2, 3u64].map(|n| entry.wrapping_add(n.wrapping_mul(stride)));
+            for four in fours {
+                for (cell, sum) in four.iter().zip(&mut sums) {
+                    F::Word::store(cell, *sum, Ordering::Relaxed);
+                    *sum = sum.wrapping_add(stride << 2);
+                }
+            }
+            entry = sums[0];
+            for cell in rest {
                 F::Word::store(cell, entry, Ordering::Relaxed);
                 entry = entry.wrapping_add(stride);
             }
@@ -236,30 +246,6 @@ impl Map<'_> {
 }
 
 impl<F: Encode> Verb<F> for Map<'_> {
-    #[inline(always)]
-    fn quick<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
-        &mut self,
-        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
-        at: u64,
-        end: u64,
-    ) -> bool {
-        let format = &cursor.tables.format;
-        let Some(cell) = cursor.page_cell(at, end) else { return false };
-        if format.caches_invalid() || F::Word::load(cell, Ordering::Relaxed) != 0 {
-            return false;
-        }
-        let leaf = self.leaves.at(0) | format.place(at.wrapping_add(self.delta), 0);
-        if X::SHARED {
-            if F::Word::compare_exchange(cell, 0, leaf).is_err() {
-                return false;
-            }
-        } else {
-            F::Word::store(cell, leaf, Ordering::Release);
-        }
-        cursor.publish(at, 0, 1);
-        true
-    }
-
     #[inline(always)]
     fn advance<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
         &mut self,

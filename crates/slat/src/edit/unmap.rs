@@ -88,28 +88,6 @@ where
 
 impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
     #[inline(always)]
-    fn quick<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
-        &mut self,
-        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
-        at: u64,
-        end: u64,
-    ) -> bool {
-        let format = &cursor.tables.format;
-        let Some(cell) = cursor.page_cell(at, end) else { return false };
-        let entry = F::Word::load(cell, Ordering::Relaxed);
-        if entry == 0 {
-            return true;
-        }
-        if W::WATCHES || entry == format.frozen() || format.group(entry, 0).is_some() {
-            return false;
-        }
-        X::swap::<F::Word>(cell, 0);
-        cursor.publish(at, 0, 1);
-        cursor.note(at, end, 1, Effect::Stale);
-        true
-    }
-
-    #[inline(always)]
     fn advance<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
         &mut self,
         cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,

@@ -164,6 +164,17 @@ impl Ept {
         entry & (bits::R | bits::PS | self.table_reserved) == bits::R
     }
 
+    /// The output address of the entry of this level, where it is a readable write-back leaf without a
+    /// reserved bit. Not every leaf is told so.
+    #[inline(always)]
+    pub(crate) fn plain_leaf(&self, entry: u64, level: u8) -> Option<u64> {
+        let size = if level == 0 { 0 } else { bits::PS };
+        let plain = bits::R | size | 6 << bits::MEMORY_TYPE_SHIFT;
+        let looked_at = bits::R | size | 7 << bits::MEMORY_TYPE_SHIFT;
+        let reserved = *self.leaf_reserved.get(usize::from(level))?;
+        if entry & (looked_at | reserved) == plain { Some(entry & ADDRESS) } else { None }
+    }
+
     /// The bits of a leaf's address that may be set.
     #[inline(always)]
     pub(crate) fn leaf_address(&self, level: u8) -> u64 {

@@ -204,6 +204,16 @@ impl Long {
         entry & (bits::P | bits::PS | reserved) == bits::P
     }
 
+    /// The output address of the entry of this level, where it is a leaf without a reserved bit. Not
+    /// every leaf is told so.
+    #[inline(always)]
+    pub(crate) fn plain_leaf(&self, entry: u64, level: u8) -> Option<u64> {
+        let kind = if level == 0 { bits::P } else { bits::P | bits::PS };
+        let reserved = *self.leaf_reserved.get(usize::from(level))?;
+        let base = entry & ADDRESS & (!0 << self.shift(level));
+        if entry & (kind | reserved) == kind { Some(base) } else { None }
+    }
+
     /// The bits of a leaf's address that may be set.
     #[inline(always)]
     pub(crate) fn leaf_address(&self, level: u8) -> u64 {

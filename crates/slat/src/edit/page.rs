@@ -1,0 +1,427 @@
+//! Single pages: what a fault asks for, and one page that goes, with a cursor and without.
+
+use core::sync::atomic::{Ordering, fence};
+
+use super::cursor::Cursor;
+use super::encode::{Effect, Encode, Leaves};
+use super::frames::{Frame, FrameSource};
+use super::gather::{Gather, Inner, Leak, Slots, Stale};
+use super::memory::TableMemory;
+use super::word::{Mode, Word};
+use super::{Error, Tables};
+use crate::address::Address;
+use crate::format::Decoded;
+use crate::invalidate::{Context, Invalidate};
+
+/// What a fault found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Served {
+    /// Nothing was there; the page was installed. Where the format caches invalid entries
+    /// (RISC-V without Svvptc) the faulting CPU fences before it tries again.
+    Installed {
+        /// Its level.
+        level: u8,
+    },
+    /// Something is there already: another fault was faster, or the access was denied.
+    Present {
+        /// The entry.
+        entry: u64,
+        /// Its level.
+        level: u8,
+    },
+}
+
+/// A page that was removed by itself, and that hardware may still use.
+///
+/// [`complete`](Removed::complete) it; dropped, it reports.
+#[derive(Debug)]
+#[must_use = "hardware may use the page until its invalidation is completed"]
+pub struct Removed {
+    context: Context,
+    root: u64,
+    start: u64,
+    bytes: u64,
+    entry: u64,
+    report: fn(Leak),
+}
+
+impl Removed {
+    /// The leaf as it was at the last, with its accessed and dirty state.
+    pub fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// Has `invalidate` do what is due.
+    ///
+    /// # Errors
+    /// The token, with what `invalidate` failed of.
+    #[inline(always)]
+    pub fn complete<V: Invalidate>(self, invalidate: &mut V) -> Result<(), (Removed, V::Error)> {
+        let mut ranges = [Stale { start: self.start, last: self.start + (self.bytes - 1) }];
+        let slots =
+            Slots { ranges: &mut ranges, detached: &mut [], pending: &mut [], report: |_| {} };
+        let gather = Gather { inner: Inner::of_page(slots, self.context, self.root) };
+        let outcome = invalidate.invalidate(&gather);
+        gather.forget();
+        match outcome {
+            Ok(()) => {
+                core::mem::forget(self);
+                Ok(())
+            }
+            Err(error) => Err((self, error)),
+        }
+    }
+}
+
+impl Drop for Removed {
+    #[cold]
+    fn drop(&mut self) {
+        (self.report)(Leak { context: self.context, ranges: 1, subtrees: 0, frozen: 0 });
+    }
+}
+
+impl<'t, 'g, F, I, O, M, S, X> Cursor<'t, 'g, F, I, O, M, S, X>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    /// Serves a fault at `address`, as [`Walker::fault`](super::Walker::fault) does. A cursor finds
+    /// pages near the last one faster.
+    ///
+    /// # Errors
+    /// As there; [`Error::OutsideInput`] outside the cursor's range.
+    #[inline(always)]
+    pub fn fault(
+        &mut self,
+        address: I,
+        output: O,
+        level: u8,
+        leaves: &Leaves,
+    ) -> Result<Served, Error> {
+        let at = self.input_within(address)?;
+        let tables = self.tables;
+        let format = &tables.format;
+        let page = 1u64 << format.shift(0);
+        let base = output.raw();
+        if level == 0
+            && base & !(format.varying(0) & !(page - 1)) == 0
+            && !format.caches_invalid()
+            && let Some((table, cell)) = self.page_cell(at)
+            && F::Word::load(cell, Ordering::Relaxed) == 0
+            && X::replace::<F::Word>(cell, 0, leaves.at(0) | format.place(base, 0)).is_ok()
+        {
+            tables.publish_one(table, at);
+            return Ok(Served::Installed { level: 0 });
+        }
+        let served = tables.serve_any::<S, X>(self.source, address, output, level, leaves)?;
+        if let Served::Installed { level } = served
+            && format.caches_invalid()
+        {
+            let bytes = 1u64 << format.shift(level);
+            self.note(at & !(bytes - 1), at | (bytes - 1), 1 << level, Effect::Stale);
+            self.tables_changed();
+        }
+        Ok(served)
+    }
+
+    /// Removes the smallest page at `address` and returns its entry as it was at the last; 0 where
+    /// nothing was there.
+    ///
+    /// # Errors
+    /// [`Error::OutsideInput`], [`Error::Misaligned`]; [`Error::Occupied`] where the page is part of
+    /// a larger one or of a group, [`Error::Frozen`]: [`Cursor::unmap`] takes those.
+    #[inline(always)]
+    pub fn remove(&mut self, address: I) -> Result<u64, Error> {
+        let at = self.input_within(address)?;
+        let format = &self.tables.format;
+        let bytes = 1u64 << format.shift(0);
+        if at & (bytes - 1) != 0 {
+            return Err(Error::Misaligned { value: address.raw() });
+        }
+        if let Some((table, cell)) = self.page_cell(at) {
+            let entry = F::Word::load(cell, Ordering::Relaxed);
+            if entry == 0 {
+                return Ok(0);
+            }
+            if entry != format.frozen() && format.group(entry, 0).is_none() {
+                let entry = X::swap::<F::Word>(cell, 0);
+                self.tables.publish_one(table, at);
+                self.note(at, at + bytes, 1, Effect::Stale);
+                return Ok(entry);
+            }
+        }
+        self.remove_slowly(at)
+    }
+
+    /// Removes the page at `at` where it is one by itself after all, or says why not.
+    #[cold]
+    fn remove_slowly(&mut self, at: u64) -> Result<u64, Error> {
+        let (level, entry) = self.locate(at, 0)?;
+        if entry == 0 {
+            return Ok(0);
+        }
+        let format = &self.tables.format;
+        if level > 0 || entry == format.frozen() || format.group(entry, level).is_some() {
+            return Err(self.obstacle(at, entry));
+        }
+        // Found by entries that are not plain.
+        let entry = X::swap::<F::Word>(self.cell(at, 0), 0);
+        self.publish(at, 0, 1);
+        self.note(at, self.entry_end(at, 0), 1, Effect::Stale);
+        Ok(entry)
+    }
+}
+
+impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O, M> {
+    /// Serves a fault at `address` where nobody else changes the tables: as
+    /// [`Walker::fault`](super::Walker::fault) does where others do.
+    ///
+    /// ```
+    /// # use slat::edit::{Arena, Leaves, Quiet, Served, Tables, ept::Attributes};
+    /// # use slat::format::ept::{Ept, Features};
+    /// # use slat::{Gpa, Permissions, Spa, memory_type::x86::Type};
+    /// # use core::sync::atomic::AtomicU64;
+    /// # let cells: Vec<AtomicU64> = (0..16 * 512).map(|_| AtomicU64::new(0)).collect();
+    /// # let arena = Arena::<u64>::new(0x10_0000, &cells).unwrap();
+    /// # let format = Ept::four(Features::default());
+    /// # let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena)?;
+    /// # let all = Permissions { read: true, write: true, execute: true };
+    /// # let leaves = Leaves::new(&format, &Attributes::new(all, Type::Wb))?;
+    /// let served =
+    ///     tables.fault::<_, Quiet>(&arena, Gpa::new(0x5123), Spa::new(0x9000), 0, &leaves)?;
+    /// assert_eq!(served, Served::Installed { level: 0 });
+    /// assert_eq!(tables.translate(Gpa::new(0x5123)).unwrap().output, Spa::new(0x9123));
+    /// # Ok::<(), slat::edit::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Walker::fault`](super::Walker::fault).
+    #[inline(always)]
+    pub fn fault<S: FrameSource, X: Mode>(
+        &mut self,
+        source: &S,
+        address: I,
+        output: O,
+        level: u8,
+        leaves: &Leaves,
+    ) -> Result<Served, Error> {
+        self.serve::<S, X>(source, address, output, level, leaves)
+    }
+
+    /// Removes the smallest page at `address`. `None` where nothing is there. `report` is told where
+    /// the token is dropped.
+    ///
+    /// # Errors
+    /// [`Error::OutsideInput`], [`Error::Misaligned`]; [`Error::Occupied`] where the page is part of
+    /// a larger one or of a group, [`Error::Frozen`]: a [`Cursor`](super::Cursor) takes those.
+    #[inline(always)]
+    pub fn remove<X: Mode>(
+        &mut self,
+        address: I,
+        context: Context,
+        report: fn(Leak),
+    ) -> Result<Option<Removed>, Error> {
+        let start = address.raw();
+        let format = &self.format;
+        let bytes = 1u64 << format.shift(0);
+        if start & (bytes - 1) != 0 {
+            return Err(Error::Misaligned { value: start });
+        }
+        let input = self.strip(start).ok_or(Error::OutsideInput { at: start })?;
+        let (table, cell) = match self.page(input) {
+            Some(found) => found,
+            None => match self.lowest(input)? {
+                (table, cell, 0) => (table, cell),
+                (_, cell, _) => {
+                    return self.nothing_at(start, F::Word::load(cell, Ordering::Relaxed));
+                }
+            },
+        };
+        let entry = F::Word::load(cell, Ordering::Relaxed);
+        if entry == 0 {
+            return Ok(None);
+        }
+        if entry == format.frozen() || format.group(entry, 0).is_some() {
+            return self.nothing_at(start, entry);
+        }
+        let entry = X::swap::<F::Word>(cell, 0);
+        self.publish_one(table, input);
+        let root = self.root;
+        Ok(Some(Removed { context, root, start, bytes, entry, report }))
+    }
+
+    /// No smallest page by itself is there: why not.
+    #[cold]
+    fn nothing_at(&self, at: u64, entry: u64) -> Result<Option<Removed>, Error> {
+        if entry == 0 {
+            Ok(None)
+        } else if entry == self.format.frozen() {
+            Err(Error::Frozen { at })
+        } else {
+            Err(Error::Occupied { at, entry })
+        }
+    }
+
+    /// The lowest table on the way to `input`, the entry there, and its level.
+    #[cold]
+    fn lowest(&self, input: u64) -> Result<(u64, &<F::Word as Word>::Atomic, u8), Error> {
+        let format = &self.format;
+        let (mut table, mut level) = (self.root, self.top);
+        loop {
+            let cells = self.cells(table, level)?;
+            let cell = &cells[(input >> format.shift(level)) as usize & (cells.len() - 1)];
+            match format.decode(F::Word::load(cell, Ordering::Acquire), level) {
+                Decoded::Table { next } if level > 0 => (table, level) = (next, level - 1),
+                _ => return Ok((table, cell, level)),
+            }
+        }
+    }
+
+    /// The table of smallest pages that translates `input`, and the entry there, where plain table
+    /// entries lead to it.
+    #[inline(always)]
+    pub(super) fn page(&self, input: u64) -> Option<(u64, &<F::Word as Word>::Atomic)> {
+        match self.top {
+            2 => self.page_below::<2>(input),
+            3 => self.page_below::<3>(input),
+            4 => self.page_below::<4>(input),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn page_below<const TOP: u8>(&self, input: u64) -> Option<(u64, &<F::Word as Word>::Atomic)> {
+        let mut cell = self.root_cell::<TOP>(input)?;
+        let (mut level, mut table) = (TOP, self.root);
+        while level > 0 {
+            table = self.format.points_at(F::Word::load(cell, Ordering::Acquire), level)?;
+            level -= 1;
+            cell = self.below(table, input, level)?;
+        }
+        Some((table, cell))
+    }
+
+    /// Tells the memory that the entry for `input` in the table of level 0 has been written.
+    #[inline(always)]
+    fn publish_one(&self, table: u64, input: u64) {
+        let bytes = F::Word::SIZE.bytes();
+        let index = (input >> self.format.shift(0)) & ((1u64 << self.format.index_bits(0)) - 1);
+        self.memory.publish(table + index * bytes, bytes);
+    }
+
+    /// Installs the page of `level` around `address`, unless something is there.
+    #[inline(always)]
+    pub(super) fn serve<S: FrameSource, X: Mode>(
+        &self,
+        source: &S,
+        address: I,
+        output: O,
+        level: u8,
+        leaves: &Leaves,
+    ) -> Result<Served, Error> {
+        let format = &self.format;
+        let page = 1u64 << format.shift(0);
+        let (raw, base) = (address.raw(), output.raw());
+        if level == 0
+            && base & !(format.varying(0) & !(page - 1)) == 0
+            && let Some(input) = self.strip(raw)
+            && let Some((table, cell)) = self.page(input)
+            && F::Word::load(cell, Ordering::Relaxed) == 0
+            && X::replace::<F::Word>(cell, 0, leaves.at(0) | format.place(base, 0)).is_ok()
+        {
+            self.publish_one(table, input);
+            return Ok(Served::Installed { level: 0 });
+        }
+        self.serve_any::<S, X>(source, address, output, level, leaves)
+    }
+
+    #[inline(never)]
+    fn serve_any<S: FrameSource, X: Mode>(
+        &self,
+        source: &S,
+        address: I,
+        output: O,
+        level: u8,
+        leaves: &Leaves,
+    ) -> Result<Served, Error> {
+        let format = &self.format;
+        let raw = address.raw();
+        let input = self.strip(raw).ok_or(Error::OutsideInput { at: raw })?;
+        let mut want = level.min(leaves.largest());
+        let page = (1u64 << format.shift(level)) - 1;
+        let output = output.raw();
+        if output & page != 0 {
+            return Err(Error::Misaligned { value: output });
+        }
+        // What the byte at `input` maps to, and from there any smaller page.
+        let byte = output.checked_add(input & page).ok_or(Error::OutsideOutput { output })?;
+        while want > 0 && !leaves.has(want) {
+            want -= 1;
+        }
+        let mut at = self.top;
+        let mut table = self.root;
+        let mut cells = self.cells(table, at)?;
+        loop {
+            let index = (input >> format.shift(at)) as usize & (cells.len() - 1);
+            let cell = &cells[index];
+            let entry = F::Word::load(cell, Ordering::Acquire);
+            match format.decode(entry, at) {
+                Decoded::Table { next } if at > 0 => {
+                    at -= 1;
+                    table = next;
+                    cells = self.cells(table, at)?;
+                    continue;
+                }
+                _ if entry == format.frozen() => return Err(Error::Frozen { at: raw }),
+                _ if entry != 0 => return Ok(Served::Present { entry, level: at }),
+                _ => {}
+            }
+            // Nothing is there. Larger pages than asked for are not made, smaller ones are where
+            // tables for them exist.
+            if at <= want && leaves.has(at) {
+                let base = byte & !((1u64 << format.shift(at)) - 1);
+                let leaf = leaves.at(at) | format.place(base, at);
+                let fits = matches!(format.decode(leaf, at),
+                    Decoded::Leaf { base: found, .. } if found == base);
+                if !fits {
+                    return Err(Error::OutsideOutput { output: base });
+                }
+                if X::replace::<F::Word>(cell, 0, leaf).is_ok() {
+                    let bytes = F::Word::SIZE.bytes();
+                    self.memory.publish(table + index as u64 * bytes, bytes);
+                    return Ok(Served::Installed { level: at });
+                }
+                continue;
+            }
+            let below = at - 1;
+            let bytes = self.table_bytes(below);
+            let frame = source.take(bytes).ok_or(Error::NoFrame { at: raw, bytes })?;
+            match self.link::<X>(cell, &frame, below) {
+                Ok(true) => {}
+                Ok(false) => source.put(frame),
+                Err(error) => {
+                    source.put(frame);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Links an empty table, unless somebody was faster.
+    fn link<X: Mode>(
+        &self,
+        cell: &<F::Word as Word>::Atomic,
+        frame: &Frame,
+        level: u8,
+    ) -> Result<bool, Error> {
+        self.clear(frame, level)?;
+        fence(Ordering::Release);
+        self.memory.publish(frame.address(), frame.bytes());
+        let entry = self.format.table(frame.address(), level + 1);
+        Ok(X::replace::<F::Word>(cell, 0, entry).is_ok())
+    }
+}
