@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use slat_trace::export::{Exporter, Form};
+use slat_trace::export::{Exporter, Form, Part};
 use slat_trace::recording::Recording;
 use slat_trace::{Batch, Source, open, recording};
 
@@ -13,13 +13,16 @@ use super::is_closed_pipe;
 
 #[derive(clap::Args)]
 #[command(
-    about = "Write the accesses of a recording as text for other programs",
+    about = "Write the accesses of a recording for other programs",
     after_help = "Forms:\n  \
                   --csv   number,vcpu,what,va,gpa,len,user,value with a header; --events adds rows for \
                   events\n  \
-                  --text  `R ADDR,SIZE`, `W ...`, `I ...`, a line an access, as `slat import` reads it\n\n\
+                  --text  `R ADDR,SIZE`, `W ...`, `I ...`, a line an access, as `slat import` reads it\n  \
+                  --parquet  the columns of the CSV, typed, compressed with zstd; only in a slat that was \
+                  built with\n             `--features parquet`\n\n\
                   Examples:\n  slat export --csv recordings/fork.slat -o fork.csv\n  \
-                  slat export --text --from 1000000 --count 100 run.slat\n\n\
+                  slat export --text --from 1000000 --count 100 run.slat\n  \
+                  slat export --parquet --events run.slat -o run.parquet\n\n\
                   Exit codes: 0 done, 2 unusable input."
 )]
 pub(crate) struct Args {
@@ -30,7 +33,7 @@ pub(crate) struct Args {
     form: FormArgs,
 
     /// Rows for events too
-    #[arg(long, requires = "csv")]
+    #[arg(long, conflicts_with = "text")]
     events: bool,
 
     /// The number of the first access to write, counted from 0
@@ -56,6 +59,10 @@ struct FormArgs {
     /// One line an access
     #[arg(long)]
     text: bool,
+
+    /// A Parquet file
+    #[arg(long, requires = "output")]
+    parquet: bool,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -81,7 +88,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
                 builder.permissions(std::fs::Permissions::from_mode(0o666));
             }
             let mut file = builder.tempfile_in(folder).with_context(cannot)?;
-            write(&args, BufWriter::new(file.as_file_mut()))?;
+            let out = BufWriter::new(file.as_file_mut());
+            if args.form.parquet {
+                write_parquet(&args, out)?
+            } else {
+                write(&args, out)?
+            }
             file.persist(path).map_err(|error| error.error).with_context(cannot)?;
         }
     }
@@ -93,8 +105,32 @@ fn write(args: &Args, out: impl Write) -> anyhow::Result<()> {
         true => Form::Csv { events: args.events },
         false => Form::Text,
     };
+    let (stream, part) = open_part(args)?;
+    let mut exporter = Exporter::new(out, form, part)?;
+    each(stream, |batch| exporter.push(batch))?;
+    exporter.finish()?;
+    Ok(())
+}
+
+#[cfg(feature = "parquet")]
+fn write_parquet(args: &Args, out: impl Write + Send) -> anyhow::Result<()> {
+    let (stream, part) = open_part(args)?;
+    let mut exporter = slat_trace::export::ParquetExporter::new(out, args.events, part)?;
+    each(stream, |batch| exporter.push(batch))?;
+    exporter.finish()?;
+    Ok(())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn write_parquet(_: &Args, _: impl Write) -> anyhow::Result<()> {
+    anyhow::bail!(
+        "this slat was built without Parquet: build it with `--features parquet`, or use --csv"
+    )
+}
+
+/// The stream from the block on that the first access is in, and the part of it that is asked for.
+fn open_part(args: &Args) -> anyhow::Result<(open::Opened, Part)> {
     let end = args.count.map_or(u64::MAX, |count| args.from.saturating_add(count));
-    // A recording can be read from the block on that the first access is in.
     let (mut block, mut first) = (0, 0);
     if args.from > 0
         && let Ok(recording) = Recording::open(&args.recording)
@@ -102,18 +138,21 @@ fn write(args: &Args, out: impl Write) -> anyhow::Result<()> {
     {
         (block, first) = (found, recording.blocks()[found].first_access);
     }
-    let part = recording::Options { frames: args.form.csv, blocks: block..usize::MAX };
+    let part = recording::Options { frames: !args.form.text, blocks: block..usize::MAX };
     let options = open::Options { recording: part, ..open::Options::default() };
-    let mut stream = open::open(&args.recording, &options)?;
-    let mut exporter = Exporter::new(out, form, first, args.from, end)?;
+    Ok((open::open(&args.recording, &options)?, Part::new(first, args.from, end)))
+}
+
+fn each(
+    mut stream: open::Opened,
+    mut push: impl FnMut(&Batch) -> std::io::Result<bool>,
+) -> anyhow::Result<()> {
     let mut batch = Batch::default();
     loop {
         let result = stream.next(&mut batch);
-        let more = exporter.push(&batch)?;
+        let more = push(&batch)?;
         if !result? || !more {
-            break;
+            return Ok(());
         }
     }
-    exporter.finish()?;
-    Ok(())
 }
