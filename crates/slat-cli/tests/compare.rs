@@ -64,8 +64,16 @@ fn json_has_every_field_that_is_specified() {
         names.sort();
         names
     };
-    let causes =
-        ["violation", "table-write", "cr3", "invlpg", "true-fault", "hidden-fault", "dirty"];
+    let causes = [
+        "violation",
+        "table-write",
+        "cr3",
+        "invlpg",
+        "true-fault",
+        "hidden-fault",
+        "dirty",
+        "emulation",
+    ];
     let schemes = report["schemes"].as_array().expect("schemes");
     assert_eq!(schemes.len(), 9);
     for scheme in schemes {

@@ -391,7 +391,7 @@ fn outcome(scheme: Scheme, machine: &dyn Runs, processor: &Processor) -> Outcome
             let events = counts.exits[cause as usize];
             let handler = match cause {
                 Cause::Violation => &costs.handle_violation,
-                Cause::TableWrite => &costs.handle_table_write,
+                Cause::TableWrite | Cause::Emulation => &costs.handle_table_write,
                 Cause::Cr3 => &costs.handle_cr3,
                 Cause::Invlpg => &costs.handle_invlpg,
                 Cause::TrueFault | Cause::HiddenFault | Cause::Dirty => &costs.handle_shadow_fault,

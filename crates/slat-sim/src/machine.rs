@@ -45,7 +45,7 @@ pub struct Counts {
 }
 
 /// How many causes of exits there are.
-pub const CAUSES: usize = 7;
+pub const CAUSES: usize = 8;
 
 /// Why a guest exits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +64,8 @@ pub enum Cause {
     HiddenFault,
     /// A fault that only set a dirty bit.
     Dirty,
+    /// A store that the hypervisor carried out, to a page that is read-only but for `CR0.WP`.
+    Emulation,
 }
 
 impl Cause {
@@ -76,6 +78,7 @@ impl Cause {
         Cause::TrueFault,
         Cause::HiddenFault,
         Cause::Dirty,
+        Cause::Emulation,
     ];
 
     /// The name in JSON.
@@ -88,6 +91,7 @@ impl Cause {
             Cause::TrueFault => "true-fault",
             Cause::HiddenFault => "hidden-fault",
             Cause::Dirty => "dirty",
+            Cause::Emulation => "emulation",
         }
     }
 }
@@ -101,6 +105,7 @@ impl From<Exit> for Cause {
             Exit::TrueFault => Cause::TrueFault,
             Exit::HiddenFault => Cause::HiddenFault,
             Exit::Dirty => Cause::Dirty,
+            Exit::Emulation => Cause::Emulation,
         }
     }
 }

@@ -1,0 +1,57 @@
+//! What the host does to its own pages under a guest: reverse maps find the leaves that map them.
+
+use alloc::vec::Vec;
+
+use super::{ADDRESS, PS, Pager, RW, Table};
+
+impl Pager {
+    /// The host takes the page of `1 << shift` bytes at system physical address `spa` away (to move it,
+    /// to page it out): every leaf that maps some of it is dropped. Returns how many; if any, all vCPUs
+    /// must flush before the page is used otherwise.
+    pub fn unmap_host(&mut self, tables: &mut [Table], spa: u64, shift: u8) -> usize {
+        let leaves = self.leaves_of(tables, spa, shift);
+        for &(page, index) in &leaves {
+            self.drop_leaf(tables, page, usize::from(index));
+        }
+        self.counts.remote_flushes += u64::from(!leaves.is_empty());
+        leaves.len()
+    }
+
+    /// Makes every leaf that maps some of the page read-only, so that the next store to it faults (a
+    /// dirty log). Returns how many were writable; if any, all vCPUs must flush.
+    pub fn protect_host(&mut self, tables: &mut [Table], spa: u64, shift: u8) -> usize {
+        let leaves = self.leaves_of(tables, spa, shift);
+        let mut writable = 0;
+        for (page, index) in leaves {
+            let leaf = &mut tables[page as usize][usize::from(index)];
+            writable += usize::from(*leaf & RW != 0);
+            *leaf &= !RW;
+        }
+        self.counts.remote_flushes += u64::from(writable != 0);
+        writable
+    }
+
+    /// Every leaf that maps some of a page of the host.
+    fn leaves_of(&self, tables: &[Table], spa: u64, shift: u8) -> Vec<(u32, u16)> {
+        let first = spa >> shift << shift >> 12;
+        let last = first + ((1 << (shift - 12)) - 1);
+        // Leaves inside it, and larger ones that it lies in.
+        let inside = self.leaves.range(first..=last).flat_map(|(_, leaves)| leaves);
+        let above =
+            [21u32, 30].into_iter().filter(|&size| size > u32::from(shift)).filter_map(|size| {
+                let start = first >> (size - 12) << (size - 12);
+                (start < first).then(|| self.leaves.get(&start)).flatten()
+            });
+        inside
+            .chain(above.flatten())
+            .copied()
+            .filter(|&(page, index)| {
+                let leaf = tables[page as usize][usize::from(index)];
+                let level = u32::from(self.pages[page as usize].level);
+                let size = if level == 0 || leaf & PS != 0 { 12 + 9 * level } else { 12 };
+                (leaf & ADDRESS) >> 12 <= last
+                    && ((leaf & ADDRESS) >> 12) + ((1 << (size - 12)) - 1) >= first
+            })
+            .collect()
+    }
+}
