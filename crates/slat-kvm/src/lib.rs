@@ -6,8 +6,19 @@
 //!     Err(why) => println!("no KVM to ask: {why}"),
 //! }
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod counted;
 mod probe;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[expect(unsafe_code, reason = "a guest's memory is mapped by the kernel")]
+mod region;
+pub mod script;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[expect(unsafe_code, reason = "the library for KVM has no such request")]
+mod stats;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub use counted::{Counted, Paging, count, paging};
 pub use probe::{Capability, Probe, Unavailable, probe};

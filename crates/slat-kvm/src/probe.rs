@@ -71,6 +71,18 @@ impl fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
+/// What the number of an error says of the device that could not be opened.
+impl From<i32> for Unavailable {
+    fn from(errno: i32) -> Unavailable {
+        let error = io::Error::from_raw_os_error(errno);
+        match error.kind() {
+            io::ErrorKind::NotFound => Unavailable::Absent,
+            io::ErrorKind::PermissionDenied => Unavailable::Denied,
+            _ => Unavailable::Failed(error),
+        }
+    }
+}
+
 /// Asks `/dev/kvm` for its version, for a virtual machine, and for the capabilities that bear on
 /// second-level address translation.
 ///
@@ -83,14 +95,7 @@ impl std::error::Error for Unavailable {}
 pub fn probe() -> Result<Probe, Unavailable> {
     use kvm_ioctls::Kvm;
 
-    let kvm = Kvm::new().map_err(|error| {
-        let error = io::Error::from_raw_os_error(error.errno());
-        match error.kind() {
-            io::ErrorKind::NotFound => Unavailable::Absent,
-            io::ErrorKind::PermissionDenied => Unavailable::Denied,
-            _ => Unavailable::Failed(error),
-        }
-    })?;
+    let kvm = Kvm::new().map_err(|error| Unavailable::from(error.errno()))?;
     let api_version = kvm.get_api_version();
     if api_version < 0 {
         return Err(Unavailable::Failed(io::Error::other("it does not answer as KVM does")));

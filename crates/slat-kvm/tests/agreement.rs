@@ -1,0 +1,58 @@
+//! The shadow pager's counts beside those of a KVM with shadow tables, of the same guest program.
+
+mod replay;
+
+use replay::{Phases, backing, kept, replay};
+
+/// Every counter of every phase that the pager knows, as (where, KVM's, ours).
+fn both(kvm: &Phases) -> Vec<(String, i64, i64)> {
+    let large = backing(kvm).expect("large pages for all or for none");
+    let model = replay(large);
+    let names = |phases: &Phases| phases.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(kvm), names(&model));
+    let mut all = Vec::new();
+    for ((phase, kvm), (_, model)) in kvm.iter().zip(&model) {
+        for (counter, modelled) in model {
+            let counted = kvm.get(counter).copied().unwrap_or(0);
+            all.push((format!("{phase}: {counter}"), counted, *modelled));
+        }
+    }
+    all
+}
+
+/// First touches and pages by size are equal, and so is all else that the pager counts: stores that were
+/// carried out, tables made, dropped, flooded, out of sync.
+#[test]
+fn the_kept_measurement_is_met_exactly() {
+    let all = both(&kept());
+    for (place, kvm, ours) in &all {
+        assert_eq!(kvm, ours, "{place}");
+    }
+    let sum = |counter: &str| -> i64 {
+        all.iter().filter(|(place, ..)| place.ends_with(counter)).map(|(_, kvm, _)| kvm).sum()
+    };
+    // The program does what it is for.
+    assert!(sum(": pf_fixed") > 1600 && sum(": pf_emulate") == 5, "{all:?}");
+    assert!(sum(": mmu_pte_write") > 20 && sum(": mmu_flooded") == 1);
+}
+
+/// On a machine whose KVM shadows: faults and pages exactly, stores and tables within a tenth, since the
+/// host may have taken a page away meanwhile.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn this_machines_kvm_is_met() {
+    let phases = match slat_kvm::count() {
+        Ok(counted) if matches!(counted.paging, slat_kvm::Paging::Shadow(_)) => counted.phases,
+        Ok(counted) => return eprintln!("passed over: this KVM has {:?}", counted.paging),
+        Err(why) => return eprintln!("passed over: {why}"),
+    };
+    if backing(&phases).is_none() {
+        return eprintln!("passed over: the host had large pages for some of the guest only");
+    }
+    for (place, kvm, ours) in both(&phases) {
+        let exact =
+            [": pf_fixed", ": pages_4k", ": pages_2m"].iter().any(|end| place.ends_with(end));
+        let near = (kvm - ours).abs() * 10 <= kvm.abs().max(ours.abs());
+        assert!(if exact { kvm == ours } else { near }, "{place}: KVM {kvm}, the pager {ours}");
+    }
+}
