@@ -67,6 +67,8 @@ mod fault;
 mod frames;
 mod gather;
 mod group;
+#[cfg(all(test, loom))]
+mod interleavings;
 mod logging;
 mod map;
 mod mappings;
@@ -75,6 +77,7 @@ mod page;
 mod remake;
 mod remap;
 mod split;
+mod sync;
 mod unmap;
 mod walkers;
 mod witness;

@@ -1,8 +1,9 @@
 //! Where frames for tables come from, and where they go back to.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use super::memory::{Cells, TableMemory};
+use super::sync::{AtomicU64, constructor};
 use super::word::Word;
 
 /// One frame of table memory: a right to use it, neither copied nor cloned.
@@ -56,7 +57,9 @@ impl Frame {
 
 /// Gives frames for tables, or says that it has none.
 ///
-/// It takes `&self`, since concurrent faults share one.
+/// It takes `&self`, since concurrent faults share one. What was done with a frame before it is put
+/// back must happen before what is done after it is taken again (a release and an acquire, as any
+/// lock has): its old content is overwritten by plain stores.
 pub trait FrameSource {
     /// A frame of `bytes` bytes, a power of two, aligned to its size; `None` where there is none.
     fn take(&self, bytes: u64) -> Option<Frame>;
@@ -109,14 +112,16 @@ pub struct Arena<'a, W: Word> {
 }
 
 impl<'a, W: Word> Arena<'a, W> {
-    /// The arena over `cells`, of which the first lies at `base`, a multiple of 4096. `None` where
-    /// it is not.
-    pub const fn new(base: u64, cells: &'a [W::Atomic]) -> Option<Self> {
-        if !base.is_multiple_of(UNIT) {
-            return None;
+    constructor! {
+        /// The arena over `cells`, of which the first lies at `base`, a multiple of 4096. `None`
+        /// where it is not.
+        pub fn new(base: u64, cells: &'a [W::Atomic]) -> Option<Self> {
+            if !base.is_multiple_of(UNIT) {
+                return None;
+            }
+            let cells = Cells::new(base, cells);
+            Some(Arena { cells, next: AtomicU64::new(0), free: AtomicU64::new(0) })
         }
-        let cells = Cells::new(base, cells);
-        Some(Arena { cells, next: AtomicU64::new(0), free: AtomicU64::new(0) })
     }
 
     /// The cells.
@@ -271,7 +276,7 @@ impl FrameSource for Donated<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;

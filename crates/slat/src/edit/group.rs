@@ -5,7 +5,7 @@
 //! what changes it changes every entry, and it is unfolded as a whole before a part of it may differ
 //! (Arm ARM D8.7 and D8.17.1; privileged architecture, "Svnapot").
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use super::Error;
 use super::cursor::{Cell, Cursor};
@@ -15,6 +15,7 @@ use super::gather::Pending;
 use super::map::fill;
 use super::memory::TableMemory;
 use super::split::Divided;
+use super::sync::fence;
 use super::word::{Mode, Word};
 use crate::address::Address;
 use crate::format::Decoded;

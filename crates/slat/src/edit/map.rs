@@ -1,6 +1,6 @@
 //! Mapping: leaves where nothing was.
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use super::Error;
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
@@ -8,6 +8,7 @@ use super::encode::{Effect, Encode, Leaves};
 use super::frames::{Frame, FrameSource};
 use super::group::{count, lay};
 use super::memory::TableMemory;
+use super::sync::fence;
 use super::word::{Mode, Word};
 use crate::address::Address;
 use crate::format::{Decoded, MAX_LEVELS};

@@ -1,12 +1,13 @@
 //! Single pages: what a fault asks for, and one page that goes, with a cursor and without.
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use super::cursor::Cursor;
 use super::encode::{Effect, Encode, Leaves};
 use super::frames::{Frame, FrameSource};
 use super::gather::{Gather, Inner, Leak, Slots, Stale};
 use super::memory::TableMemory;
+use super::sync::fence;
 use super::word::{Mode, Word};
 use super::{Error, Tables};
 use crate::address::Address;

@@ -1,12 +1,13 @@
 //! Splitting: the same translation by smaller pages.
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode};
 use super::frames::{Frame, FrameSource};
 use super::map::fill;
 use super::memory::TableMemory;
+use super::sync::fence;
 use super::word::{Mode, Word};
 use super::{Error, Tables};
 use crate::address::Address;

@@ -3,7 +3,9 @@
 //! A walker announces itself in a slot while it walks. A table that has been detached can still be
 //! seen by walkers that began before; once each of those has left, no later one can reach it.
 
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::Ordering;
+
+use super::sync::{AtomicU64, constructor, fence};
 
 /// A slot in which no walker is.
 const IDLE: u64 = 0;
@@ -35,9 +37,11 @@ pub struct Walkers<'w> {
 pub struct Mark(u64);
 
 impl<'w> Walkers<'w> {
-    /// No walkers yet; `slots`, all 0, bounds how many there can be at a time.
-    pub const fn new(slots: &'w [AtomicU64]) -> Self {
-        Walkers { epoch: AtomicU64::new(1), slots }
+    constructor! {
+        /// No walkers yet; `slots`, all 0, bounds how many there can be at a time.
+        pub fn new(slots: &'w [AtomicU64]) -> Self {
+            Walkers { epoch: AtomicU64::new(1), slots }
+        }
     }
 
     /// Announces a walker until the guard is dropped. `None` where every slot is taken.

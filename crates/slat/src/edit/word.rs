@@ -1,7 +1,8 @@
 //! Table entries as atomics: hardware reads them, and sets bits in them, while software edits.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
+use super::sync::{AtomicU32, AtomicU64};
 use crate::memory::EntrySize;
 
 mod sealed {

@@ -1,0 +1,553 @@
+//! Every interleaving of small cases, by loom: `RUSTFLAGS="--cfg loom" cargo test --package slat --lib`.
+//!
+//! The tables are of a format as small as a format can be (two levels, two entries a table), since
+//! each access to an entry multiplies the orders to be tried.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+use loom::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::vec::Vec;
+
+use loom::sync::atomic::AtomicU64;
+use loom::thread;
+
+use super::*;
+use crate::access::{Access, Stage1Page};
+use crate::address::{Gpa, Spa};
+use crate::fault::Cause;
+use crate::format::{Format, Found, Start};
+use crate::invalidate::{By, Context};
+use crate::memory::EntryLayout;
+use crate::memory_type::StageType;
+use crate::regime::Regime;
+use crate::translate::Permissions;
+
+const VALID: u64 = 1;
+const LEAF: u64 = 2;
+const WRITE: u64 = 4;
+const DIRTY: u64 = 8;
+const ACCESSED: u64 = 16;
+const FROZEN: u64 = 32;
+const ADDRESS: u64 = !0xfff;
+
+/// Two levels of two entries, pages of 4 KiB and 8 KiB.
+#[derive(Clone, Copy, Debug)]
+struct Toy;
+
+impl Format for Toy {
+    type Root = u64;
+    fn name(&self) -> &'static str {
+        "toy"
+    }
+    fn stage(&self) -> u8 {
+        2
+    }
+    fn layout(&self) -> EntryLayout {
+        EntryLayout::LE64
+    }
+    fn begin(&self, root: &u64, input: u64, _: &Access, _: &Regime) -> Result<Start, (u8, Cause)> {
+        if input >> 14 != 0 {
+            return Err((1, Cause::InputSize));
+        }
+        Ok(Start::Table { table: *root, level: 1, input })
+    }
+    fn shift(&self, level: u8) -> u32 {
+        12 + u32::from(level)
+    }
+    fn index_bits(&self, _: u8) -> u32 {
+        1
+    }
+    fn decode(&self, entry: u64, level: u8) -> Decoded {
+        match entry & (VALID | LEAF) {
+            3 => Decoded::Leaf { base: entry & ADDRESS, shift: 12 + level },
+            VALID if level > 0 => Decoded::Table { next: entry & ADDRESS },
+            _ => Decoded::Empty,
+        }
+    }
+    fn check(&self, _: &Found, _: &Access, _: &Regime) -> Result<(), Cause> {
+        Ok(())
+    }
+    fn touched(&self, entry: u64, _: u8, _: bool, _: &Access) -> u64 {
+        entry
+    }
+    fn memory_type(&self, _: &Found, _: &Regime) -> StageType {
+        StageType::Unspecified
+    }
+    fn arch_level(&self, level: u8) -> i8 {
+        level as i8
+    }
+    fn describe(&self, _: u64, _: u8, _: &mut dyn fmt::Write) -> fmt::Result {
+        Ok(())
+    }
+    fn page(&self, _: &Found, _: &Regime) -> Stage1Page {
+        Stage1Page::FLAT
+    }
+}
+
+impl Encode for Toy {
+    type Word = u64;
+    type Attributes = u64;
+    type Memory = ();
+    const BREAKS: bool = true;
+
+    fn root(&self, table: u64) -> u64 {
+        table
+    }
+    fn place(&self, base: u64, _: u8) -> u64 {
+        base
+    }
+    fn stride(&self, level: u8) -> Option<u64> {
+        Some(1 << self.shift(level))
+    }
+    fn leaf(&self, attributes: &u64, _: u8) -> Result<u64, Refused> {
+        Ok(VALID | LEAF | attributes)
+    }
+    fn attributes(&self, entry: u64, _: u8) -> u64 {
+        entry & WRITE
+    }
+    fn permissions_of(&self, entry: u64, _: u8) -> Permissions {
+        Permissions { read: true, write: entry & WRITE != 0, execute: true }
+    }
+    fn table(&self, next: u64, _: u8) -> u64 {
+        next | VALID
+    }
+    fn frozen(&self) -> u64 {
+        FROZEN
+    }
+    fn demote(&self, entry: u64, _: u8) -> u64 {
+        entry
+    }
+    fn promote(&self, entry: u64, _: u8) -> u64 {
+        entry
+    }
+    fn permit(&self, permissions: Permissions, _: u8) -> Result<Change, Refused> {
+        let set = if permissions.write { WRITE } else { 0 };
+        Ok(Change { clear: WRITE & !set, set })
+    }
+    fn retype(&self, (): (), _: u8) -> Result<Change, Refused> {
+        Ok(Change::default())
+    }
+    fn hardware_dirty(&self) -> bool {
+        true
+    }
+    fn is_accessed(&self, entry: u64) -> bool {
+        entry & ACCESSED != 0
+    }
+    fn is_dirty(&self, entry: u64) -> bool {
+        entry & DIRTY != 0
+    }
+    fn age(&self) -> Change {
+        Change { clear: ACCESSED, set: 0 }
+    }
+    fn clean(&self) -> Change {
+        Change { clear: DIRTY, set: 0 }
+    }
+    fn soil(&self) -> Change {
+        Change { clear: 0, set: DIRTY | ACCESSED }
+    }
+    fn inherit(&self, entry: u64, from: u64) -> u64 {
+        entry | from & (DIRTY | ACCESSED)
+    }
+    fn history(&self, _: u64) -> u64 {
+        DIRTY | ACCESSED
+    }
+    fn effect(&self, lost: u64, gained: u64, _: u8) -> Effect {
+        if lost | gained != 0 { Effect::Stale } else { Effect::None }
+    }
+}
+
+/// Frames of two entries each, of which it is known which are out. What is given back is filled with
+/// what no table may ever show.
+#[derive(Debug)]
+struct Frames {
+    cells: Vec<[AtomicU64; 2]>,
+    free: Mutex<Vec<u64>>,
+}
+
+const FIRST: u64 = 0x10_0000;
+const POISON: u64 = 0xdead_0000;
+
+impl Frames {
+    fn new(count: usize) -> Frames {
+        Frames {
+            cells: (0..count).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect(),
+            free: Mutex::new((0..count as u64).rev().collect()),
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.free.lock().unwrap().len()
+    }
+}
+
+// SAFETY: the frames are this value's, and only tables lie in them.
+#[allow(unsafe_code, reason = "the contract of table memory")]
+unsafe impl TableMemory<u64> for Frames {
+    fn table(&self, address: u64, entries: usize) -> Option<&[AtomicU64]> {
+        let frame = (address.checked_sub(FIRST)? >> 12) as usize;
+        self.cells.get(frame)?.get(..entries)
+    }
+}
+
+impl FrameSource for Frames {
+    fn take(&self, bytes: u64) -> Option<Frame> {
+        let frame = self.free.lock().unwrap().pop()?;
+        Some(Frame::new(FIRST + (frame << 12), bytes))
+    }
+
+    fn put(&self, frame: Frame) {
+        let number = frame.address() - FIRST >> 12;
+        for cell in &self.cells[number as usize] {
+            cell.store(POISON | VALID | LEAF, Ordering::Relaxed);
+        }
+        self.free.lock().unwrap().push(number);
+    }
+}
+
+/// Tables that two threads share, with what they need.
+struct World {
+    frames: &'static Frames,
+    shared: Shared<'static, Toy, Gpa, Spa, &'static Frames>,
+}
+
+const ALL: u64 = 4 * 4096;
+const PAGE: u64 = 4096;
+const OUTPUT: u64 = 0x80_0000;
+
+fn leaves() -> Leaves {
+    Leaves::new(&Toy, &WRITE).unwrap()
+}
+
+/// Lends a value for the process: loom's models are many, and small.
+fn lend<T>(value: T) -> &'static T {
+    std::boxed::Box::leak(std::boxed::Box::new(value))
+}
+
+impl World {
+    fn new(frames: usize) -> Arc<World> {
+        let frames = lend(Frames::new(frames));
+        let slots = lend([AtomicU64::new(0), AtomicU64::new(0)]);
+        let walkers = lend(Walkers::new(slots));
+        let tables = Tables::create(Toy, frames, frames).unwrap();
+        Arc::new(World { frames, shared: Shared::new(tables, walkers) })
+    }
+
+    /// Maps the first two pages before threads meet.
+    fn with_pages(frames: usize) -> Arc<World> {
+        let world = World::new(frames);
+        for page in [0, PAGE] {
+            assert!(world.fault(page, 0).is_ok());
+        }
+        world
+    }
+
+    fn fault(&self, at: u64, level: u8) -> Result<Served, Error> {
+        let walker = self.shared.walker().unwrap();
+        let start = at & !((1 << Toy.shift(level)) - 1);
+        walker.fault(self.frames, Gpa::new(at), Spa::new(OUTPUT + start), level, &leaves())
+    }
+
+    fn sees(&self, at: u64) -> Option<u64> {
+        let walker = self.shared.walker().unwrap();
+        walker.translate(Gpa::new(at)).map(|found| found.output.raw())
+    }
+
+    /// The cell that maps `at`, found as hardware finds it.
+    fn cell(&self, at: u64) -> Option<&'static AtomicU64> {
+        let root = self.shared.tables().root;
+        let cell = &self.frames.table(root, 2).unwrap()[(at >> 13) as usize & 1];
+        match Toy.decode(cell.load(Ordering::Acquire), 1) {
+            Decoded::Table { next } => {
+                Some(&self.frames.table(next, 2).unwrap()[(at >> 12) as usize & 1])
+            }
+            Decoded::Leaf { .. } => Some(cell),
+            _ => None,
+        }
+    }
+
+    /// Hardware writes to `at` once: true where it could, and so set the dirty bit.
+    fn write(&self, at: u64) -> bool {
+        let _guard = self.shared.walker().unwrap();
+        let Some(cell) = self.cell(at) else { return false };
+        let entry = cell.load(Ordering::Acquire);
+        let writable = entry & (VALID | LEAF | WRITE) == VALID | LEAF | WRITE;
+        let soiled = entry | DIRTY | ACCESSED;
+        let relaxed = Ordering::Relaxed;
+        writable && cell.compare_exchange(entry, soiled, Ordering::AcqRel, relaxed).is_ok()
+    }
+
+    /// Runs one operation to its end. Frames wait until `others` have ended where they must.
+    fn edit<V: Verb<Toy>>(
+        &self,
+        make: impl FnOnce(
+            &Cursor<'_, '_, Toy, Gpa, Spa, &'static Frames, Frames, Faulting>,
+        ) -> Operation<V>,
+        witness: &mut impl Witness,
+        mut others: Option<thread::JoinHandle<()>>,
+    ) -> Operation<V> {
+        let (mut ranges, mut detached, mut pending) =
+            ([Stale::default()], [Detached::default()], [Pending::default()]);
+        let slots = Slots {
+            ranges: &mut ranges,
+            detached: &mut detached,
+            pending: &mut pending,
+            report: |leak| panic!("{leak}"),
+        };
+        let mut cursor =
+            self.shared.cursor(&(), self.frames, Context::All, slots, Gpa::new(0), ALL).unwrap();
+        let mut operation = make(&cursor);
+        loop {
+            let (gather, done) = match cursor.step(&mut operation, u32::MAX) {
+                Ok(Step::Done) => (cursor.flush().unwrap(), true),
+                Ok(Step::Yield) => continue,
+                Ok(Step::Invalidate(gather)) => (gather, false),
+                Err(error) => panic!("{error}"),
+            };
+            let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+            let mut reclaim = match completed.reclaim(self.shared.tables()) {
+                Ok(reclaim) => reclaim,
+                Err(completed) => {
+                    // A walker that may still look: once it has ended there is none.
+                    others.take().expect("nobody else walks").join().unwrap();
+                    completed.reclaim(self.shared.tables()).unwrap()
+                }
+            };
+            while let Some(frame) = reclaim.next_frame(witness).unwrap() {
+                self.frames.put(frame);
+            }
+            cursor.resume(reclaim.finish().unwrap()).unwrap();
+            if done {
+                break;
+            }
+        }
+        let _ = cursor.finish().waive().unwrap();
+        if let Some(others) = others {
+            others.join().unwrap();
+        }
+        operation
+    }
+}
+
+/// Every order of the threads' accesses, without a bound on how often they alternate.
+fn model(act: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 10_000;
+    builder.max_duration = Some(Duration::from_secs(60)); // all of them end in under a second
+    builder.check(act);
+}
+
+#[test]
+fn faults_on_one_page_install_it_once() {
+    model(|| {
+        let world = World::new(3);
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || other.fault(0, 0).unwrap());
+        let mine = world.fault(0, 0).unwrap();
+        let theirs = thread.join().unwrap();
+        let installed = |served| matches!(served, Served::Installed { .. });
+        assert!(installed(mine) != installed(theirs), "{mine:?} {theirs:?}");
+        assert_eq!(world.sees(0), Some(OUTPUT));
+        assert_eq!(world.frames.left(), 1, "the table that lost the race came back");
+    });
+}
+
+#[test]
+fn faults_on_neighbours_both_end_in_the_tables() {
+    model(|| {
+        let world = World::new(3);
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || other.fault(PAGE, 0).unwrap());
+        world.fault(0, 0).unwrap();
+        thread.join().unwrap();
+        assert_eq!((world.sees(0), world.sees(PAGE)), (Some(OUTPUT), Some(OUTPUT + PAGE)));
+        assert_eq!(world.frames.left(), 1);
+    });
+}
+
+#[test]
+fn a_fault_beside_a_removal_is_in_the_tables_or_was_seen_to_go() {
+    model(|| {
+        let world = World::with_pages(4);
+        // One page is gone, so that a fault may put it back.
+        world.edit(|c| c.unmap(Gpa::new(PAGE), PAGE, ()).unwrap(), &mut (), None);
+        let other = Arc::clone(&world);
+        let served = Arc::new(Mutex::new(None));
+        let outcome = Arc::clone(&served);
+        let thread = thread::spawn(move || {
+            *outcome.lock().unwrap() = Some(other.fault(PAGE, 0));
+        });
+        let mut gone = 0;
+        let mut witness = Watch(|start: u64, _: u8, _: u64| gone |= 1 << (start / PAGE));
+        world.edit(|c| c.unmap(Gpa::new(0), 2 * PAGE, ()).unwrap(), &mut witness, Some(thread));
+        let outcome = served.lock().unwrap().take().unwrap();
+        let there = world.sees(PAGE) == Some(OUTPUT + PAGE);
+        match outcome {
+            Ok(Served::Installed { .. }) => {
+                assert!(there != (gone & 2 != 0), "there {there}, seen to go {gone:#b}");
+            }
+            Err(Error::Frozen { .. }) => assert!(!there && gone & 2 == 0),
+            other => panic!("{other:?}"),
+        }
+        assert!(gone & 1 != 0 && world.sees(0).is_none(), "the removal removed");
+    });
+}
+
+#[test]
+fn a_walker_never_meets_a_frame_that_was_given_back() {
+    model(|| {
+        let world = World::with_pages(2);
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || {
+            let found = other.sees(0);
+            assert!(matches!(found, None | Some(OUTPUT)), "{found:x?}");
+        });
+        world.edit(|c| c.unmap(Gpa::new(0), ALL, ()).unwrap(), &mut (), Some(thread));
+        assert_eq!(world.frames.left(), 1);
+    });
+}
+
+/// Runs `act` while hardware writes to the first page; the write must be in the tables, or have been
+/// seen.
+fn no_write_is_lost(
+    world: fn() -> Arc<World>,
+    act: impl Fn(&World, &mut dyn FnMut(u64, u64), thread::JoinHandle<()>)
+    + Copy
+    + Send
+    + Sync
+    + 'static,
+) {
+    model(move || {
+        let world = world();
+        let other = Arc::clone(&world);
+        let written = Arc::new(Mutex::new(false));
+        let outcome = Arc::clone(&written);
+        let thread = thread::spawn(move || *outcome.lock().unwrap() = other.write(0));
+        let mut seen = false;
+        act(&world, &mut |start, entry| seen |= start == 0 && Toy.is_dirty(entry), thread);
+        if *written.lock().unwrap() {
+            let entry = world.cell(0).map_or(0, |cell| cell.load(Ordering::Acquire));
+            assert!(seen || Toy.is_dirty(entry), "the write was lost");
+        }
+    });
+}
+
+#[test]
+fn no_write_is_lost_to_cleaning() {
+    no_write_is_lost(
+        || World::with_pages(2),
+        |world, seen, thread| {
+            let watch = Watch(|start: u64, _: u8, entry: u64| seen(start, entry));
+            world.edit(|c| c.clean(Gpa::new(0), 2 * PAGE, watch).unwrap(), &mut (), Some(thread));
+        },
+    );
+}
+
+#[test]
+fn no_write_is_lost_to_a_change_of_permissions() {
+    let read = Permissions { read: true, write: false, execute: true };
+    no_write_is_lost(
+        || World::with_pages(2),
+        move |world, seen, thread| {
+            let watch = Watch(|start: u64, _: u8, entry: u64| seen(start, entry));
+            let protect = |c: &Cursor<'_, '_, _, _, _, _, _, _>| {
+                c.protect(Gpa::new(0), PAGE, read, watch).unwrap()
+            };
+            world.edit(protect, &mut (), Some(thread));
+        },
+    );
+}
+
+#[test]
+fn no_write_is_lost_to_unmapping() {
+    no_write_is_lost(
+        || World::with_pages(2),
+        |world, seen, thread| {
+            let watch = Watch(|start: u64, _: u8, entry: u64| seen(start, entry));
+            world.edit(|c| c.unmap(Gpa::new(0), PAGE, watch).unwrap(), &mut (), Some(thread));
+        },
+    );
+}
+
+#[test]
+fn no_write_is_lost_to_splitting() {
+    let large = || {
+        let world = World::new(3);
+        world.fault(0, 1).unwrap();
+        world
+    };
+    no_write_is_lost(large, |world, _, thread| {
+        world.edit(|c| c.split(Gpa::new(0), 2 * PAGE, 0).unwrap(), &mut (), Some(thread));
+        assert_eq!(world.sees(PAGE), Some(OUTPUT + PAGE));
+    });
+}
+
+#[test]
+fn no_write_is_lost_to_collapsing() {
+    no_write_is_lost(
+        || World::with_pages(2),
+        |world, _, thread| {
+            let done = world.edit(
+                |c| c.collapse(Gpa::new(0), 2 * PAGE, 1).unwrap(),
+                &mut (),
+                Some(thread),
+            );
+            assert_eq!(done.verb().collapsed(), 1);
+            assert_eq!(world.sees(PAGE), Some(OUTPUT + PAGE));
+        },
+    );
+}
+
+#[test]
+fn nobody_installs_over_a_broken_entry() {
+    model(|| {
+        let world = World::new(3);
+        world.fault(0, 1).unwrap();
+        let (mut ranges, mut detached) = ([Stale::default()], [Detached::default()]);
+        let slots = Slots {
+            ranges: &mut ranges,
+            detached: &mut detached,
+            pending: &mut [],
+            report: |leak| panic!("{leak}"),
+        };
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || match other.fault(PAGE, 0) {
+            Err(Error::Frozen { .. }) | Ok(Served::Present { .. }) => {}
+            other => panic!("{other:?}"),
+        });
+        let shared = &world.shared;
+        let mut cursor =
+            shared.cursor(&(), world.frames, Context::All, slots, Gpa::new(0), ALL).unwrap();
+        let broken = cursor.break_leaf(Gpa::new(0), Remake::Smaller).unwrap();
+        let gather = cursor.flush().unwrap();
+        let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+        let ready = completed.ready().unwrap();
+        broken.make(&ready).unwrap();
+        cursor.resume(ready).unwrap();
+        drop(cursor.finish());
+        thread.join().unwrap();
+        assert_eq!(world.sees(PAGE), Some(OUTPUT + PAGE));
+    });
+}
+
+#[test]
+fn donated_frames_are_neither_lost_nor_doubled() {
+    model(|| {
+        let slots = lend([AtomicU64::new(0), AtomicU64::new(0)]);
+        let donated = lend(Donated::new(4096, slots));
+        donated.put(Frame::new(0x1000, 4096));
+        donated.put(Frame::new(0x2000, 4096));
+        let thread = thread::spawn(move || {
+            let frame = donated.take(4096);
+            let address = frame.as_ref().map(Frame::address);
+            frame.into_iter().for_each(|frame| donated.put(frame));
+            address
+        });
+        let mine = donated.take(4096).unwrap();
+        let address = mine.address();
+        let theirs = thread.join().unwrap();
+        assert!(theirs.is_some());
+        donated.put(mine);
+        assert_eq!(donated.len(), 2, "{address:#x} {theirs:x?}");
+    });
+}
