@@ -613,3 +613,38 @@ fn memory_that_was_not_lent_is_an_error() {
     assert_eq!(outside, Error::NotLent { table: 0 });
     assert!(arena.table(0x10_0000 + 4 * PAGE, 1).is_none());
 }
+
+/// Arm ARM D8.17.1: between one valid entry and another comes an invalidation, also where the break
+/// was an unmap of one's own.
+#[test]
+fn what_was_unmapped_is_not_made_anew_before_its_invalidation() {
+    let processor = ArmProcessor { physical_bits: 40, ..ArmProcessor::default() };
+    let format = Stage2::plain(Granule::Four, 39, &processor).unwrap();
+    let cells = cells(8);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let others = Tables::<Stage2, Gpa, Spa, _>::adopt(format, 0, &arena).unwrap();
+    let attributes = arm64::Stage2Attributes::new(RWX, arm64::Memory::WRITE_BACK);
+    let leaves = Leaves::new(&format, &attributes).unwrap();
+    let mut storage = Storage::new();
+    let context = Context::Stage2 { vmid: 1 };
+    let mut cursor =
+        tables.cursor::<_, Live>(&arena, context, storage.slots(), Gpa::new(0), GIB).unwrap();
+    let mut map = cursor.map(Gpa::new(0), Spa::new(GIB), 4 * PAGE, &leaves).unwrap();
+    assert!(matches!(cursor.step(&mut map, 9), Ok(Step::Done)));
+    let mut unmap = cursor.unmap(Gpa::new(PAGE), PAGE, ()).unwrap();
+    assert!(matches!(cursor.step(&mut unmap, 9), Ok(Step::Done)));
+    let mut map = cursor.map(Gpa::new(PAGE), Spa::new(2 * GIB), PAGE, &leaves).unwrap();
+    let Ok(Step::Invalidate(gather)) = cursor.step(&mut map, 9) else { panic!("made anew") };
+    assert!(others.translate(Gpa::new(PAGE)).is_none());
+    let served = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    cursor.resume(served.ready().unwrap()).unwrap();
+    assert!(matches!(cursor.step(&mut map, 9), Ok(Step::Done)));
+    assert_eq!(others.translate(Gpa::new(PAGE)).unwrap().output, Spa::new(2 * GIB));
+    // A page beside it needs none.
+    let mut unmap = cursor.unmap(Gpa::new(0), PAGE, ()).unwrap();
+    assert!(matches!(cursor.step(&mut unmap, 9), Ok(Step::Done)));
+    let mut map = cursor.map(Gpa::new(8 * PAGE), Spa::new(0), PAGE, &leaves).unwrap();
+    assert!(matches!(cursor.step(&mut map, 9), Ok(Step::Done)));
+    let _ = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+}

@@ -225,6 +225,11 @@ where
         self.inner.take().map(|inner| Gather { inner })
     }
 
+    /// The tables that it changes.
+    pub fn tables(&self) -> &'t Tables<F, I, O, M> {
+        self.tables
+    }
+
     /// Hands the gather out.
     #[cold]
     fn give(&mut self) -> Result<Step<'g>, Error> {
@@ -333,6 +338,14 @@ where
             let (first, last) = (self.address(start), self.address(end - 1));
             self.gather().note(first, last, levels, effect);
         }
+    }
+
+    /// Whether hardware may still act on older entries of `at..end`: with break-before-make they may
+    /// not be made anew before that is invalidated.
+    #[inline(always)]
+    pub(super) fn is_stale(&mut self, at: u64, end: u64) -> bool {
+        let (first, last) = (self.address(at), self.address(end - 1));
+        self.gather().is_stale(first, last)
     }
 
     /// The index of `at` in a table of this level.

@@ -259,6 +259,21 @@ impl<'g> Inner<'g> {
         }
     }
 
+    /// Whether anything of `start..=last` waits for its invalidation.
+    #[inline(always)]
+    pub(super) fn is_stale(&self, start: u64, last: u64) -> bool {
+        self.effect != Effect::None && self.overlaps(start, last)
+    }
+
+    fn overlaps(&self, start: u64, last: u64) -> bool {
+        match &self.slots {
+            Some(slots) if !slots.ranges.is_empty() => slots.ranges[..self.ranges]
+                .iter()
+                .any(|range| range.start <= last && range.last >= start),
+            _ => true,
+        }
+    }
+
     /// Whether another detached table can be noted.
     #[inline]
     pub(super) fn has_room(&self) -> bool {

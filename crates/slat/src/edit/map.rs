@@ -258,6 +258,11 @@ impl<F: Encode> Verb<F> for Map<'_> {
             self.verified = verify(cursor, self.verified, end)?;
             return Ok(Advance::To(at));
         }
+        if F::BREAKS && cursor.is_stale(at, end) {
+            // What was unmapped may still be held: making it anew would be the make without a break
+            // (Arm ARM D8.17.1).
+            return Ok(Advance::Invalidate);
+        }
         let tables = cursor.tables;
         let target = self.level(&tables.format, at, end);
         let (level, entry) = cursor.locate(at, target)?;
