@@ -1,7 +1,6 @@
 //! Asks hardware models that nobody here wrote what the walker is asked, and compares.
 #![forbid(unsafe_code)]
 
-pub mod arm32;
 pub mod arm64;
 pub mod contract;
 pub mod deviations;

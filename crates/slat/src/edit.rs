@@ -76,6 +76,7 @@ mod memory;
 mod page;
 mod remake;
 mod remap;
+mod rewrite;
 mod split;
 mod sync;
 mod unmap;

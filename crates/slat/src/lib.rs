@@ -69,9 +69,15 @@ extern crate std;
 #[doc = include_str!("../../../docs/src/in-your-hypervisor.md")]
 mod in_your_hypervisor {}
 
+/// Another chapter.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/nested.md")]
+mod nested {}
+
 pub mod access;
 pub mod address;
 pub mod audit;
+pub mod combined;
 pub mod edit;
 pub mod fault;
 pub mod format;

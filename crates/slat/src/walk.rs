@@ -459,6 +459,20 @@ impl<'a, F: Format, I: Address, M: Memory, W: Observer> Nested<'a, F, I, M, W> {
         walk(self.stage, &mut self.memory, address, access, self.regime, self.observer)
     }
 
+    /// As [`locate`](Nested::locate), with accessed and dirty bits written at this time.
+    ///
+    /// # Errors
+    /// As [`walk`].
+    pub fn locate_with(
+        &mut self,
+        address: I,
+        access: &Access,
+        updates: Updates,
+    ) -> Result<Mapped<M::Address>, Failed<I, M::Fault>> {
+        let stage = self.stage.with_updates(updates);
+        walk(&stage, &mut self.memory, address, access, self.regime, self.observer)
+    }
+
     /// The memory below.
     #[inline]
     pub fn below(&mut self) -> &mut M {

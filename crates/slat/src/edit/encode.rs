@@ -366,13 +366,13 @@ impl Leaves {
 
     /// Whether there is a leaf of this level.
     #[inline]
-    pub(super) fn has(&self, level: u8) -> bool {
+    pub(crate) fn has(&self, level: u8) -> bool {
         self.levels >> level & 1 != 0
     }
 
     /// The leaf of this level at output address 0.
     #[inline]
-    pub(super) fn at(&self, level: u8) -> u64 {
+    pub(crate) fn at(&self, level: u8) -> u64 {
         self.entries[usize::from(level)]
     }
 }

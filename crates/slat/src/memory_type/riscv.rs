@@ -39,6 +39,6 @@ impl fmt::Display for Pbmt {
 
 /// Both stages: the G-stage's request overrides the PMA, and the VS-stage's request, where it
 /// makes one, overrides the result.
-pub(super) fn under_g_stage(vs: Pbmt, g: Pbmt) -> Pbmt {
+pub(crate) fn under_g_stage(vs: Pbmt, g: Pbmt) -> Pbmt {
     if vs == Pbmt::Pma { g } else { vs }
 }
