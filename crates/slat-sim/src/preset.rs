@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use slat_mmu::array::Geometry;
 use slat_mmu::tlb::{BankConfig, TlbConfig};
-use slat_mmu::walker::{WalkCacheConfig, WalkerConfig};
+use slat_mmu::walker::{PageWalkConfig, WalkCacheConfig, WalkerConfig};
 
 /// How well a value is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
@@ -202,6 +202,12 @@ pub struct WalkCaches {
     /// Whether the second stage's own intermediate entries are kept too; left out, they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_stage: Option<Param<bool>>,
+    /// Table entries of all levels by physical address (AMD's page walk cache); left out, none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_walk: Option<Param<Entries>>,
+    /// Whether those of nested tables are kept there too; left out, they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_walk_nested: Option<Param<bool>>,
 }
 
 /// The data caches.
@@ -374,7 +380,9 @@ impl Processor {
                     .to_owned(),
             });
         }
-        for (field, param) in arrays.into_iter().chain(own_2m) {
+        let page_walk = self.walk_caches.page_walk.as_ref();
+        let page_walk = page_walk.map(|param| ("walk_caches.page_walk", param));
+        for (field, param) in arrays.into_iter().chain(own_2m).chain(page_walk) {
             let value = |text: String| PresetError::Value { file: file.to_owned(), field, text };
             if param.value.entries > 1 << 20 {
                 return Err(value(format!("{} entries are no TLB", param.value.entries)));
@@ -439,7 +447,8 @@ impl Processor {
 
     /// The caches of intermediate entries, for the software MMU.
     pub fn walker_config(&self) -> WalkerConfig {
-        let WalkCaches { pde, pdpte, pml4e, nested_tlb, second_stage } = &self.walk_caches;
+        let WalkCaches { pde, pdpte, pml4e, nested_tlb, second_stage, page_walk, page_walk_nested } =
+            &self.walk_caches;
         let levels = [pde, pdpte, pml4e].map(|param| param.value.geometry());
         let cache = WalkCacheConfig::by_level([levels[0], levels[1], levels[2], Geometry::NONE]);
         let kept = second_stage.as_ref().is_none_or(|kept| kept.value);
@@ -447,6 +456,10 @@ impl Processor {
             stage1: cache,
             stage2: if kept { cache } else { WalkCacheConfig::NONE },
             nested_tlb: BankConfig::new(nested_tlb.value.geometry(), &[12]),
+            page_walk: page_walk.as_ref().map_or(PageWalkConfig::NONE, |param| PageWalkConfig {
+                geometry: param.value.geometry(),
+                nested: page_walk_nested.as_ref().is_none_or(|kept| kept.value),
+            }),
             ..WalkerConfig::NONE
         }
     }
