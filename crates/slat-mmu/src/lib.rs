@@ -2,7 +2,8 @@
 //!
 //! * [`tlb`] and [`walker`]: the TLBs of a core and the caches behind them (Intel's, AMD's, Arm's),
 //!   over [`array`]s of any sets, ways and replacement. Walks are [`slat`]'s, on real tables.
-//! * [`maintenance`]: what each instruction drops from them, by architecture.
+//! * [`maintenance`]: what each instruction drops from them, by architecture; [`cores`]: on several
+//!   cores, by broadcast and by shoot-down.
 //! * [`shadow`]: the tables that a hypervisor without SLAT keeps.
 //! * [`checker`]: a processor that forgets nothing. **Run your page-table code under it in a unit
 //!   test**: it finds the flush that was forgotten, too short, too early or of the wrong id.
@@ -46,6 +47,7 @@ extern crate std;
 
 pub mod array;
 pub mod checker;
+pub mod cores;
 pub mod maintenance;
 pub mod shadow;
 pub mod tlb;

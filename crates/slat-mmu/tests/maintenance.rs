@@ -2,13 +2,15 @@
 
 use slat::Kind;
 use slat::format::ept::{self, Ept};
+use slat::format::flat::Flat;
 use slat::format::x86::Controls;
 use slat::format::x86::long::{Long, Processor};
 use slat::{EntryLayout, Gpa, Gva, References, Regime, SliceMemory, Spa, Stage};
 use slat_mmu::array::Geometry;
+use slat_mmu::cores::Cores;
 use slat_mmu::maintenance::{Addresses, Core, Identity, Item, What, amd, arm64, intel, riscv};
 use slat_mmu::tlb::{BankConfig, Entry, Rights, TlbConfig};
-use slat_mmu::walker::{Context, Globals, WalkCacheConfig, WalkerConfig};
+use slat_mmu::walker::{Context, Design, Globals, WalkCacheConfig, WalkerConfig};
 
 /// Two addresses, 2 MiB apart.
 const A: u64 = 0x40_0000;
@@ -101,6 +103,21 @@ fn intel_control_registers() {
     assert_eq!(cr4(smep, 0), "");
     assert_eq!(cr4(pae, 0), all(&["host.1", "host.g"]));
     assert_eq!(cr4(0, 1 << 9), "", "CR4.OSFXSR is no concern of translations");
+    let cr0 = |old, new| by_intel(intel::Operation::MovCr0 { old, new }, &HOST);
+    assert_eq!(cr0(1 << 31, 0), all(&["host"]));
+    assert_eq!(cr0(0, 1 << 31), "");
+    assert_eq!(cr0(1 << 16, 0), "", "CR0.WP is asked at each access");
+}
+
+/// SDM 3A 5.10.4.1 and 3C 30.4.3.1: faults drop what served their address.
+#[test]
+fn intel_faults() {
+    use intel::Operation::{EptViolation, PageFault};
+    assert_eq!(by_intel(PageFault { va: A }, &HOST), "host.1@a host.1t@a host.g@a");
+    assert_eq!(by_intel(PageFault { va: B }, &ONE), "one.1@b one.1t@b one.g@b");
+    let violation = |va| by_intel(EptViolation { gpa: B, va }, &ONE);
+    assert_eq!(violation(None), "gpa-a@b gpa-at@b");
+    assert_eq!(violation(Some(A)), "one.1@a one.1t@a one.g@a gpa-a@b gpa-at@b");
 }
 
 #[test]
@@ -149,6 +166,12 @@ fn amd_scopes() {
         "five.1@a five.1t@a five.2@a five.2t@a five.g@a",
         "nested translations stay"
     );
+    assert_eq!(by(amd::Operation::PagingMode { asid: 5 }), all(&["five"]));
+    let invpcid = |kind| by(amd::Operation::Invpcid { asid: 5, kind, pcid: 2, va: A });
+    assert_eq!(invpcid(0), "five.2@a five.2t@a");
+    assert_eq!(invpcid(1), all(&["five.2"]));
+    assert_eq!(invpcid(2), all(&["five"]));
+    assert_eq!(invpcid(3), all(&["five.1", "five.2"]));
     let control = |value| by(TlbControl { value, asid: 5 });
     assert_eq!(control(0), "");
     assert_eq!(control(1), all(&[""]));
@@ -170,14 +193,14 @@ fn arm_scopes() {
     use arm64::{Operation, Range};
     let held = || {
         Held::new(
-            &[("three", 3, None), ("four", 4, None)],
+            &[("three", 3, None), ("four", 4, None), ("el2", arm64::EL2, None)],
             &[("ipa-3", 3, None), ("ipa-4", 4, None)],
         )
     };
     let by = |operation| held().dropped(|item| arm64::names(&operation, 3, item));
     let all = |starts: &[&str]| held().all(starts);
-    let one = |last_level| Range { start: A, bytes: 0x1000, last_level };
-    let both = Range { start: A, bytes: B - A + 0x1000, last_level: true };
+    let one = |last_level| Range::page(A, last_level);
+    let both = Range { bytes: B - A + 0x1000, ..Range::page(A, true) };
     assert_eq!(by(Operation::Vmalle1), all(&["three"]), "stage 2's stay");
     assert_eq!(by(Operation::Aside1(2)), all(&["three.2"]));
     assert_eq!(by(Operation::Vae1(1, one(false))), "three.1@a three.1t@a three.g@a");
@@ -187,7 +210,165 @@ fn arm_scopes() {
     assert_eq!(by(Operation::Ipas2e1(one(false))), "ipa-3@a ipa-3t@a", "combined ones stay");
     assert_eq!(by(Operation::Ipas2e1(one(true))), "ipa-3@a");
     assert_eq!(by(Operation::Vmalls12e1), all(&["three", "ipa-3"]));
-    assert_eq!(by(Operation::Alle1), all(&[""]));
+    assert_eq!(by(Operation::Alle1), all(&["three", "four", "ipa"]));
+    assert_eq!(by(Operation::Alle2), all(&["el2"]));
+    assert_eq!(by(Operation::Vae2(1, one(true))), "el2.1@a el2.g@a");
+    // Level hints: pages of 4 KiB alone; leaves of 2 MiB, and what a TLB keeps of them.
+    let hinted = |leaf| Range { leaf: Some(leaf), ..one(false) };
+    assert_eq!(by(Operation::Vaae1(hinted(12))), "three.1@a three.2@a three.g@a");
+    assert_eq!(by(Operation::Vaae1(hinted(21))), "three.1@a three.2@a three.g@a");
+}
+
+/// Arm ARM C5.5: every TLBI of EL1 and EL2 that a hypervisor uses, by its encoding.
+#[test]
+fn arm_encodings() {
+    use arm64::{Operation, Range, Reach, decode};
+    let (inner, outer, local) = (Reach::InnerShareable, Reach::OuterShareable, Reach::Local);
+    let page = |last_level| Range::page(A, last_level);
+    let va = 7 << 48 | A >> 12;
+    for (crm, reach) in [(7, local), (3, inner), (1, outer)] {
+        let of = |op1, op2| decode(op1, crm, op2, va);
+        assert_eq!(of(0, 0), Some((Operation::Vmalle1, reach)));
+        assert_eq!(of(0, 1), Some((Operation::Vae1(7, page(false)), reach)));
+        assert_eq!(of(0, 2), Some((Operation::Aside1(7), reach)));
+        assert_eq!(of(0, 3), Some((Operation::Vaae1(page(false)), reach)));
+        assert_eq!(of(0, 5), Some((Operation::Vae1(7, page(true)), reach)));
+        assert_eq!(of(0, 7), Some((Operation::Vaae1(page(true)), reach)));
+        assert_eq!(of(4, 0), Some((Operation::Alle2, reach)));
+        assert_eq!(of(4, 1), Some((Operation::Vae2(7, page(false)), reach)));
+        assert_eq!(of(4, 4), Some((Operation::Alle1, reach)));
+        assert_eq!(of(4, 5), Some((Operation::Vae2(7, page(true)), reach)));
+        assert_eq!(of(4, 6), Some((Operation::Vmalls12e1, reach)));
+        assert_eq!((of(0, 4), of(4, 2), of(4, 7), of(6, 0)), (None, None, None, None));
+    }
+    // 2 MiB from A on: (31 + 1) x 2^(5 x 0 + 1) pages of 4 KiB are 256 KiB, with SCALE 1 32 times that.
+    let range = |scale: u64, number: u64, hint: u64| {
+        7 << 48 | 1 << 46 | scale << 44 | number << 39 | hint << 37 | A >> 12
+    };
+    let bytes = |bytes, last_level| Range { bytes, ..page(last_level) };
+    for (crm, reach) in [(6, local), (2, inner), (5, outer)] {
+        let of = |op1, op2, operand| decode(op1, crm, op2, operand);
+        let small = bytes(256 << 10, false);
+        assert_eq!(of(0, 1, range(0, 31, 0)), Some((Operation::Vae1(7, small), reach)));
+        assert_eq!(
+            of(0, 3, range(1, 7, 0)),
+            Some((Operation::Vaae1(bytes(2 << 20, false)), reach))
+        );
+        assert_eq!(of(0, 5, range(0, 0, 0)), Some((Operation::Vae1(7, bytes(8192, true)), reach)));
+        assert_eq!(of(0, 7, range(0, 0, 0)), Some((Operation::Vaae1(bytes(8192, true)), reach)));
+        assert_eq!(of(4, 5, range(0, 0, 0)), Some((Operation::Vae2(7, bytes(8192, true)), reach)));
+        let hinted = Range { leaf: Some(21), ..small };
+        assert_eq!(of(0, 1, range(0, 31, 2)), Some((Operation::Vae1(7, hinted), reach)));
+        assert_eq!(of(0, 1, A >> 12), None, "granule 0 is reserved");
+    }
+    let ipa = A >> 12;
+    let rows = [(0, 1, inner), (4, 1, local), (4, 0, outer)];
+    for (crm, op2, reach) in rows {
+        let of = |op2, operand| decode(4, crm, op2, operand);
+        assert_eq!(of(op2, ipa), Some((Operation::Ipas2e1(page(false)), reach)));
+        assert_eq!(of(op2 | 4, ipa), Some((Operation::Ipas2e1(page(true)), reach)));
+    }
+    for (crm, op2, reach) in [(0, 2, inner), (4, 2, local), (4, 3, outer)] {
+        let of = |op2| decode(4, crm, op2, range(0, 0, 0));
+        assert_eq!(of(op2), Some((Operation::Ipas2e1(bytes(8192, false)), reach)));
+        assert_eq!(of(op2 | 4), Some((Operation::Ipas2e1(bytes(8192, true)), reach)));
+    }
+    // By one address with a hint: a block of level 2 with the 16K granule.
+    let hint = 2 << 46 | 2 << 44;
+    let block = Range { start: A, bytes: 1 << 14, last_level: false, leaf: Some(25) };
+    assert_eq!(decode(4, 4, 1, ipa | hint), Some((Operation::Ipas2e1(block), local)));
+}
+
+/// Broadcasts have happened when their sender has waited, and on its own core before; shoot-downs reach
+/// the cores that they name.
+#[test]
+fn several_cores() {
+    let sizes = BankConfig::new(Geometry::full(4), &[12]);
+    let tlb =
+        TlbConfig { load: vec![sizes], second: vec![sizes], largest: 12, ..TlbConfig::default() };
+    let filled = |vm: u32| {
+        let mut cores = Cores::new(3, &tlb, &WalkerConfig::NONE).unwrap();
+        for number in 0..3 {
+            let core = cores.core(number).unwrap();
+            let space = core.tags.space(vm, None, 1).unwrap();
+            let entry = Entry { base: A, shift: 12, rights: Rights::ALL };
+            core.tlb.insert(A, space, Kind::Read, entry);
+        }
+        cores
+    };
+    let held = |cores: &Cores| -> Vec<bool> {
+        cores.iter().map(|core| core.tlb.iter().next().is_some()).collect()
+    };
+    let mut amd = filled(5);
+    amd.invlpgb(1, A | 1 | 4 | 8, 0, 5);
+    assert_eq!(held(&amd), [true, false, true]);
+    amd.tlbsync(0);
+    amd.dsb(1);
+    assert_eq!(held(&amd), [true, false, true], "neither another's TLBSYNC nor a DSB");
+    amd.tlbsync(1);
+    assert_eq!(held(&amd), [false; 3]);
+    let mut arm = filled(3);
+    let operation = arm64::Operation::Vmalle1;
+    arm.tlbi(0, operation, arm64::Reach::Local, 3);
+    arm.dsb(0);
+    assert_eq!(held(&arm), [false, true, true]);
+    arm.tlbi(0, operation, arm64::Reach::InnerShareable, 3);
+    assert_eq!(held(&arm), [false, true, true]);
+    arm.dsb(0);
+    assert_eq!(held(&arm), [false; 3]);
+    let mut intel = filled(1);
+    let current = intel::Current { vpid: 1, pcid: 1, ep4ta: None };
+    let flush = |core: &mut Core| core.intel(&intel::Operation::Invlpg { va: A }, &current);
+    assert_eq!(intel.shoot_down(2, |core| core == 0, flush), 1);
+    assert_eq!(held(&intel), [false, true, false]);
+    assert_eq!(intel.interrupts(), 1);
+}
+
+/// A page walk cache knows neither ids nor input addresses: it goes with what names table entries.
+#[test]
+fn page_walk_caches_go_as_a_whole() {
+    let mut bytes = vec![0; 16 * 4096];
+    let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    for (at, entry) in [(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007), (0x4008, 0x5007)] {
+        memory.poke(Spa::new(at), EntryLayout::LE64, entry).unwrap();
+    }
+    let none = TlbConfig { largest: 12, ..TlbConfig::default() };
+    let caches = WalkerConfig::amd(Design::OneD, 24, 0);
+    let mut core = Core::new(&none, &caches).unwrap();
+    let long = Long::four(Controls::default(), Processor::default());
+    let stage1 = Stage::<_, Gva, Gpa>::new(long, 0x1000);
+    let stage2 = Stage::<_, Gpa, Spa>::new(Flat::new("off", 2, 64), ());
+    let space = core.tags.space(5, None, 1).unwrap();
+    let context = Context {
+        stage1: &stage1,
+        stage2: &stage2,
+        regime: &Regime::default(),
+        space,
+        vm: space.own,
+        globals: Globals::X86,
+        dirty_tracked: true,
+    };
+    // Software has torn a table away: a walk that still succeeds has it from the cache.
+    let mut stale_after = |operation: Option<amd::Operation>| {
+        let gva = Gva::new(0x1000);
+        let walk = |core: &mut Core, memory: &mut SliceMemory<'_, Spa>| {
+            core.caches.walk(&context, memory, gva, Kind::Read, true, &()).is_ok()
+        };
+        memory.poke(Spa::new(0x2000), EntryLayout::LE64, 0x3007).unwrap();
+        core.amd(&amd::Operation::TlbControl { value: 1, asid: 0 });
+        assert!(walk(&mut core, &mut memory));
+        memory.poke(Spa::new(0x2000), EntryLayout::LE64, 0).unwrap();
+        operation.iter().for_each(|operation| core.amd(operation));
+        walk(&mut core, &mut memory)
+    };
+    use amd::Operation::{Invlpg, Invlpga, Invlpgb, MovCr3};
+    assert!(stale_after(None));
+    assert!(stale_after(Some(Invlpg { asid: 6, pcid: 1, va: 0x1000 })), "another's");
+    assert!(stale_after(Some(MovCr3 { asid: 5, pcid: 1, keep: true })));
+    assert!(stale_after(Some(Invlpgb { rax: 0x1000 | 1 | 4 | 16, ecx: 0, edx: 5 })), "final alone");
+    assert!(!stale_after(Some(Invlpg { asid: 5, pcid: 1, va: 0x9000 })), "whatever the address");
+    assert!(!stale_after(Some(Invlpga { va: 0x1000, asid: 5 })));
+    assert!(!stale_after(Some(MovCr3 { asid: 5, pcid: 1, keep: false })));
 }
 
 #[test]

@@ -14,6 +14,23 @@ pub enum Operation {
         /// Bit 63 of the operand, with `CR4.PCIDE` set.
         keep: bool,
     },
+    /// A change of the paging mode in this ASID: of CR0.PG, or of CR4.PAE, PSE, PGE, or of CR4.PCIDE
+    /// to 0.
+    PagingMode {
+        /// Who executes it.
+        asid: u32,
+    },
+    /// INVPCID, with the types and descriptors of Intel's.
+    Invpcid {
+        /// Who executes it.
+        asid: u32,
+        /// 0 individual-address, 1 single-context, 2 all-context with globals, 3 without.
+        kind: u64,
+        /// Of the descriptor.
+        pcid: u16,
+        /// Of the descriptor.
+        va: u64,
+    },
     /// INVLPG in this ASID and PCID.
     Invlpg {
         /// Who executes it.
@@ -56,6 +73,19 @@ pub fn names(operation: &Operation, item: &Item) -> bool {
     match *operation {
         Operation::MovCr3 { keep: true, .. } => false,
         Operation::MovCr3 { asid, pcid, keep: false } => identity.vm == asid && in_space(pcid),
+        // Nested translations know no guest's mode.
+        Operation::PagingMode { asid } => item.is_virtual() && identity.vm == asid,
+        Operation::Invpcid { asid, kind, pcid, va } => {
+            item.is_virtual()
+                && identity.vm == asid
+                && match kind {
+                    0 => in_space(pcid) && item.covers(va),
+                    1 => in_space(pcid),
+                    2 => true,
+                    3 => !global,
+                    _ => false,
+                }
+        }
         Operation::Invlpg { asid, pcid, va } => {
             identity.vm == asid
                 && match item.what {

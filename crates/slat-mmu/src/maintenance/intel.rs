@@ -44,6 +44,26 @@ pub enum Operation {
         /// The value after.
         new: u64,
     },
+    /// MOV to CR0.
+    MovCr0 {
+        /// The value before.
+        old: u64,
+        /// The value after.
+        new: u64,
+    },
+    /// A page fault: what would serve the address goes, so that a fault that the tables no longer
+    /// justify comes once.
+    PageFault {
+        /// The linear address.
+        va: u64,
+    },
+    /// An EPT violation (SDM 3C 30.4.3.1).
+    EptViolation {
+        /// The guest physical address.
+        gpa: u64,
+        /// The linear address, where it was the translation of one.
+        va: Option<u64>,
+    },
     /// VM entry or VM exit with "enable VPID" clear. With it set nothing is invalidated.
     TransitionWithoutVpid,
     /// INVVPID.
@@ -64,6 +84,8 @@ pub enum Operation {
     },
 }
 
+/// `CR0.PG`.
+const PG: u64 = 1 << 31;
 /// `CR4.PAE`.
 const PAE: u64 = 1 << 5;
 /// `CR4.PGE`.
@@ -110,6 +132,17 @@ pub fn names(operation: &Operation, current: &Current, item: &Item) -> bool {
             let own = changed & PAE != 0 || new & !old & SMEP != 0;
             mine && (all || own && (in_space(current.pcid) || global))
         }
+        Operation::MovCr0 { old, new } => mine && old & !new & PG != 0,
+        Operation::PageFault { va } => {
+            mine && (in_space(current.pcid) || global) && item.covers(va)
+        }
+        Operation::EptViolation { gpa, va } => match identity.addresses {
+            Addresses::GuestPhysical => identity.ep4ta == current.ep4ta && item.covers(gpa),
+            _ => {
+                let here = in_space(current.pcid) || global;
+                mine && identity.ep4ta.is_some() && here && va.is_some_and(|va| item.covers(va))
+            }
+        },
         // Of VPID 0, for all PCIDs and all EP4TAs.
         Operation::TransitionWithoutVpid => item.is_virtual() && identity.vm == 0,
         Operation::Invvpid { kind, vpid, va } => {

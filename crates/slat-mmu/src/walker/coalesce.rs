@@ -25,6 +25,8 @@ pub(super) fn joined<F: Format, M: Memory>(
     if found.base >> found.shift & (count - 1) != own {
         return found.shift;
     }
+    // As the walk leaves it: a neighbour that lacks its accessed or dirty bit must set it when used.
+    let entry = format.touched(found.entry, found.level, true, access);
     let first = at.raw() - own * bytes;
     let access = Access {
         kind: Kind::Read,
@@ -39,9 +41,7 @@ pub(super) fn joined<F: Format, M: Memory>(
         };
         let base = found.base - (own << found.shift) + (n << found.shift);
         let leaf = Decoded::Leaf { base, shift: found.shift };
-        if format.decode(read.value, 0) != leaf
-            || !alike(read.value, found.entry, own ^ n, found.shift)
-        {
+        if format.decode(read.value, 0) != leaf || !alike(read.value, entry, own ^ n, found.shift) {
             return found.shift;
         }
     }

@@ -32,6 +32,8 @@ pub(super) fn entry_of<F: Format, O: Address>(
         let write = access.as_kind(Kind::Write);
         format.touched(found.entry, found.level, true, &write) == found.entry
     };
+    // What stage 2 does not let be written is not for CR0.WP to permit.
+    let dirty = dirty && (page.writable || format.stage() == 1);
     let mut rights = Rights::default()
         .with(Rights::READ, !fetch || permits(format, found, access, regime, Kind::Read, None))
         .with(Rights::WRITE, page.writable)
