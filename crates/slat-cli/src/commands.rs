@@ -8,6 +8,7 @@ mod check;
 mod compare;
 mod completions;
 mod export;
+mod host;
 mod import;
 mod info;
 mod man;
@@ -24,6 +25,8 @@ pub(crate) enum Command {
     Compare(compare::Args),
     /// The published results on memory virtualization, each beside ours
     Reproduce(reproduce::Args),
+    /// Play a host with partitions: power-on, paging, migration, guests before paging
+    Host(host::Args),
     /// Explain one translation, step by step
     Walk(walk::Args),
     /// Record a program, or a whole system, in an unmodified Linux guest
@@ -49,6 +52,7 @@ impl Command {
             Command::Check(args) => check::run(args),
             Command::Compare(args) => compare::run(args),
             Command::Reproduce(args) => reproduce::run(args),
+            Command::Host(args) => host::run(args),
             Command::Walk(args) => walk::run(args),
             Command::Record(args) => record::run(args),
             Command::Replay(args) => replay::run(args),

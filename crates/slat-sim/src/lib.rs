@@ -4,6 +4,7 @@
 
 pub mod compare;
 pub mod guest;
+pub mod host;
 pub mod html;
 pub mod hypervisor;
 pub mod machine;

@@ -1,0 +1,169 @@
+//! The dirty log: which pages of a partition were written since it was last read.
+//!
+//! Three ways, as the processor and the hypervisor have it: dirty flags of the second stage, cleared
+//! and read; write protection of the second stage; write protection of shadow entries. In each, a
+//! large page is split first, so that what is logged is small.
+
+use slat::edit::Error;
+
+use super::partition::{Partition, Translation};
+use super::spa::{PAGE, SystemMemory};
+
+/// A bit for each page, by guest-physical page number.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DirtyBits {
+    words: Vec<u64>,
+}
+
+impl DirtyBits {
+    fn new(end: u64) -> DirtyBits {
+        DirtyBits { words: vec![0; (end / PAGE).div_ceil(64) as usize] }
+    }
+
+    pub(super) fn mark(&mut self, gpa: u64) {
+        let page = gpa / PAGE;
+        if let Some(word) = self.words.get_mut((page / 64) as usize) {
+            *word |= 1 << (page % 64);
+        }
+    }
+
+    /// The marked pages' addresses, which are unmarked.
+    fn take(&mut self) -> Vec<u64> {
+        let mut pages = Vec::new();
+        for (index, word) in self.words.iter_mut().enumerate() {
+            let mut bits = std::mem::take(word);
+            while bits != 0 {
+                pages.push((index as u64 * 64 + u64::from(bits.trailing_zeros())) * PAGE);
+                bits &= bits - 1;
+            }
+        }
+        pages
+    }
+}
+
+/// How writes are logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoggedBy {
+    /// The second stage's dirty flags.
+    DirtyFlags,
+    /// Faults on second-stage pages that are not writable.
+    WriteProtection,
+    /// Faults on shadow entries that are not writable.
+    Shadow,
+}
+
+impl LoggedBy {
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LoggedBy::DirtyFlags => "dirty-flags",
+            LoggedBy::WriteProtection => "write-protection",
+            LoggedBy::Shadow => "shadow-write-protection",
+        }
+    }
+}
+
+impl Partition {
+    /// How this partition's writes are logged.
+    pub fn logged_by(&self) -> LoggedBy {
+        match &self.translation {
+            Translation::SecondStage(tables) if tables.has_dirty_flags() => LoggedBy::DirtyFlags,
+            Translation::SecondStage(_) => LoggedBy::WriteProtection,
+            Translation::Shadow(_) => LoggedBy::Shadow,
+        }
+    }
+
+    /// Backed parts: start and size.
+    fn parts(&self) -> Vec<(u64, u64)> {
+        self.backing.values().map(|backing| (backing.gpa, backing.bytes)).collect()
+    }
+
+    /// Begins to log: from now on, every page that is written is told by [`Partition::dirty`].
+    ///
+    /// # Errors
+    /// Where the hypervisor has no memory for the tables of small pages; nothing is logged then.
+    pub(super) fn start_log(&mut self, memory: &SystemMemory) -> Result<(), Error> {
+        let end = self.ranges.last().map_or(0, |(start, bytes)| start + bytes);
+        let parts = self.parts();
+        if let Translation::SecondStage(tables) = self.translation {
+            for (gpa, bytes) in parts {
+                tables.split(memory.pool(), gpa, bytes, &mut self.flushes)?;
+            }
+        }
+        self.log = Some(DirtyBits::new(end));
+        if let Translation::Shadow(shadow) = &mut self.translation {
+            // What was filled before is of large pages, and writable.
+            shadow.zap();
+        }
+        self.dirty(memory)?;
+        Ok(())
+    }
+
+    /// The pages that were written since this was last asked, or since logging began.
+    ///
+    /// # Errors
+    /// Where the tables cannot be edited.
+    pub(super) fn dirty(&mut self, memory: &SystemMemory) -> Result<Vec<u64>, Error> {
+        let parts = self.parts();
+        let Some(log) = &mut self.log else { return Ok(Vec::new()) };
+        let pool = memory.pool();
+        match &mut self.translation {
+            Translation::SecondStage(tables) if tables.has_dirty_flags() => {
+                for (gpa, bytes) in parts {
+                    tables.clean(pool, gpa, bytes, &mut self.flushes, |at| log.mark(at))?;
+                }
+                Ok(log.take())
+            }
+            Translation::SecondStage(tables) => {
+                for (gpa, bytes) in parts {
+                    tables.let_write(pool, gpa, bytes, false, &mut self.flushes)?;
+                }
+                Ok(log.take())
+            }
+            Translation::Shadow(shadow) => {
+                shadow.write_protect();
+                Ok(log.take())
+            }
+        }
+    }
+
+    /// These pages are still to be told.
+    pub(super) fn mark(&mut self, pages: &[u64]) {
+        if let Some(log) = &mut self.log {
+            for page in pages {
+                log.mark(*page);
+            }
+        }
+    }
+
+    /// Ends the log: pages are writable, and as large as they were.
+    ///
+    /// # Errors
+    /// Where the tables cannot be edited.
+    pub(super) fn stop_log(&mut self, memory: &SystemMemory) -> Result<(), Error> {
+        if self.log.take().is_none() {
+            return Ok(());
+        }
+        let pool = memory.pool();
+        match &mut self.translation {
+            Translation::SecondStage(tables) => {
+                for backing in self.backing.values() {
+                    if !tables.has_dirty_flags() {
+                        tables.let_write(
+                            pool,
+                            backing.gpa,
+                            backing.bytes,
+                            true,
+                            &mut self.flushes,
+                        )?;
+                    }
+                    if backing.level > 0 {
+                        tables.collapse(pool, backing, &mut self.flushes)?;
+                    }
+                }
+            }
+            Translation::Shadow(shadow) => shadow.zap(),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,280 @@
+//! A guest before paging: in real mode and in protected mode with paging off.
+//!
+//! AMD's processors run such a guest directly, and Intel's with the control "unrestricted guest". An
+//! Intel processor without it enters a guest only with `CR0.PE` and `CR0.PG` set (Intel SDM 3C
+//! 28.3.1.1). A hypervisor then runs protected mode on the *identity map*, a table that maps every
+//! address to itself; and real mode in virtual-8086 mode on the same table. Where the guest's
+//! segment registers do not fit what the entry checks (28.3.1.2), it emulates instructions until
+//! they do.
+
+use slat::format::x86::Controls;
+use slat::format::x86::identity::identity_map;
+use slat::format::x86::legacy::Legacy;
+use slat::{Access, Gpa, Gva, Kind, Privilege, Stage, Updates};
+
+use super::exits::Cause;
+use super::partition::{Partition, Translation};
+use super::spa::{Owner, PAGE, SystemMemory};
+use super::{Host, PartitionSpec};
+
+mod cpu;
+mod program;
+mod segment;
+mod shown;
+
+use cpu::{Bus, Cpu, Stopped};
+pub use segment::{Segment, Unfit};
+pub use shown::{Shown, Stretch};
+
+/// Where hypervisors put the identity map: above any memory of the guest's that it could use
+/// before paging, below the firmware at the end of 4 GiB.
+pub const IDENTITY_MAP: u64 = 0xfffb_c000;
+/// The memory of the guest that is shown.
+const BYTES: u64 = 8 << 20;
+/// A program of ours ends long before.
+const MOST_INSTRUCTIONS: u64 = 100_000;
+
+/// How the guest's next instruction is run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum How {
+    /// By the processor, in the guest's own mode.
+    Directly,
+    /// By the processor, in protected mode on the identity map.
+    IdentityMap,
+    /// By the processor, in virtual-8086 mode on the identity map.
+    Virtual8086,
+    /// By the hypervisor, because the processor cannot enter the guest.
+    Emulated(Unfit),
+}
+
+impl How {
+    fn name(&self) -> &'static str {
+        match self {
+            How::Directly => "directly",
+            How::IdentityMap => "identity map",
+            How::Virtual8086 => "virtual-8086",
+            How::Emulated(_) => "emulated",
+        }
+    }
+}
+
+/// What a processor without unrestricted guest can do with this state.
+fn without_unrestricted_guest(cpu: &Cpu) -> How {
+    if cpu.is_protected() {
+        return match segment::fits_protected(&cpu.segments) {
+            Err(unfit) => How::Emulated(unfit),
+            Ok(()) if cpu.is_paged() => How::Directly,
+            Ok(()) => How::IdentityMap,
+        };
+    }
+    match segment::fits_virtual_8086(&cpu.segments) {
+        Err(unfit) => How::Emulated(unfit),
+        Ok(()) => How::Virtual8086,
+    }
+}
+
+/// The guest's memory as the processor, or the hypervisor's emulator, reaches it.
+struct Reach<'a> {
+    partition: &'a mut Partition,
+    memory: &'a mut SystemMemory,
+    how: How,
+    /// The guest's own CR3, where its paging is on.
+    root: Option<u64>,
+}
+
+/// 32-bit paging as the processor walks it: `CR4.PSE` is set for the identity map's 4 MiB pages.
+fn paging(root: u64, large_pages: bool) -> Stage<Legacy, Gva, Gpa> {
+    let controls = Controls { write_protect: false, ..Controls::default() };
+    Stage::new(Legacy::new(controls, large_pages, 32), root).with_updates(Updates::OnSuccess)
+}
+
+impl Reach<'_> {
+    /// The system physical address of a linear one.
+    fn resolve(&mut self, linear: u32, kind: Kind) -> Option<u64> {
+        // Virtual-8086 mode is privilege level 3.
+        let privilege = match self.how {
+            How::Virtual8086 => Privilege::User,
+            _ => Privilege::Supervisor,
+        };
+        let access = Access::new(kind, privilege);
+        let linear = u64::from(linear);
+        let (partition, memory) = (&mut *self.partition, &mut *self.memory);
+        let found = match (self.root, &self.how) {
+            (Some(root), _) => {
+                partition.resolve_stage1(memory, &paging(root, false), linear, &access)
+            }
+            (None, How::IdentityMap | How::Virtual8086) => {
+                let map = paging(IDENTITY_MAP, true);
+                partition.resolve_stage1(memory, &map, linear, &access)
+            }
+            (None, How::Directly | How::Emulated(_)) => {
+                partition.resolve_stage1(memory, &Partition::unpaged(), linear, &access)
+            }
+        };
+        found.ok().map(|(_, spa)| spa)
+    }
+}
+
+impl Bus for Reach<'_> {
+    fn read(&mut self, linear: u32, kind: Kind) -> Option<u8> {
+        let spa = self.resolve(linear, kind)?;
+        Some(self.memory.load(spa & !7).to_le_bytes()[(spa & 7) as usize])
+    }
+
+    fn write(&mut self, linear: u32, value: u8) -> Option<()> {
+        let spa = self.resolve(linear, Kind::Write)?;
+        let mut bytes = self.memory.load(spa & !7).to_le_bytes();
+        bytes[(spa & 7) as usize] = value;
+        self.memory.store(spa & !7, u64::from_le_bytes(bytes));
+        Some(())
+    }
+}
+
+/// Starts a partition whose guest has only been loaded, and runs it from real mode to paging.
+pub(super) fn show(host: &mut Host, name: &str) -> Result<Shown, String> {
+    let directly = host.spec.hypervisor.runs_unpaged(&host.spec.processor);
+    let spec =
+        PartitionSpec { name: name.to_owned(), bytes: BYTES, holes: Vec::new(), node: 0, seed: 0 };
+    host.create(&spec).map_err(|error| error.to_string())?;
+    let failed = host.tables_error(name);
+    let (partition, memory) = host.both(name).map_err(|error| error.to_string())?;
+    if !matches!(
+        partition.translation,
+        Translation::SecondStage(super::SecondTables::Ept(_) | super::SecondTables::Npt(_))
+    ) {
+        return Err(
+            "a guest before paging is shown on EPT and NPT; on shadow tables it is not modelled"
+                .to_owned(),
+        );
+    }
+    if !directly {
+        // A page of memory that the guest does not know of.
+        let page = (IDENTITY_MAP, PAGE);
+        let got = memory
+            .allocate(Owner::Partition(partition.number), &[page], 0, 0)
+            .map_err(|short| short.to_string())?;
+        partition.ranges.push(page);
+        partition.add(memory, got).map_err(|error| failed(error).to_string())?;
+        let mut directory = [0u32; 1024];
+        identity_map(&mut directory);
+        for (index, pair) in directory.as_chunks::<2>().0.iter().enumerate() {
+            let word = u64::from(pair[0]) | u64::from(pair[1]) << 32;
+            partition.poke(memory, IDENTITY_MAP + index as u64 * 8, word);
+        }
+    }
+    program::load(&mut |gpa, word| partition.poke(memory, gpa, word));
+    let shown = run(partition, memory, directly)?;
+    Ok(shown)
+}
+
+fn run(
+    partition: &mut Partition,
+    memory: &mut SystemMemory,
+    directly: bool,
+) -> Result<Shown, String> {
+    let mut cpu = Cpu::at_boot(program::START);
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for _ in 0..MOST_INSTRUCTIONS {
+        let how = if directly { How::Directly } else { without_unrestricted_guest(&cpu) };
+        let mode = cpu.mode();
+        let why = match &how {
+            How::Emulated(unfit) => Some(unfit.to_string()),
+            _ => None,
+        };
+        match stretches.last_mut() {
+            Some(last) if last.mode == mode && last.how == how.name() && last.why == why => {
+                last.instructions += 1;
+            }
+            _ => stretches.push(Stretch {
+                mode: mode.to_owned(),
+                how: how.name().to_owned(),
+                why,
+                instructions: 1,
+            }),
+        }
+        if matches!(how, How::Emulated(_)) {
+            partition.exits.count(Cause::Emulation);
+        }
+        let emulated = matches!(how, How::Emulated(_));
+        let root = cpu.is_paged().then_some(u64::from(cpu.cr3));
+        let control = cpu.cr0;
+        let outcome = cpu.step(&mut Reach { partition, memory, how, root });
+        // Changes of PE and PG exit where the hypervisor has to change the mode for them.
+        if !directly && !emulated && control != cpu.cr0 {
+            partition.exits.count(Cause::Cr0);
+        }
+        match outcome {
+            Ok(()) => {}
+            Err(Stopped::Halted) => {
+                let wrong = program::wrong(&|gpa| partition.peek(memory, gpa));
+                if let Some(wrong) = wrong {
+                    return Err(wrong);
+                }
+                let exits = partition.exits.total();
+                return Ok(Shown { stretches, exits });
+            }
+            Err(stopped) => {
+                return Err(format!(
+                    "the guest stopped at {:#x} in {} mode: {stopped}",
+                    cpu.ip,
+                    cpu.mode()
+                ));
+            }
+        }
+    }
+    Err("the guest does not end".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::host;
+    use super::*;
+
+    fn shown(processor: &str, hypervisor: &str) -> (Shown, Host) {
+        let mut host = host(processor, hypervisor, &[32 << 20]);
+        let shown = show(&mut host, "boot").unwrap();
+        (shown, host)
+    }
+
+    #[test]
+    fn without_unrestricted_guest_the_identity_map_is_walked() {
+        let (shown, host) = shown("nehalem", "kvm-3.0");
+        let ways: Vec<(&str, &str)> =
+            shown.stretches.iter().map(|one| (one.mode.as_str(), one.how.as_str())).collect();
+        assert_eq!(ways.first(), Some(&("real", "virtual-8086")));
+        for way in [
+            ("real", "emulated"),
+            ("protected", "emulated"),
+            ("protected", "identity map"),
+            ("paged", "directly"),
+        ] {
+            assert!(ways.contains(&way), "{way:?} in {ways:?}");
+        }
+        let boot = host.partition("boot").unwrap();
+        assert!(boot.exits.of(Cause::Emulation) > 0 && boot.exits.of(Cause::Cr0) > 0);
+        // The processor walked it: nobody else sets these. They were set from the start, as by
+        // `identity_map`; what it maps is still itself.
+        assert_eq!(boot.peek(&host.memory, IDENTITY_MAP + 8), Some(0x00c0_00e7_0080_00e7));
+    }
+
+    #[test]
+    fn with_unrestricted_guest_and_on_amd_it_runs_directly() {
+        for (processor, hypervisor) in [("westmere", "kvm-3.0"), ("barcelona", "xen-3.2")] {
+            let (shown, host) = shown(processor, hypervisor);
+            assert!(shown.stretches.iter().all(|one| one.how == "directly"));
+            assert_eq!(host.partition("boot").unwrap().exits.total(), 0);
+        }
+    }
+
+    #[test]
+    fn what_the_guest_wrote_does_not_depend_on_how_it_ran() {
+        let memory = |processor: &str| {
+            let (_, host) = shown(processor, "kvm-3.0");
+            let boot = host.partition("boot").unwrap();
+            (0..BYTES).step_by(8).map(|gpa| boot.peek(&host.memory, gpa)).collect::<Vec<_>>()
+        };
+        let nehalem = memory("nehalem");
+        assert!(nehalem == memory("westmere"));
+        assert!(nehalem == memory("barcelona"));
+    }
+}
