@@ -5,8 +5,8 @@
 @ vectors, which hold HVC, so that DFSR or IFSR tell it; a stage-2 abort comes here.
 @
 @ state: 1 PC 2 R0 3 R1 4 SCTLR 5 TTBCR 6 TTBR0 7 TTBR1 8 MAIR0, MAIR1 9 VTTBR 10 VTCR 11 HCR
-@        12 SPSR 13 VBAR 14 DACR
-@ answer: 0 kind 1 HSR 2 HDFAR 3 HIFAR 4 HPFAR 5 R1 6 ELR_hyp 7 DFSR 8 DFAR 9 IFSR 10 IFAR 11 PAR
+@        12 SPSR 13 VBAR 14 DACR 15 TTBCR2 (not written where it is zero: only Armv8 has it)
+@ answer: 0 kind (0x10 the guest left, 0x80 the monitor took an abort, 0x100 AT) 1 HSR 2 HDFAR 3 HIFAR 4 HPFAR 5 R1 6 ELR_hyp 7 DFSR 8 DFAR 9 IFSR 10 IFAR 11 PAR
 @         12 SPSR
 .arch armv7-a
 .arch_extension virt
@@ -42,6 +42,8 @@ _start:
     str r0,[r4,#56]
     mrc p15,0,r0,c0,c1,1         @ ID_PFR1
     str r0,[r4,#64]
+    mrc p15,0,r0,c0,c2,6         @ ID_MMFR4, zero before Armv8
+    str r0,[r4,#72]
     ldr r7,[r4,#8]               @ commands left
     ldr r5,[r4,#16]              @ next command
     ldr r6,[r4,#24]              @ next answer
@@ -74,7 +76,6 @@ next:
     ldr r0,[r8,#40]
     mcr p15,0,r0,c2,c0,2         @ TTBCR
     ldrd r0,r1,[r8,#48]
-    tst r0,r0
     mcrr p15,0,r0,r1,c2          @ TTBR0
     ldrd r0,r1,[r8,#56]
     mcrr p15,1,r0,r1,c2          @ TTBR1
@@ -83,6 +84,9 @@ next:
     mcr p15,0,r1,c10,c2,1        @ MAIR1
     ldr r0,[r8,#112]
     mcr p15,0,r0,c3,c0,0         @ DACR
+    ldr r0,[r8,#120]
+    cmp r0,#0
+    mcrne p15,0,r0,c2,c0,3       @ TTBCR2
     ldrd r0,r1,[r8,#72]
     mcrr p15,6,r0,r1,c2          @ VTTBR
     ldr r0,[r8,#80]
@@ -104,6 +108,12 @@ next:
     mcr p15,4,r0,c8,c7,4         @ TLBIALLNSNH
     dsb
     isb
+    ldr r0,=vars                 @ AT may end in an abort, like a run
+    str r5,[r0]
+    str r6,[r0,#4]
+    str r7,[r0,#8]
+    str r8,[r0,#12]
+    str r9,[r0,#16]
     ldr r1,[r8]
     cmp r1,#1
     beq op_run
@@ -123,12 +133,6 @@ next:
     str r0,[r6]
     b after
 op_run:
-    ldr r0,=vars
-    str r5,[r0]
-    str r6,[r0,#4]
-    str r7,[r0,#8]
-    str r8,[r0,#12]
-    str r9,[r0,#16]
     ldr r0,[r8,#8]
     msr ELR_hyp,r0
     ldr r0,[r8,#96]
@@ -136,15 +140,18 @@ op_run:
     ldr r1,[r8,#24]
     ldr r0,[r8,#16]
     eret
+hown:                             @ the monitor's own AT aborted
+    mov r3,#0x80
+    b 1f
 hexit:
-    ldr r2,=vars
+    mov r3,#0x10
+1:  ldr r2,=vars
     ldr r5,[r2]
     ldr r6,[r2,#4]
     ldr r7,[r2,#8]
     ldr r8,[r2,#12]
     ldr r9,[r2,#16]
-    mov r0,#0x10
-    str r0,[r6]
+    str r3,[r6]
     str r1,[r6,#40]
     mrc p15,4,r0,c5,c2,0          @ HSR
     str r0,[r6,#8]
@@ -213,7 +220,7 @@ vectors:
     b hmon                        @ undefined instruction
     b hmon                        @ HVC from Hyp mode
     b hmon                        @ prefetch abort
-    b hmon                        @ data abort
+    b hown                        @ data abort
     b hexit                       @ Hyp trap: HVC or abort of the guest
     b hmon                        @ IRQ
     b hmon                        @ FIQ

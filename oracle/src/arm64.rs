@@ -161,8 +161,9 @@ impl Subject for Arm64 {
         Box::new(Arm64 { deviations: deviations.to_vec(), ..self.clone() })
     }
 
-    fn runs_on(&self, probe: &Probe) -> bool {
-        probe.operation == 1
+    /// A guest whose exceptions go astray runs on without end.
+    fn is_hopeless(&self, probe: &Probe, _: &Outcome, astray: Option<&Outcome>) -> bool {
+        probe.operation == 1 && astray.is_none()
     }
 
     fn explain(&self, probe: &Probe) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::contract::{Answer, Command, Info, Job, Machine};
+use crate::contract::{Answer, Command, Info, Job, Machine, Segment};
 use crate::deviations::{self, Deviation, Seen, Shows};
 use crate::launch::{Launcher, Station};
 use crate::monitor::Monitor;
@@ -12,6 +12,7 @@ use crate::recipe::Recipe;
 use crate::world::World;
 
 /// One processor of one emulator, with one monitor and one host mode.
+#[derive(Clone)]
 pub struct Variant {
     /// What it is called in tables.
     pub name: String,
@@ -86,7 +87,7 @@ impl Tally {
         self.disagreements.extend(other.disagreements);
     }
 
-    fn disagree(&mut self, disagreement: Disagreement) {
+    pub(crate) fn disagree(&mut self, disagreement: Disagreement) {
         self.disagree += 1;
         let alike = |other: &Disagreement| {
             other.variant == disagreement.variant
@@ -180,8 +181,21 @@ fn same(accessed: u64, case: &Case, seen: &Seen) -> bool {
         })
 }
 
+/// Whether two machines gave the same answer to a probe, where it failed apart from accessed bits that
+/// one of them set on its way.
+pub(crate) fn accessed_aside(accessed: u64, case: &Case, one: &Seen, other: &Seen) -> bool {
+    let only_accessed = |(&(_, before, _), (&x, &y)): (&(u64, u64, u64), (&u64, &u64))| {
+        (x ^ y) & !accessed == 0 && x & before == before && y & before == before
+    };
+    let words = one.words.iter().zip(&other.words);
+    !case.expected.is_done()
+        && one.outcome == other.outcome
+        && one.words.len() == other.words.len()
+        && case.compared.iter().zip(words).all(only_accessed)
+}
+
 /// How many probes are made up before they are asked.
-const BATCH: usize = 4096;
+const BATCH: usize = 16384;
 /// How many kinds of disagreement are kept with all their detail.
 const KEPT: usize = 24;
 
@@ -223,35 +237,17 @@ pub fn ask(
             let draft = subject.generate(&world, &mut random, coverage);
             let probe =
                 Probe { operation: draft.operation, state: draft.state, words: draft.words };
-            if let Some(case) = complete(subject, &mut world, probe, coverage)
-                && !(subject.runs_on(&case.probe)
-                    && again(astray.as_ref(), &mut world, &case).is_none())
-            {
+            let Some(case) = complete(subject, &mut world, probe, coverage) else { continue };
+            let deviant = again(astray.as_ref(), &mut world, &case);
+            let deviant = deviant.as_ref().map(|case| &case.expected);
+            if !subject.is_hopeless(&case.probe, &case.expected, deviant) {
                 cases.push(case);
             }
         }
         let commands: Vec<Command> = cases.iter().map(Case::command).collect();
-        let mut rest = &commands[..];
-        let mut answers = Vec::with_capacity(commands.len());
-        while !rest.is_empty() {
-            let fitting = Job::fitting(variant.machine, rest);
-            let job = Job {
-                machine: variant.machine,
-                mode: variant.mode,
-                memory: &memory,
-                commands: &rest[..fitting],
-            };
-            answers.extend(run(&mut station, &job)?);
-            rest = &rest[fitting..];
-        }
+        let answers = answer(&mut station, variant, &memory, &commands)?;
         for (case, answer) in cases.iter().zip(&answers) {
-            let seen = Seen {
-                outcome: match answer {
-                    Some(answer) => subject.read(&case.probe, answer),
-                    None => Outcome::Other([u64::MAX; 4]),
-                },
-                words: answer.as_ref().map(|answer| answer.touched.clone()).unwrap_or_default(),
-            };
+            let seen = see(subject, case, answer);
             tally.probes += 1;
             keep(case, &seen);
             let verdict = judge(oracle.model, subject, &mut world, case, &seen);
@@ -272,6 +268,35 @@ pub fn ask(
         }
     }
     Ok(tally)
+}
+
+/// What the machine answered, in a form that can be compared.
+pub(crate) fn see(subject: &dyn Subject, case: &Case, answer: &Option<Answer>) -> Seen {
+    match answer {
+        Some(answer) => {
+            Seen { outcome: subject.read(&case.probe, answer), words: answer.touched.clone() }
+        }
+        None => Seen { outcome: Outcome::Other([u64::MAX; 4]), words: vec![] },
+    }
+}
+
+/// Runs these commands in as few launches as hold them; no answer is one that never came.
+pub(crate) fn answer(
+    station: &mut Station,
+    variant: &Variant,
+    memory: &[Segment],
+    commands: &[Command],
+) -> anyhow::Result<Vec<Option<Answer>>> {
+    let mut rest = commands;
+    let mut answers = Vec::with_capacity(commands.len());
+    while !rest.is_empty() {
+        let fitting = Job::fitting(variant.machine, rest);
+        let (machine, mode) = (variant.machine, variant.mode);
+        let job = Job { machine, mode, memory, commands: &rest[..fitting] };
+        answers.extend(run(station, &job)?);
+        rest = &rest[fitting..];
+    }
+    Ok(answers)
 }
 
 /// Runs a job. A command at which the machine hangs or the emulator fails gets no answer; where the

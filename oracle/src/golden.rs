@@ -19,7 +19,7 @@ const MAGIC: &[u8] = b"slat golden 1\n";
 /// The most bytes that a file may unpack to.
 const MOST: usize = 256 << 20;
 
-const MODELS: [Model; 7] = [
+const MODELS: [Model; 8] = [
     Model::QemuX86,
     Model::Bochs,
     Model::QemuAarch64,
@@ -27,6 +27,7 @@ const MODELS: [Model; 7] = [
     Model::QemuRiscv,
     Model::Kvm,
     Model::Qemu10Aarch64,
+    Model::Qemu10Arm,
 ];
 
 /// Writes golden vectors of one subject.

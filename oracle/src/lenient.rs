@@ -6,7 +6,17 @@ use slat::access::Stage1Page;
 use slat::format::{Decoded, Format, Found, Path, Start};
 use slat::memory::EntryLayout;
 use slat::memory_type::StageType;
-use slat::{Access, Cause, Kind, Purpose, Regime, Why};
+use slat::{Access, Cause, Denied, Kind, Purpose, Regime, Reserved, Why};
+
+/// What DACR says of the domain of a short descriptor of the first table.
+fn rights_in_domain(domains: u32, entry: u64) -> u32 {
+    let supersection = entry & 3 != 1 && entry & 1 << 18 != 0;
+    let domain = if supersection { 0 } else { entry >> 5 & 15 };
+    domains >> (2 * domain) & 3
+}
+
+/// Stands for a domain fault that was found before the walk's end: no format has this encoding.
+pub(crate) const DOMAIN_FIRST: Reserved = Reserved { why: Why::Encoding, bits: !0 };
 
 /// A format that lets pass what a model lets pass; exact where no flag is set.
 #[derive(Clone, Copy)]
@@ -23,6 +33,16 @@ pub(crate) struct Lenient<F> {
     pub(crate) any_block: bool,
     /// Of a block, address bits below its size count for the check of the address size.
     pub(crate) whole_address: bool,
+    /// DACR, where the domain of a short descriptor is checked before what it points to.
+    pub(crate) domains: Option<u32>,
+    /// DACR, where managers of a short descriptor's domain need no access flag.
+    pub(crate) managers: Option<u32>,
+    /// Short descriptors: never to be executed comes before the access flag.
+    pub(crate) never_before_flag: bool,
+    /// PAN forbids privileged fetches from user pages, too.
+    pub(crate) pan_fetches: bool,
+    /// Execution needs no read permission.
+    pub(crate) unread_execution: bool,
     /// Bits of every descriptor that are ignored in addresses.
     pub(crate) unread: u64,
     /// The reserved encoding 3 of RISC-V's PBMT is accepted.
@@ -39,6 +59,11 @@ impl<F> Lenient<F> {
             implicit_as_explicit: false,
             any_block: false,
             whole_address: false,
+            domains: None,
+            managers: None,
+            never_before_flag: false,
+            pan_fetches: false,
+            unread_execution: false,
             unread: 0,
             pbmt_3: false,
         }
@@ -106,6 +131,13 @@ impl<F: Format> Format for Lenient<F> {
             entry &= !(1 << 62);
         }
         let decoded = self.inner.decode(entry, level);
+        if let Some(domains) = self.domains
+            && level == 1
+            && entry & 3 != 0
+            && rights_in_domain(domains, entry) & 1 == 0
+        {
+            return Decoded::Reserved(DOMAIN_FIRST);
+        }
         let leaf = matches!(decoded, Decoded::Leaf { .. });
         let block = level > 0 && (leaf || self.any_block && entry & 3 == 1);
         if block
@@ -128,7 +160,40 @@ impl<F: Format> Format for Lenient<F> {
     }
 
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        self.inner.check(found, &self.seen(access), regime)
+        let checked = self.inner.check(found, &self.seen(access), regime);
+        if let (Some(domains), Err(Cause::AccessFlag)) = (self.managers, &checked) {
+            let first = if found.level == 0 { found.path.or } else { found.entry };
+            if rights_in_domain(domains, first) == 3 {
+                return Ok(());
+            }
+        }
+        if access.kind != Kind::Execute {
+            return checked;
+        }
+        let never = Cause::Permission(Denied::EXECUTE);
+        let denied = |found: &Found, access: &Access| match self.inner.check(found, access, regime)
+        {
+            Err(Cause::Permission(denied)) => denied,
+            _ => Denied::NONE,
+        };
+        match checked {
+            Err(Cause::AccessFlag) if self.never_before_flag => {
+                let flag = if found.level == 0 { 1 << 4 } else { 1 << 10 };
+                let flagged = Found { entry: found.entry | flag, ..*found };
+                if denied(&flagged, access).contains(Denied::EXECUTE) {
+                    Err(never)
+                } else {
+                    checked
+                }
+            }
+            Err(Cause::Permission(Denied::READ)) if self.unread_execution => Ok(()),
+            Ok(()) if self.pan_fetches => {
+                let read = Access { kind: Kind::Read, ..*access };
+                let pan = denied(found, &read).contains(Denied::SUPERVISOR_DATA);
+                if pan { Err(never) } else { checked }
+            }
+            _ => checked,
+        }
     }
 
     fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64 {

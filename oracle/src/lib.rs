@@ -1,6 +1,7 @@
 //! Asks hardware models that nobody here wrote what the walker is asked, and compares.
 #![forbid(unsafe_code)]
 
+pub mod arm32;
 pub mod arm64;
 pub mod contract;
 pub mod deviations;
@@ -15,5 +16,6 @@ pub mod random;
 pub mod recipe;
 pub mod riscv;
 mod tree;
+pub mod versus;
 pub mod world;
 pub mod x86;

@@ -96,6 +96,35 @@ fn arm64(emulator: Qemu, new: bool) -> Oracle {
     }
 }
 
+fn arm32(emulator: Qemu, new: bool) -> Oracle {
+    let on = |emulator: &Qemu, cpu: &str, v8, share| Variant {
+        name: cpu.to_owned(),
+        launcher: Launcher::Qemu {
+            emulator: emulator.clone(),
+            machine: "virt,virtualization=on,gic-version=2",
+            cpu: cpu.to_owned(),
+        },
+        monitor: Monitor::Armv7,
+        machine: &Machine::ARM,
+        mode: 0,
+        recipe: Recipe::Arm32 { v8, new },
+        share,
+    };
+    // The emulator of 64-bit machines has the 32-bit processors as well, but for `max`; that of
+    // 32-bit machines comes with it, and keeps 32 bits of too many addresses (7.2 of tables' too).
+    let mut variants = vec![on(&emulator, "cortex-a15", false, 3)];
+    let binary = emulator.binary.with_file_name("qemu-system-arm");
+    if new && binary.is_file() {
+        variants.push(on(&Qemu { binary, ..emulator.clone() }, "max", true, 3));
+    }
+    Oracle {
+        format: "stage2-v7",
+        name: format!("QEMU {}", emulator.version),
+        model: if new { Model::Qemu10Arm } else { Model::QemuArm },
+        variants,
+    }
+}
+
 fn riscv(emulator: Qemu) -> Oracle {
     let name = format!("QEMU {}", emulator.version);
     let cpu = "rv64,h=true,svadu=true,svade=true,svnapot=true,svpbmt=true".to_owned();
@@ -175,6 +204,18 @@ pub fn find() -> Found {
         match new {
             Some(emulator) => found.oracles.push(arm64(emulator, true)),
             None => found.missing.push("Stage-2 on QEMU: no QEMU 10 or later for AArch64".into()),
+        }
+    }
+    if found.has("ARMv7 stage 2 on QEMU", Tool::AsArm) {
+        let own = system_qemu("qemu-system-aarch64", Tool::QemuArm).filter(is_old);
+        match own {
+            Some(emulator) => found.oracles.push(arm32(emulator, false)),
+            None => found.missing.push("ARMv7 stage 2 on QEMU: no QEMU 7 to 9 for AArch64".into()),
+        }
+        let new = Cache::new().ok().and_then(|c| slat_setup::find_qemu10(&c, Arch::Aarch64));
+        match new {
+            Some(emulator) => found.oracles.push(arm32(emulator, true)),
+            None => found.missing.push("ARMv7 stage 2 on QEMU: no QEMU 10 for AArch64".into()),
         }
     }
     if found.has("G-stage on QEMU", Tool::AsRiscv64) {

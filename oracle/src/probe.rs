@@ -354,9 +354,9 @@ pub trait Subject: Send + Sync {
     /// The same subject with a walker that has these deviations, as far as they concern it.
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject>;
 
-    /// Whether a guest whose exceptions go astray runs on without end. Such a probe is not asked where
-    /// the model's own deviations lead it astray.
-    fn runs_on(&self, _: &Probe) -> bool {
+    /// Whether the model would give no answer, where it gives this one and, with all its deviations,
+    /// `astray`; `None` is a guest that runs into what is no trap.
+    fn is_hopeless(&self, _probe: &Probe, _expected: &Outcome, _astray: Option<&Outcome>) -> bool {
         false
     }
 

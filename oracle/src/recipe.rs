@@ -1,13 +1,14 @@
 //! From the name of a subject and what its monitor read back to the subject.
 
-use slat::Updates;
+use slat::format::arm32::Version;
 
+use crate::arm32::{self, Arm32};
 use crate::arm64::{self, Arm64};
 use crate::contract::Info;
 use crate::probe::Subject;
 use crate::riscv::Riscv;
 use crate::world::Beyond;
-use crate::x86::{Features, Second, X86};
+use crate::x86::{Second, X86};
 
 /// What a subject is, apart from what its processor says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,13 @@ pub enum Recipe {
         /// Whether QEMU 10 or later models it.
         new: bool,
     },
+    /// A 32-bit Arm processor.
+    Arm32 {
+        /// Whether it follows Armv8's manual.
+        v8: bool,
+        /// Whether QEMU 10 or later models it.
+        new: bool,
+    },
     /// A RISC-V hart.
     Riscv,
 }
@@ -38,17 +46,14 @@ impl Recipe {
     #[must_use]
     pub fn subject(self, info: &Info) -> Box<dyn Subject> {
         match self {
-            Recipe::X86 { second, amd, beyond } => {
-                let walks = beyond == Beyond::Zero;
-                Box::new(X86 {
-                    features: Features::read(info, second, amd),
-                    beyond,
-                    updates: if walks { Updates::AsWalked } else { Updates::OnSuccess },
-                    deviations: vec![],
-                })
-            }
+            Recipe::X86 { second, amd, beyond } => Box::new(X86::new(info, second, amd, beyond)),
             Recipe::Arm64 { new } => {
                 Box::new(Arm64 { features: arm64::Features::read(info), new, deviations: vec![] })
+            }
+            Recipe::Arm32 { v8, new } => {
+                let version = if v8 { Version::V8 } else { Version::V7 };
+                let features = arm32::Features::read(info, version);
+                Box::new(Arm32 { features, new, deviations: vec![] })
             }
             Recipe::Riscv => Box::new(Riscv::read(info).unwrap_or_default()),
         }
@@ -68,6 +73,7 @@ impl Recipe {
                     0x20
                 }
             }
+            Recipe::Arm32 { v8, new } => 0x30 | u8::from(v8) | u8::from(new) << 1,
             Recipe::Riscv => 0x21,
         }
     }
@@ -77,6 +83,7 @@ impl Recipe {
     pub fn from_code(code: u8) -> Option<Recipe> {
         match code {
             0x20 | 0x22 => Some(Recipe::Arm64 { new: code == 0x22 }),
+            0x30..0x34 => Some(Recipe::Arm32 { v8: code & 1 != 0, new: code & 2 != 0 }),
             0x21 => Some(Recipe::Riscv),
             0..0x20 => Some(Recipe::X86 {
                 second: *SECONDS.get(usize::from(code & 7))?,

@@ -75,6 +75,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) pool: std::ops::Range<u64>,
     /// Bits of an address that are the same in every space, so that leaves of any size keep them.
     pub(crate) low: u64,
+    /// The bits above those of every address in the arena.
+    pub(crate) high: u64,
 }
 
 impl Builder<'_> {
@@ -116,7 +118,7 @@ impl Builder<'_> {
             let old = self.draft.entry(self.world, address, tree.entry);
             if let Some(next) = (tree.next)(old, level).filter(|_| level > 0) {
                 table_below = next;
-                table = next & self.low;
+                table = next & self.low | self.high;
                 level -= 1;
                 continue;
             }

@@ -153,6 +153,19 @@ pub struct X86 {
 }
 
 impl X86 {
+    /// The processor that the monitor read back, on a machine that does this beyond its RAM.
+    #[must_use]
+    pub fn new(info: &Info, second: Second, amd: bool, beyond: Beyond) -> X86 {
+        // QEMU, which reads zero there, writes accessed bits as it walks; Bochs at the end.
+        let walks = beyond == Beyond::Zero;
+        X86 {
+            features: Features::read(info, second, amd),
+            beyond,
+            updates: if walks { slat::Updates::AsWalked } else { slat::Updates::OnSuccess },
+            deviations: vec![],
+        }
+    }
+
     fn deviates(&self, name: &str) -> bool {
         self.deviations.contains(&name)
     }

@@ -3,15 +3,18 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use slat_oracle::contract::Info;
 use slat_oracle::deviations::{self, Seen};
-use slat_oracle::engine::{self, Disagreement, Tally, Variant};
+use slat_oracle::engine::{self, Disagreement, Oracle, Tally, Variant};
 use slat_oracle::golden::Writer;
 use slat_oracle::oracles;
 use slat_oracle::probe::{Case, Coverage};
+use slat_oracle::versus;
 
 /// Compares the walker with every hardware model that this machine can run.
 #[derive(clap::Args)]
@@ -62,47 +65,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         std::fs::create_dir_all(path.with_file_name(""))?;
         std::fs::write(&path, deviations::document())
             .with_context(|| format!("cannot write {}", path.display()))?;
+        if args.probes == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
-    if args.bless && args.probes == 0 {
-        return Ok(ExitCode::SUCCESS);
+    let mut tasks: Vec<Task<'_>> = chosen.iter().map(|oracle| Task::Ask(oracle)).collect();
+    if !args.bless && wanted("npt") {
+        tasks.extend(versus::pairs(&found.oracles).into_iter().map(Task::Compare));
     }
     let mut all = Tally::default();
-    for oracle in chosen {
-        let mut coverage = Coverage::default();
-        let shares: u64 = oracle.variants.iter().map(|variant| variant.share).sum();
-        let mut sum = Tally::default();
-        let start = std::time::Instant::now();
-        for (i, variant) in oracle.variants.iter().enumerate() {
-            let probes = (args.probes * variant.share).div_ceil(shares);
-            let seed = seed.wrapping_add(i as u64);
-            let writer = std::cell::RefCell::new(None);
-            let mut begin = |variant: &Variant, info: &Info| {
-                if args.bless {
-                    *writer.borrow_mut() = Some(Writer::new(variant.recipe, oracle.model, info));
-                }
-            };
-            let mut keep = |case: &Case, seen: &Seen| {
-                if let Some(writer) = writer.borrow_mut().as_mut() {
-                    writer.add(case, seen);
-                }
-            };
-            let asked =
-                engine::ask(oracle, variant, probes, seed, &mut coverage, &mut begin, &mut keep)?;
-            if let Some(writer) = writer.into_inner()
-                && asked.disagree == 0
-            {
-                bless(oracle.format, &oracle.name, &variant.name, i, &writer.finish()?)?;
-            }
-            sum.add(asked);
-        }
+    for (task, (sum, seconds)) in tasks.iter().zip(run_all(&tasks, &args, seed)?) {
+        let (format, name) = task.names();
         table.add_row([
-            oracle.format.to_owned(),
-            oracle.name.clone(),
+            format,
+            name,
             sum.probes.to_string(),
             sum.agree.to_string(),
             sum.masked_total().to_string(),
             sum.disagree.to_string(),
-            format!("{:.1}", start.elapsed().as_secs_f64()),
+            format!("{seconds:.1}"),
         ]);
         all.add(sum);
     }
@@ -124,6 +105,100 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         anstream::println!("{}", describe(*count, disagreement));
     }
     Ok(ExitCode::from(u8::from(all.disagree > 0)))
+}
+
+/// One row of the table.
+enum Task<'a> {
+    /// The walker against a model.
+    Ask(&'a Oracle),
+    /// Two models against each other.
+    Compare((&'a Oracle, &'a Variant, &'a Oracle, &'a Variant)),
+}
+
+impl Task<'_> {
+    fn names(&self) -> (String, String) {
+        match self {
+            Task::Ask(oracle) => (oracle.format.to_owned(), oracle.name.clone()),
+            Task::Compare((a, one, b, _)) => {
+                let host = if one.mode == 2 { " (PAE host)" } else { "" };
+                (format!("npt{host}"), format!("{} against {}", a.name, b.name))
+            }
+        }
+    }
+
+    fn run(&self, args: &Args, seed: u64) -> anyhow::Result<Tally> {
+        match self {
+            Task::Ask(oracle) => ask(oracle, args, seed),
+            Task::Compare(pair) => versus::compare(*pair, args.probes.div_ceil(10), seed),
+        }
+    }
+}
+
+/// Where a task leaves what came of it, with its seconds.
+type Slot = Mutex<Option<anyhow::Result<(Tally, f64)>>>;
+
+/// Runs the tasks, as many at once as there are processors, and returns what came of each with its
+/// seconds.
+fn run_all(tasks: &[Task<'_>], args: &Args, seed: u64) -> anyhow::Result<Vec<(Tally, f64)>> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Slot> = tasks.iter().map(|_| Mutex::new(None)).collect();
+    let work = || {
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(task), Some(slot)) = (tasks.get(place), results.get(place)) else { return };
+            let start = std::time::Instant::now();
+            let result = task.run(args, seed);
+            let seconds = start.elapsed().as_secs_f64();
+            let (format, name) = task.names();
+            anstream::eprintln!("{format}, {name}: done in {seconds:.0} s");
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(result.map(|tally| (tally, seconds)));
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+    });
+    results
+        .into_iter()
+        .map(|slot| {
+            let result = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
+            result.context("a task was not run")?
+        })
+        .collect()
+}
+
+/// Asks an oracle's variants; blesses the answers where that was wanted.
+fn ask(oracle: &Oracle, args: &Args, seed: u64) -> anyhow::Result<Tally> {
+    let mut coverage = Coverage::default();
+    let shares: u64 = oracle.variants.iter().map(|variant| variant.share).sum();
+    let mut sum = Tally::default();
+    for (i, variant) in oracle.variants.iter().enumerate() {
+        let probes = (args.probes * variant.share).div_ceil(shares);
+        let seed = seed.wrapping_add(i as u64);
+        let writer = std::cell::RefCell::new(None);
+        let mut begin = |variant: &Variant, info: &Info| {
+            if args.bless {
+                *writer.borrow_mut() = Some(Writer::new(variant.recipe, oracle.model, info));
+            }
+        };
+        let mut keep = |case: &Case, seen: &Seen| {
+            if let Some(writer) = writer.borrow_mut().as_mut() {
+                writer.add(case, seen);
+            }
+        };
+        let asked =
+            engine::ask(oracle, variant, probes, seed, &mut coverage, &mut begin, &mut keep)?;
+        if let Some(writer) = writer.into_inner()
+            && asked.disagree == 0
+        {
+            bless(oracle.format, &oracle.name, &variant.name, i, &writer.finish()?)?;
+        }
+        sum.add(asked);
+    }
+    Ok(sum)
 }
 
 /// Writes a file of golden vectors, whole or not at all.

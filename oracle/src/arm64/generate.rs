@@ -191,7 +191,7 @@ pub(super) fn generate(
         |shape: Shape| move |entry: u64, _: u8| (entry & 3 == 3).then(|| shape.unpack(entry));
     let (next1, next2) = (next(shape1), next(shape2));
     let mut builder =
-        Builder { world, random, draft: Draft::default(), pool: layout::POOL, low: LOW };
+        Builder { world, random, draft: Draft::default(), pool: layout::POOL, low: LOW, high: 0 };
     let root2 = builder.take((8u64 << root_bits).max(64));
     let tree2 = Tree {
         stage: 2,

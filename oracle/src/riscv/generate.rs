@@ -76,7 +76,7 @@ pub(super) fn generate(world: &World, random: &mut Random, coverage: &mut Covera
     coverage.set_class((first << 4 | second) as u16);
     let widths = [34, 39, 48, 57];
     let mut builder =
-        Builder { world, random, draft: Draft::default(), pool: layout::POOL, low: LOW };
+        Builder { world, random, draft: Draft::default(), pool: layout::POOL, low: LOW, high: 0 };
     let second_tree = Tree {
         stage: 2,
         root: if second == 0 { 0 } else { layout::G[second - 1] },

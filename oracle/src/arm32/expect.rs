@@ -1,0 +1,311 @@
+//! What the walker says of a 32-bit Arm probe.
+
+use slat::format::Format;
+use slat::format::arm32::{Lpae, Registers, Root, Short, Stage2};
+use slat::regime::arm;
+use slat::syndrome::arm32::{self as syndrome, Abort};
+use slat::syndrome::arm64 as par;
+use slat::{
+    Access, Cause, Denied, Failed, Fault, Gpa, Gva, Kind, MemoryType, Privilege, Purpose, Regime,
+    Spa, Stage, TwoStageFailure, translate,
+};
+
+use super::layout::{self, is_long};
+use super::{Arm32, SYNDROME, defined};
+use crate::contract::STATE;
+use crate::lenient::{DOMAIN_FIRST, Lenient};
+use crate::probe::{Expectation, Outcome, Probe, Watcher};
+use crate::world::{NoRam, World};
+
+struct Machine<'a> {
+    subject: &'a Arm32,
+    state: &'a [u64; STATE],
+}
+
+/// The registers enable what the walker does not model, or what the manual leaves open.
+const UNUSABLE: Outcome = Outcome::Other([0; 4]);
+
+/// Where an access is made from.
+#[derive(Clone, Copy)]
+struct Asked {
+    kind: Kind,
+    privilege: Privilege,
+    /// By an address translation operation.
+    at: bool,
+}
+
+impl Machine<'_> {
+    /// One access: the address that it reaches, and PAR where one is asked for.
+    fn access(
+        &self,
+        world: &mut World,
+        watcher: &Watcher,
+        address: u64,
+        asked: Asked,
+    ) -> Result<(u64, u64), Outcome> {
+        let s = self.state;
+        let processor = &self.subject.features.processor;
+        let short = |name| !is_long(s) && self.subject.deviates(name);
+        // WXN and UWXN.
+        let unread = if short("wxn-ignored-for-short") { 3 << 19 } else { 0 };
+        let registers = Registers {
+            ttbcr: s[4] as u32,
+            ttbcr2: s[14] as u32,
+            sctlr: s[3] as u32 & !unread,
+            dacr: s[13] as u32,
+            hcr: s[10],
+        };
+        let root = Root { ttbr0: s[5], ttbr1: s[6] };
+        if is_long(s) {
+            let format = Lpae::new(&registers, processor).map_err(|_| UNUSABLE)?;
+            self.under(format, root, world, watcher, address, asked)
+        } else {
+            let format = Short::new(&registers, processor).map_err(|_| UNUSABLE)?;
+            self.under(format, root, world, watcher, address, asked)
+        }
+    }
+
+    fn under<F: Format<Root = Root>>(
+        &self,
+        format: F,
+        root: Root,
+        world: &mut World,
+        watcher: &Watcher,
+        address: u64,
+        asked: Asked,
+    ) -> Result<(u64, u64), Outcome> {
+        let s = self.state;
+        let processor = &self.subject.features.processor;
+        let format2 = Stage2::new(s[9] as u32, s[10], 0, processor).map_err(|_| UNUSABLE)?;
+        let mut regime = Regime { arm: arm::State::new(s[7], s[10]), ..Regime::default() };
+        regime.arm.pan = s[11] & 1 << 22 != 0 && !asked.at;
+        let whole_address = self.subject.deviates("whole-block-address-checked");
+        let whole1 = whole_address && is_long(s);
+        let short = |name| (!is_long(s) && self.subject.deviates(name)).then_some(s[13] as u32);
+        let lenient1 = Lenient {
+            whole_address: whole1,
+            domains: short("domain-checked-first"),
+            managers: short("manager-needs-no-access-flag"),
+            never_before_flag: short("execute-never-before-access-flag").is_some(),
+            pan_fetches: self.subject.deviates("pan-forbids-fetches"),
+            ..Lenient::exact(format)
+        };
+        let unread_execution =
+            self.subject.deviates("xnx-executes-unreadable") && processor.execute_never_extension;
+        let lenient2 = Lenient { whole_address, unread_execution, ..Lenient::exact(format2) };
+        let stage1 = Stage::<_, Gva, Gpa>::new(lenient1, root);
+        let stage2 = Stage::<_, Gpa, Spa>::new(lenient2, s[8]);
+        let access = Access::new(asked.kind, asked.privilege);
+        let address = Gva::new(address);
+        let found = translate(&stage1, &stage2, world, address, &access, &regime, watcher);
+        match found {
+            Ok(found) => {
+                let spa = found.output().raw();
+                if !asked.at {
+                    return Ok((spa, 0));
+                }
+                // MemAttr[1:0] of normal memory has a reserved encoding.
+                let attributes2 = found.stage2.found.entry >> 2 & 15;
+                if attributes2 & 3 == 0 && attributes2 != 0 {
+                    return Err(UNUSABLE);
+                }
+                let MemoryType::Arm(mut attributes) =
+                    found.memory_type(&lenient1, &lenient2, &regime)
+                else {
+                    return Err(UNUSABLE);
+                };
+                attributes.xs = true;
+                let par = par::par_of_success(spa, &attributes);
+                Ok((spa, par.value & par.defined & ((1 << 40) - 1) | par.value >> 56 << 56))
+            }
+            Err(failed) => {
+                let failed = self.deviate(failed);
+                Err(if asked.at { self.par(&failed) } else { self.abort(&failed, &access) })
+            }
+        }
+    }
+
+    /// What the model makes of a failure.
+    fn deviate(
+        &self,
+        failed: TwoStageFailure<Gva, Gpa, NoRam>,
+    ) -> TwoStageFailure<Gva, Gpa, NoRam> {
+        let mut fault = match failed {
+            Failed::Here(mut fault) => {
+                if matches!(fault.cause, Cause::Reserved(r) if r == DOMAIN_FIRST) {
+                    fault.cause = Cause::Permission(Denied::DOMAIN);
+                    if fault.entry & 3 == 1 {
+                        // Reported as a page's.
+                        fault.level = 0;
+                        fault.path.or = fault.entry;
+                    }
+                }
+                return Failed::Here(fault);
+            }
+            Failed::Below(Failed::Here(fault)) => fault,
+            other => return other,
+        };
+        if let Purpose::Table { level } | Purpose::Update { level } = fault.access.purpose
+            && self.subject.deviates("table-fault-level")
+            && !(self.subject.new && is_long(self.state))
+        {
+            // Short descriptors have two levels, whose numbers in the manual are 1 and 2.
+            fault.level = level + u8::from(!is_long(self.state));
+        }
+        if fault.cause == Cause::Permission(Denied::TABLE_IN_DEVICE)
+            && self.subject.deviates("protected-walk-level")
+        {
+            // The manual's level 0.
+            fault.level = 3;
+        }
+        Failed::Below(Failed::Here(fault))
+    }
+
+    fn par(&self, failed: &TwoStageFailure<Gva, Gpa, NoRam>) -> Outcome {
+        match failed {
+            Failed::Here(fault) if is_long(self.state) => match par::par_of_fault(fault, false) {
+                Some(par) => Outcome::Stage1 { syndrome: par, address: 0 },
+                None => UNUSABLE,
+            },
+            Failed::Here(fault) => match short_par(fault) {
+                Some(par) => Outcome::Stage1 { syndrome: par, address: 0 },
+                None => UNUSABLE,
+            },
+            Failed::Below(Failed::Here(fault)) => match par::par_of_fault(fault, true) {
+                Some(par) => Outcome::Stage2 { syndrome: par, address: 0, origin: 0 },
+                None => UNUSABLE,
+            },
+            Failed::Below(Failed::Below(_)) => Outcome::Bus { syndrome: 0 },
+        }
+    }
+
+    fn abort(&self, failed: &TwoStageFailure<Gva, Gpa, NoRam>, access: &Access) -> Outcome {
+        let version = self.subject.features.processor.version;
+        if let Failed::Below(Failed::Below(_)) = failed {
+            return Outcome::Bus { syndrome: 0 };
+        }
+        match syndrome::abort(failed, access, is_long(self.state), version) {
+            None => UNUSABLE,
+            Some(Abort::Pl1(abort)) => {
+                let status = abort.status.value;
+                Outcome::Stage1 {
+                    syndrome: status & defined(status),
+                    address: abort.address.into(),
+                }
+            }
+            Some(Abort::Hyp(abort)) => {
+                let execute = access.kind == Kind::Execute;
+                let origin = if execute { abort.hifar } else { abort.hdfar };
+                Outcome::Stage2 {
+                    syndrome: abort.hsr.value & SYNDROME,
+                    address: abort.hpfar.choose().unwrap_or(0).into(),
+                    origin: origin.choose().unwrap_or(0).into(),
+                }
+            }
+        }
+    }
+
+    /// Whether PL1's vectors, to which an abort goes, hold their HVC, or fault in stage 2 where
+    /// that will do; where they fault in stage 1 or lie where no memory is, the guest never ends.
+    fn vectors_answer(
+        &self,
+        world: &mut World,
+        watcher: &Watcher,
+        vector: u64,
+        or_stage2: bool,
+    ) -> bool {
+        let asked = Asked { kind: Kind::Execute, privilege: Privilege::Supervisor, at: false };
+        match self.access(world, watcher, self.state[12] + vector, asked) {
+            Ok((spa, _)) => spa & !0xFFF == layout::STUB,
+            Err(outcome) => or_stage2 && matches!(outcome, Outcome::Stage2 { .. }),
+        }
+    }
+}
+
+/// The 64-bit PAR of a fault of short descriptors: their two levels are the manual's 1 and 2, and
+/// domain faults have a status of their own (AArch32.EncodePARLD, EncodeLDFSC).
+fn short_par(fault: &Fault<Gva>) -> Option<u64> {
+    let leveled = Fault { level: fault.level + 1, ..*fault };
+    let par = par::par_of_fault(&leveled, false)?;
+    match fault.cause {
+        Cause::Permission(denied) if denied.contains(Denied::DOMAIN) => {
+            let status = 0x3C | u64::from(2 - fault.level);
+            Some(par & !(0x3F << 1) | status << 1)
+        }
+        _ => Some(par),
+    }
+}
+
+pub(super) fn expect(
+    subject: &Arm32,
+    probe: &Probe,
+    world: &mut World,
+    watcher: &Watcher,
+) -> Expectation {
+    let state = &probe.state;
+    let machine = Machine { subject, state };
+    let mut reached = None;
+    let mut unusable = false;
+    let user = state[11] & 0xF == 0;
+    let mut run = || -> Result<u64, Outcome> {
+        let (pc, address) = (state[0], state[1]);
+        let ask = |kind, user: bool, at| Asked {
+            kind,
+            privilege: if user { Privilege::User } else { Privilege::Supervisor },
+            at,
+        };
+        if probe.operation != 1 {
+            let kind = if probe.operation & 1 != 0 { Kind::Write } else { Kind::Read };
+            let asked = ask(kind, probe.operation & 2 != 0, true);
+            return Ok(machine.access(world, watcher, address, asked)?.1);
+        }
+        let mut step = |world: &mut World, address, kind| {
+            let outcome = machine.access(world, watcher, address, ask(kind, user, false));
+            if let Err(Outcome::Stage1 { .. }) = outcome {
+                let vector = if kind == Kind::Execute { 0xC } else { 0x10 };
+                unusable |= !machine.vectors_answer(world, watcher, vector, true);
+            }
+            outcome.map(|(spa, _)| spa)
+        };
+        let fetched = step(world, pc, Kind::Execute)?;
+        if pc == address {
+            reached = Some(fetched);
+            world.visit(fetched);
+            return match world.word(fetched) {
+                Some(word) => {
+                    unusable |= word != layout::tag(fetched);
+                    Ok(0)
+                }
+                // Where a fetch meets no memory, an emulator may run on.
+                None => Err(UNUSABLE),
+            };
+        }
+        if fetched & !0xFFF != layout::STUB {
+            unusable = true;
+            return Ok(0);
+        }
+        let kind = if layout::is_load(state) { Kind::Read } else { Kind::Write };
+        let spa = step(world, address, kind)?;
+        reached = Some(spa);
+        world.visit(spa);
+        let Some(word) = world.word(spa) else { return Err(Outcome::Bus { syndrome: 0 }) };
+        let shift = 8 * (spa & 4);
+        if kind == Kind::Write {
+            world.poke(spa, word & !(0xFFFF_FFFF << shift) | state[2] << shift);
+            return Ok(0);
+        }
+        Ok(word >> shift & 0xFFFF_FFFF)
+    };
+    let outcome = match run() {
+        Ok(value) => Outcome::Done { value },
+        Err(outcome) => outcome,
+    };
+    unusable |= outcome == UNUSABLE;
+    if probe.operation == 1 {
+        // An external abort goes to PL1's vectors; AT shows it without them.
+        unusable |= matches!(outcome, Outcome::Bus { .. });
+        // HVC is undefined at PL0 and goes to PL1's vectors too.
+        unusable |= outcome.is_done() && user && !machine.vectors_answer(world, watcher, 4, false);
+    }
+    Expectation { outcome, reached, unusable }
+}
