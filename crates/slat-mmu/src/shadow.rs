@@ -10,8 +10,10 @@
 //! | 4-level, 5-level | 3, 4 | the table that CR3 names |
 //! | PAE | 1 | the table that each present PDPTE names, as loaded to the registers |
 //!
-//! Several vCPUs share the tables. What a change drops must leave the TLBs of all of them (a *remote
-//! flush*): each change says so in what it returns, and [`Pager::counts`] has how often that was.
+//! Several vCPUs share the tables. What a change drops must leave the TLBs of all of them before the
+//! host uses the page otherwise (a *remote flush*): [`Pager::take_flush`] says so after each call. It is
+//! due even where the guest asked for less, as by INVLPG of one of two addresses that share a table:
+//! the leaf is gone, so that nobody could find the other address's translation later.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -76,7 +78,7 @@ pub struct Counts {
     pub tables_dropped: u64,
     /// Of those, tables that were dropped for the stores that trapped on them.
     pub flooded: u64,
-    /// Changes after which the other vCPUs must flush.
+    /// Flushes of all vCPUs that were taken up.
     pub remote_flushes: u64,
 }
 
@@ -131,6 +133,10 @@ pub struct Pager {
     sizes: [usize; 3],
     most: usize,
     prefetches: u8,
+    /// Whether user pages have protection keys.
+    keys: bool,
+    /// A leaf was dropped since the last flush was taken up.
+    flush_due: bool,
     counts: Counts,
 }
 
@@ -173,6 +179,8 @@ impl Pager {
             sizes: [0; 3],
             most: 0,
             prefetches: 1,
+            keys: false,
+            flush_due: false,
             counts: Counts::default(),
         }
     }
@@ -183,6 +191,21 @@ impl Pager {
     #[must_use]
     pub fn with_prefetch(self, entries: u8) -> Pager {
         Pager { prefetches: entries.clamp(1, 8).next_power_of_two(), ..self }
+    }
+
+    /// The same pager, of a guest that has set `CR4.PKE`: a supervisor's store that a key denies is
+    /// permitted by a clear `CR0.WP`, and not by the processor, which runs with WP set.
+    #[must_use]
+    pub fn with_keys(self, keys: bool) -> Pager {
+        Pager { keys, ..self }
+    }
+
+    /// Whether the TLBs of all vCPUs have to be flushed now, since something that they may hold was
+    /// dropped; the caller does.
+    pub fn take_flush(&mut self) -> bool {
+        let due = core::mem::take(&mut self.flush_due);
+        self.counts.remote_flushes += u64::from(due);
+        due
     }
 
     /// What it has done so far.
@@ -227,12 +250,10 @@ impl Pager {
     }
 
     /// The guest loaded CR3: every table that is out of sync is made true, and the exit is counted. The
-    /// new root is [`Pager::root`]'s. Returns whether other vCPUs must flush.
-    pub fn load_cr3(&mut self, tables: &mut [Table], guest: &impl GuestTables) -> bool {
+    /// new root is [`Pager::root`]'s.
+    pub fn load_cr3(&mut self, tables: &mut [Table], guest: &impl GuestTables) {
         self.exit(Exit::Cr3);
-        let dropped = self.counts.leaves_dropped;
         self.synchronize(tables, guest);
-        self.counts.leaves_dropped != dropped
     }
 
     /// The guest stored to a table page.
@@ -265,7 +286,7 @@ impl Pager {
         if stored.exits {
             self.exit(Exit::TableWrite);
         }
-        self.counts.remote_flushes += u64::from(stored.dropped);
+        self.flush_due |= stored.dropped;
         stored
     }
 
@@ -275,7 +296,6 @@ impl Pager {
             for page in pages.clone() {
                 self.drop_table(tables, page);
             }
-            self.counts.remote_flushes += 1;
         }
     }
 }

@@ -81,7 +81,10 @@ impl Pager {
                 continue;
             }
             let write = access.kind == Kind::Write;
-            if write && !stage1.format.page(&mapped.found, regime).writable {
+            let page = stage1.format.page(&mapped.found, regime);
+            let key = 2 * (entry >> 59 & 0xf) as u32 + 1;
+            let key_denies = self.keys && page.user && regime.x86.pkru >> key & 1 != 0;
+            if write && (!page.writable || key_denies) {
                 // Permitted by CR0.WP alone.
                 self.exit(Exit::Emulation);
                 return Filled::Hidden(Exit::Emulation);

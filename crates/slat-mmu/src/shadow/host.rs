@@ -6,19 +6,18 @@ use super::{ADDRESS, PS, Pager, RW, Table};
 
 impl Pager {
     /// The host takes the page of `1 << shift` bytes at system physical address `spa` away (to move it,
-    /// to page it out): every leaf that maps some of it is dropped. Returns how many; if any, all vCPUs
-    /// must flush before the page is used otherwise.
+    /// to page it out): every leaf that maps some of it is dropped. Returns how many. All vCPUs have to
+    /// flush before the page is used otherwise, if [`Pager::take_flush`] says so.
     pub fn unmap_host(&mut self, tables: &mut [Table], spa: u64, shift: u8) -> usize {
         let leaves = self.leaves_of(tables, spa, shift);
         for &(page, index) in &leaves {
             self.drop_leaf(tables, page, usize::from(index));
         }
-        self.counts.remote_flushes += u64::from(!leaves.is_empty());
         leaves.len()
     }
 
     /// Makes every leaf that maps some of the page read-only, so that the next store to it faults (a
-    /// dirty log). Returns how many were writable; if any, all vCPUs must flush.
+    /// dirty log). Returns how many were writable; [`Pager::take_flush`] as above.
     pub fn protect_host(&mut self, tables: &mut [Table], spa: u64, shift: u8) -> usize {
         let leaves = self.leaves_of(tables, spa, shift);
         let mut writable = 0;
@@ -27,7 +26,7 @@ impl Pager {
             writable += usize::from(*leaf & RW != 0);
             *leaf &= !RW;
         }
-        self.counts.remote_flushes += u64::from(writable != 0);
+        self.flush_due |= writable != 0;
         writable
     }
 

@@ -7,11 +7,9 @@ impl Pager {
     /// stores again. Returns how many tables that were.
     pub fn synchronize(&mut self, tables: &mut [Table], guest: &impl GuestTables) -> usize {
         let unsync = core::mem::take(&mut self.unsync);
-        let before = self.counts.leaves_dropped;
         for &page in &unsync {
             self.compare_all(tables, guest, page);
         }
-        self.counts.remote_flushes += u64::from(self.counts.leaves_dropped != before);
         unsync.len()
     }
 

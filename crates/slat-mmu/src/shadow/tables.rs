@@ -104,6 +104,7 @@ impl Pager {
     }
 
     fn forget_leaf(&mut self, held: u64, page: u32, index: usize) {
+        self.flush_due = true;
         let level = self.pages[page as usize].level;
         self.sizes[usize::from(level).min(2)] -= 1;
         let frame = (held & ADDRESS) >> 12;

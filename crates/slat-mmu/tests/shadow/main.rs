@@ -1,0 +1,215 @@
+//! The shadow pager beside the two-stage walk that it stands for, under random guest activity.
+//!
+//! Wherever the architecture obliges the shadow to be true, it translates as the guest's tables and
+//! the host's placement do, with the same rights and the same faults; elsewhere it may only be what
+//! they said since the guest last invalidated.
+
+mod world;
+
+use proptest::prelude::*;
+use slat::format::x86::Controls;
+use slat_mmu::shadow::{Discipline, Exit, GuestTables};
+
+use world::{A, Act, INDICES, Mode, P, RW, Setting, US, World, frame};
+
+fn act() -> impl Strategy<Value = Act> {
+    let place = || (0..5u8, 0..2u8, any::<u8>());
+    prop_oneof![
+        6 => (place(), 0..8u8, any::<u8>(), any::<u8>()).prop_map(
+            |((level, table, index), kind, rights, target)| Act::Store {
+                level, table, index, kind, rights, target
+            }
+        ),
+        1 => place().prop_map(|(level, table, index)| Act::Age { level, table, index }),
+        1 => any::<u8>().prop_map(Act::Cr3),
+        2 => any::<u8>().prop_map(Act::Invlpg),
+        8 => (any::<u8>(), 0..3u8, any::<bool>())
+            .prop_map(|(va, kind, user)| Act::Touch { va, kind, user }),
+        1 => (0..5u8, 0..2u8).prop_map(|(level, table)| Act::Release { level, table }),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(page, protect)| Act::Host { page, protect }),
+    ]
+}
+
+fn setting(mode: Mode) -> impl Strategy<Value = Setting> {
+    let backed = prop_oneof![Just(12u8), Just(21), Just(30)];
+    let bits = any::<[bool; 8]>();
+    (backed, bits, 0..16u32).prop_map(move |(backed, bits, pkru)| {
+        let [out_of_sync, prefetch, write_protect, smep, smap, keys, alignment_check, nxe] = bits;
+        let controls = Controls {
+            write_protect,
+            smep,
+            smap,
+            nxe,
+            user_keys: keys && mode != Mode::Pae,
+            ..Controls::default()
+        };
+        let discipline = if out_of_sync { Discipline::OutOfSync } else { Discipline::TrapAll };
+        let prefetch = if prefetch { 8 } else { 1 };
+        Setting { mode, discipline, backed, prefetch, controls, pkru, alignment_check }
+    })
+}
+
+fn check(setting: Setting, vcpus: usize, acts: &[(bool, Act)]) {
+    let mut world = World::new(setting, vcpus, true);
+    for (number, &(second, act)) in acts.iter().enumerate() {
+        world.run(usize::from(second) % vcpus, act);
+        if number % 8 == 7 {
+            world.touch_all();
+        }
+    }
+    assert!(world.pager.live_tables() <= world.pager.most_tables());
+    let counts = world.pager.counts();
+    assert_eq!(
+        counts.tables_made - counts.tables_dropped,
+        world.pager.live_tables() as u64,
+        "{counts:?}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn four_levels(
+        setting in setting(Mode::Four),
+        acts in prop::collection::vec((any::<bool>(), act()), 1..80),
+    ) {
+        check(setting, 1, &acts);
+    }
+
+    #[test]
+    fn two_vcpus(
+        setting in setting(Mode::Four),
+        acts in prop::collection::vec((any::<bool>(), act()), 1..60),
+    ) {
+        check(setting, 2, &acts);
+    }
+
+    #[test]
+    fn five_levels(
+        setting in setting(Mode::Five),
+        acts in prop::collection::vec((any::<bool>(), act()), 1..60),
+    ) {
+        check(setting, 1, &acts);
+    }
+
+    #[test]
+    fn pae(
+        setting in setting(Mode::Pae),
+        acts in prop::collection::vec((any::<bool>(), act()), 1..80),
+    ) {
+        check(setting, 2, &acts);
+    }
+}
+
+/// Numbers of accesses: a supervisor's and a user's load and store.
+const WRITE: usize = 1;
+const USER_READ: usize = 3;
+const USER_WRITE: usize = 4;
+
+fn one_path(discipline: Discipline, leaf: u64) -> World {
+    let mut world = World::new(Setting::plain(discipline), 1, false);
+    for (gpa, entry) in [
+        (frame(3, 0), frame(2, 0) | P | RW | US),
+        (frame(2, 0), frame(1, 0) | P | RW | US),
+        (frame(1, 0), frame(0, 0) | P | RW | US),
+        (frame(0, 0), leaf),
+    ] {
+        world.guest.entries.insert(gpa, entry);
+    }
+    world
+}
+
+/// One table, reached by a path that permits stores and by one that does not.
+#[test]
+fn a_shared_table_has_the_rights_of_each_path() {
+    let mut world = one_path(Discipline::TrapAll, 1 << 30 | P | RW | US);
+    world.guest.entries.insert(frame(1, 0) + 8, frame(0, 0) | P | US);
+    assert!(world.shadowed(0, 0, USER_WRITE).is_some());
+    assert_eq!(world.shadowed(0, 1 << 21, USER_WRITE), None);
+    assert!(world.shadowed(0, 1 << 21, USER_READ).is_some());
+}
+
+/// A guest that ages its pages sees the next access again, however its table was tracked.
+#[test]
+fn aged_pages_are_accessed_again() {
+    for discipline in [Discipline::TrapAll, Discipline::OutOfSync] {
+        let mut world = one_path(discipline, 1 << 30 | P | US);
+        for act in [Act::Invlpg(0), Act::Cr3(0)] {
+            assert!(world.shadowed(0, 0, USER_READ).is_some());
+            assert_ne!(world.guest.entry(frame(0, 0)) & A, 0);
+            world.run(0, Act::Age { level: 0, table: 0, index: 0 });
+            world.run(0, act);
+            world.shadowed(0, 0, USER_READ);
+            assert_ne!(world.guest.entry(frame(0, 0)) & A, 0, "{discipline:?} {act:?}");
+        }
+    }
+}
+
+/// INVLPG cannot reach a table that is not linked: one that is out of sync must be made true before
+/// it is linked again (Linux 65855ed8b034).
+#[test]
+fn synchronized_before_it_is_linked() {
+    let mut world = one_path(Discipline::OutOfSync, 1 << 30 | P | US);
+    let link = frame(1, 0) | P | RW | US;
+    let old = world.shadowed(0, 0, USER_READ);
+    world.store(frame(0, 0), 2 << 30 | P | US);
+    world.store(frame(2, 0), 0);
+    world.run(0, Act::Invlpg(0));
+    world.store(frame(2, 0), link);
+    let new = world.shadowed(0, 0, USER_READ);
+    assert_ne!(new, old);
+    assert_eq!(new, Some(world.guest.place(2 << 30).0));
+}
+
+/// Each exit has its cause.
+#[test]
+fn exits_are_counted_by_cause() {
+    let mut world = one_path(Discipline::OutOfSync, 1 << 30 | P | RW | US);
+    let exits = |world: &World| world.pager.counts().exits;
+    let of = |world: &World, exit| world.pager.counts().of(exit);
+    assert!(world.shadowed(0, 0, USER_READ).is_some());
+    assert_eq!(of(&world, Exit::HiddenFault), 1);
+    assert!(world.shadowed(0, 0, USER_READ).is_some());
+    assert_eq!(exits(&world).iter().sum::<u64>(), 1, "a hit is no exit");
+    assert!(world.shadowed(0, 0, USER_WRITE).is_some());
+    assert_eq!(of(&world, Exit::Dirty), 1);
+    assert_eq!(world.shadowed(0, 8 << 12, USER_READ), None);
+    assert_eq!(of(&world, Exit::TrueFault), 1);
+    // The first store to a leaf table exits, the next do not until it is true again.
+    world.store(frame(0, 0) + 8, 2 << 30 | P | RW | US);
+    world.store(frame(0, 0) + 16, 2 << 30 | P | RW | US);
+    assert_eq!(of(&world, Exit::TableWrite), 1);
+    world.run(0, Act::Cr3(0));
+    world.run(0, Act::Invlpg(0));
+    assert_eq!((of(&world, Exit::Cr3), of(&world, Exit::Invlpg)), (1, 1));
+    world.store(frame(0, 0) + 8, 0);
+    assert_eq!(of(&world, Exit::TableWrite), 2);
+    // Without CR0.WP a supervisor stores to read-only pages: the hypervisor does it for the guest.
+    world.setting.controls.write_protect = false;
+    world.store(frame(0, 0) + 8 * INDICES[2], 3 << 30 | P);
+    assert_eq!(world.shadowed(0, 511 << 12, WRITE), Some(world.guest.place(3 << 30).0));
+    assert_eq!(of(&world, Exit::Emulation), 1);
+}
+
+/// What the host takes away is found by its own page, whichever tables map it.
+#[test]
+fn the_host_finds_leaves_by_its_page() {
+    let mut world = one_path(Discipline::TrapAll, 1 << 30 | P | RW | US);
+    world.guest.entries.insert(frame(0, 0) + 8, 1 << 30 | P | RW | US);
+    world.guest.entries.insert(frame(0, 0) + 16, 0x4000_1000 | P | RW | US);
+    let old: Vec<_> = (0..3).map(|n| world.shadowed(0, n << 12, USER_WRITE)).collect();
+    assert_eq!(world.pager.leaves(), [3, 0, 0]);
+    world.run(0, Act::Host { page: 0, protect: true });
+    assert_eq!(world.shadowed(0, 0, USER_WRITE), old[0], "writable again after a fault");
+    assert_eq!(world.pager.counts().of(Exit::Dirty), 1);
+    world.run(0, Act::Host { page: 0, protect: false });
+    assert_eq!(world.pager.leaves(), [1, 0, 0], "both that map it, and no other");
+    for n in 0..3 {
+        let new = world.shadowed(0, n << 12, USER_WRITE);
+        assert_eq!(new == old[n as usize], n == 2);
+    }
+    assert!(world.pager.bytes() >= world.pager.live_tables() * 4096);
+}
