@@ -394,7 +394,7 @@ impl Partition {
         }
     }
 
-    /// Gives memory to a page that has none: 2 MiB where they are free, else 4 KiB.
+    /// Gives memory to a page that has none.
     fn back(&mut self, memory: &mut SystemMemory, page: u64) -> Result<(), ()> {
         let owner = Owner::Partition(self.number);
         let got = memory.allocate(owner, &[(page, PAGE)], 0, 0).map_err(|_| ())?;
