@@ -11,126 +11,65 @@
 //! [`Finding`], and so is each [use](Checker::access) of one afterwards. Before a frame is used again,
 //! [`Checker::freed`] tells whether anything can still reach it.
 //!
-//! The [crate's front page](crate) has an example that catches a forgotten flush.
+//! The [crate's front page](crate) has an example that catches a forgotten flush. Here one that catches a
+//! flush in the wrong place: the tables change after it, and a processor may have walked between.
+//!
+//! ```
+//! use slat::format::x86::{Controls, long::{Long, Processor}};
+//! use slat::invalidate::{Context, LinearOwner, intel::Instruction};
+//! use slat::{EntryLayout, SliceMemory, Spa};
+//! use slat_mmu::checker::{Checker, Why};
+//!
+//! let mut bytes = vec![0; 4 * 4096];
+//! let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+//! let mut set = |memory: &mut SliceMemory<'_, Spa>, at, entry| {
+//!     memory.poke(Spa::new(at), EntryLayout::LE64, entry).unwrap();
+//! };
+//! for (at, entry) in [(0, 0x1007), (0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x5_5067)] {
+//!     set(&mut memory, at, entry);
+//! }
+//! let mut checker = Checker::new(Long::four(Controls::default(), Processor::default()));
+//! let kernel = Context::Linear { owner: LinearOwner::Native, pcid: 0 };
+//! checker.run(kernel, 0);
+//! checker.speculate(&mut memory);
+//!
+//! // Unmap, as it should not be: INVLPG first, and then the entry.
+//! checker.intel(&Instruction::Invlpg { address: 0 });
+//! checker.speculate(&mut memory);
+//! set(&mut memory, 0x3000, 0);
+//! let findings = checker.complete(&mut memory, kernel, 0..=0xfff);
+//! assert_eq!(findings[0].why, Why::Unmapped);
+//! // The frame must not be used for anything else while this is not empty.
+//! assert!(!checker.freed(0x5_5000..=0x5_5fff).is_empty());
+//!
+//! // The entry first, and then INVLPG.
+//! checker.intel(&Instruction::Invlpg { address: 0 });
+//! assert!(checker.complete(&mut memory, kernel, 0..=0xfff).is_empty());
+//! assert!(checker.freed(0x5_5000..=0x5_5fff).is_empty());
+//! ```
 //!
 //! What it does not see: entries that exist only between two calls of `speculate`. Code that stores
 //! an entry in pieces shows it if it speculates between them (from a memory's `publish`, say).
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use core::fmt;
 use core::ops::RangeInclusive;
 
 use slat::edit::Encode;
-use slat::format::{Decoded, Found, Path};
+use slat::format::{Decoded, Path};
 use slat::invalidate::Context;
 use slat::{Access, Address, Kind, Memory, Privilege, Purpose, Regime, Stage1Page};
 
 mod amd;
 mod arm64;
+mod finding;
 mod intel;
+mod judge;
 mod riscv;
 mod words;
 
+pub use finding::{Copy, Finding, What, Why};
 pub use words::Words;
-
-/// What a processor may keep.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub enum What {
-    /// A leaf: a translation by these tables alone (of a second stage: a guest-physical mapping).
-    Translation,
-    /// A translation of both stages that was made with this leaf: it is found by guest virtual
-    /// address, so that invalidations by guest physical address do not reach it.
-    Combined,
-    /// An entry that points at a table.
-    Table,
-    /// An entry that translates nothing.
-    Invalid,
-}
-
-/// One kept copy, as an invalidation sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Copy {
-    /// The id that it is tagged with.
-    pub context: Context,
-    /// What was kept.
-    pub what: What,
-    /// Level of the entry that was kept.
-    pub level: u8,
-    /// First input address that it translates.
-    pub start: u64,
-    /// The last.
-    pub last: u64,
-}
-
-impl Copy {
-    /// Whether it translates any address of `range`.
-    pub fn overlaps(&self, range: &RangeInclusive<u64>) -> bool {
-        self.start <= *range.end() && self.last >= *range.start()
-    }
-}
-
-/// Why a copy is not justified.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub enum Why {
-    /// The tables no longer translate some of its addresses.
-    Unmapped,
-    /// They translate some of them to another place.
-    Moved,
-    /// They permit less.
-    Rights,
-    /// They give another memory type.
-    MemoryType,
-    /// The entry is clean, and a store by this copy would not set its dirty bit.
-    Dirty,
-    /// The entry is not accessed, and a use of this copy would not set its accessed bit.
-    Accessed,
-    /// The table entry names another table now, or none, or restricts more.
-    TableChanged,
-    /// An entry that was invalid translates now, and this copy would still fault.
-    NowMapped,
-    /// The frame is in other hands.
-    Freed,
-}
-
-/// A copy that is wrong to exist.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Finding {
-    /// The copy.
-    pub copy: Copy,
-    /// Why it is wrong.
-    pub why: Why,
-    /// The leaf entry, or the address of the table that is named.
-    pub entry: u64,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding { copy, why, entry } = self;
-        let what = match copy.what {
-            What::Translation => "translation",
-            What::Combined => "combined translation",
-            What::Table => "table entry",
-            What::Invalid => "invalid entry",
-        };
-        let why = match why {
-            Why::Unmapped => "the tables no longer translate it",
-            Why::Moved => "the tables translate it to another place",
-            Why::Rights => "the tables permit less",
-            Why::MemoryType => "the tables give another memory type",
-            Why::Dirty => "a store by it would not set the dirty bit",
-            Why::Accessed => "a use of it would not set the accessed bit",
-            Why::TableChanged => "the entry names another table now, or none",
-            Why::NowMapped => "the tables translate it now",
-            Why::Freed => "the frame that it reaches was freed",
-        };
-        write!(
-            f,
-            "{}: a {what} of level {} for {:#x}..={:#x} ({entry:#x}) is still held: {why}",
-            copy.context, copy.level, copy.start, copy.last
-        )
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Key {
@@ -162,23 +101,6 @@ pub struct Checker<F> {
     riscv: Vec<slat::invalidate::riscv::Instruction>,
     /// RISC-V: stores were ordered before the invalidations that follow.
     stores_ordered: bool,
-}
-
-/// Every access that rights tell apart.
-const ACCESSES: [(Kind, Privilege); 6] = [
-    (Kind::Read, Privilege::Supervisor),
-    (Kind::Write, Privilege::Supervisor),
-    (Kind::Execute, Privilege::Supervisor),
-    (Kind::Read, Privilege::User),
-    (Kind::Write, Privilege::User),
-    (Kind::Execute, Privilege::User),
-];
-
-/// One entry of a descent.
-struct Seen {
-    level: u8,
-    decoded: Decoded,
-    path: Path,
 }
 
 impl<F: Encode> Checker<F> {
@@ -407,138 +329,6 @@ impl<F: Encode> Checker<F> {
             },
         };
         self.kept.iter().filter(reaches).map(|key| self.finding(key, Why::Freed)).collect()
-    }
-
-    /// What the tables say of `input` now: each entry on the way, and the leaf.
-    fn descend<M: Memory>(
-        &self,
-        memory: &mut M,
-        space: usize,
-        input: u64,
-    ) -> (Vec<Seen>, Option<(Found, u8)>) {
-        let layout = self.format.layout();
-        let mut seen = Vec::new();
-        let (mut table, mut level, mut path) =
-            (self.spaces[space].1, self.format.top(), Path::START);
-        loop {
-            let index = (input >> self.format.shift(level)) & (self.entries(level) - 1);
-            let at = M::Address::new(table.wrapping_add(index * layout.size.bytes()));
-            let access = Access { purpose: Purpose::Table { level }, ..asked(Kind::Read, 0) };
-            let Ok(read) = memory.read(at, layout, &access) else { return (seen, None) };
-            let decoded = self.format.decode(read.value, level);
-            let above = path;
-            if let Decoded::Table { next } = decoded
-                && level > 0
-            {
-                path = self.joined(path, read.value, level);
-                seen.push(Seen { level, decoded, path });
-                (table, level) = (next, level - 1);
-                continue;
-            }
-            seen.push(Seen { level, decoded, path });
-            let entry = self.with_group(memory, read.value, level, at);
-            let found = self.found(entry, level, input, above);
-            return (seen, found);
-        }
-    }
-
-    /// The entry at `at` with the accessed and dirty state of the whole group that it belongs to.
-    fn with_group<M: Memory>(&self, memory: &mut M, entry: u64, level: u8, at: M::Address) -> u64 {
-        let Some(shift) = self.format.group(entry, level) else { return entry };
-        let layout = self.format.layout();
-        let (bytes, count) = (layout.size.bytes(), 1u64 << (shift - self.format.shift(level)));
-        let first = at.raw() & !(bytes * count - 1);
-        let access = Access { purpose: Purpose::Table { level }, ..asked(Kind::Read, 0) };
-        (0..count).fold(entry, |sum, index| {
-            match memory.read(M::Address::new(first + index * bytes), layout, &access) {
-                Ok(read) if self.format.group(read.value, level) == Some(shift) => {
-                    self.format.inherit(sum, read.value)
-                }
-                _ => sum,
-            }
-        })
-    }
-
-    fn found(&self, entry: u64, level: u8, input: u64, path: Path) -> Option<(Found, u8)> {
-        let Decoded::Leaf { base, shift } = self.format.decode(entry, level) else { return None };
-        let (base, shift) = match self.format.group(entry, level) {
-            Some(shift) => (base >> shift << shift, shift as u8),
-            None => (base, shift),
-        };
-        let found = Found { entry, level, base, shift, path, input, kind: Kind::Read };
-        Some((found, shift))
-    }
-
-    /// Why the tables do not justify a copy.
-    fn judge<M: Memory>(&self, memory: &mut M, key: &Key) -> Option<Why> {
-        match key.what {
-            What::Table => {
-                let (seen, _) = self.descend(memory, key.space, key.start);
-                let same = seen.iter().any(|seen| {
-                    seen.level == key.level
-                        && seen.decoded == Decoded::Table { next: key.entry }
-                        && parts(seen.path) == key.path
-                });
-                (!same).then_some(Why::TableChanged)
-            }
-            What::Invalid => {
-                let (seen, found) = self.descend(memory, key.space, key.start);
-                let translates = match seen.iter().find(|seen| seen.level == key.level) {
-                    Some(seen) => !matches!(seen.decoded, Decoded::Empty | Decoded::Reserved(_)),
-                    None => found.is_some(),
-                };
-                translates.then_some(Why::NowMapped)
-            }
-            What::Translation | What::Combined => self.judge_leaf(memory, key),
-        }
-    }
-
-    fn judge_leaf<M: Memory>(&self, memory: &mut M, key: &Key) -> Option<Why> {
-        let last = key.start + ((1u64 << key.shift) - 1);
-        let mut input = key.start;
-        loop {
-            let (held, _) = self.found(key.entry, key.level, input, path(key.path))?;
-            let (_, now) = self.descend(memory, key.space, input);
-            let Some((now, shift)) = now else { return Some(Why::Unmapped) };
-            let output = |found: &Found| found.base | input & ((1u64 << found.shift) - 1);
-            if output(&held) != output(&now) {
-                return Some(Why::Moved);
-            }
-            if let Some(why) = self.judge_rights(&held, &now) {
-                return Some(why);
-            }
-            let end = input | ((1u64 << shift) - 1);
-            if end >= last {
-                return None;
-            }
-            input = end + 1;
-        }
-    }
-
-    fn judge_rights(&self, held: &Found, now: &Found) -> Option<Why> {
-        let stage = self.format.stage();
-        let regime = &self.regime;
-        for (kind, privilege) in ACCESSES {
-            let access = Access { privilege, ..asked(kind, stage) };
-            let held = Found { kind, ..*held };
-            let now = Found { kind, ..*now };
-            if self.format.check(&held, &access, regime).is_err() {
-                continue;
-            }
-            if self.format.check(&now, &access, regime).is_err() {
-                return Some(Why::Rights);
-            }
-            if self.format.memory_type(&held, regime) != self.format.memory_type(&now, regime) {
-                return Some(Why::MemoryType);
-            }
-            let settled = |found: &Found| {
-                self.format.touched(found.entry, found.level, true, &access) == found.entry
-            };
-            if settled(&held) && !settled(&now) {
-                return Some(if kind == Kind::Write { Why::Dirty } else { Why::Accessed });
-            }
-        }
-        None
     }
 }
 
