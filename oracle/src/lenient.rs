@@ -212,8 +212,8 @@ impl<F: Format> Format for Lenient<F> {
         self.inner.describe(entry, level, f)
     }
 
-    fn after_restart(&self) -> Self {
-        Lenient { inner: self.inner.after_restart(), ..*self }
+    fn after_restart(&self) -> Option<Self> {
+        Some(Lenient { inner: self.inner.after_restart()?, ..*self })
     }
 
     fn page(&self, found: &Found, regime: &Regime) -> Stage1Page {

@@ -137,6 +137,7 @@ impl Image {
     }
 
     /// [`read_array`](Image::read_array) for what is not wholly in the largest range.
+    #[cold]
     #[inline(never)]
     fn read_array_elsewhere<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
         if let Some(bytes) = self.contiguous(address).first_chunk() {

@@ -141,6 +141,20 @@ impl Access {
         Access { kind, ..self }
     }
 
+    /// A copy made field by field. A plain copy is one of bytes, for which the compiler keeps both in
+    /// memory; a walk wants the fields in registers.
+    #[inline(always)]
+    pub(crate) const fn by_fields(&self) -> Self {
+        let Access { kind, purpose, privilege, flavor, page, origin } = *self;
+        let page = match page {
+            Some(Stage1Page { user, writable, executable, shadow_stack, tables_via }) => {
+                Some(Stage1Page { user, writable, executable, shadow_stack, tables_via })
+            }
+            None => None,
+        };
+        Access { kind, purpose, privilege, flavor, page, origin }
+    }
+
     /// The read of a table entry of `level` that a walk makes on behalf of this access.
     /// `input` is the address being walked.
     #[inline]

@@ -16,6 +16,7 @@ pub mod arm32;
 pub mod arm64;
 pub mod ept;
 pub mod flat;
+mod masks;
 pub mod npt;
 pub mod riscv;
 pub mod x86;
@@ -103,11 +104,44 @@ pub struct Found {
 }
 
 impl Found {
+    /// What a stage that is off finds.
+    #[inline]
+    pub(crate) const fn flat(input: u64, kind: Kind) -> Found {
+        Found { entry: 0, level: 0, base: 0, shift: 64, path: Path::START, input, kind }
+    }
+
     /// Whether the stage is off, so that there is no entry.
     #[inline]
     pub const fn is_flat(&self) -> bool {
         self.shift >= 64
     }
+}
+
+/// What is done with a format that is known only where the value is: see [`Format::visit`].
+pub trait Visitor: Sized {
+    /// What it comes to.
+    type Output;
+
+    /// Called with a format and its root.
+    fn visit<F: Format>(self, format: &F, root: &F::Root) -> Self::Output;
+
+    /// The same visitor, about to be passed to a function that is not inlined.
+    #[inline(always)]
+    #[must_use]
+    fn apart(self) -> Self {
+        self
+    }
+}
+
+/// Calls `visitor` by a call of its own, which keeps what is done with one format out of what is done
+/// with another.
+#[inline(always)]
+pub(crate) fn apart<F: Format, V: Visitor>(format: &F, root: &F::Root, visitor: V) -> V::Output {
+    #[inline(never)]
+    fn call<F: Format, V: Visitor>(format: &F, root: &F::Root, visitor: V) -> V::Output {
+        format.visit(root, visitor)
+    }
+    call(format, root, visitor.apart())
 }
 
 /// A format: how one radix tree is encoded.
@@ -128,6 +162,21 @@ pub trait Format: Copy {
     fn half(&self, input: u64) -> Self {
         let _ = input;
         *self
+    }
+
+    /// Whether tables for `input` are encoded as this value says already, so that
+    /// [`Format::half`] need not be asked.
+    #[inline]
+    fn speaks_of(&self, input: u64) -> bool {
+        let _ = input;
+        !Self::HALVES
+    }
+
+    /// Calls `visitor` with this format and its root; a value that is one of several formats calls
+    /// it with the one that it is, so that a walk finds that out once.
+    #[inline(always)]
+    fn visit<V: Visitor>(&self, root: &Self::Root, visitor: V) -> V::Output {
+        visitor.visit(self, root)
     }
 
     /// The name that `slat walk` and JSON use, such as `x86-4`.
@@ -161,6 +210,33 @@ pub trait Format: Copy {
     /// encoding never decodes to a table. A level-0 entry is never a table.
     fn decode(&self, entry: u64, level: u8) -> Decoded;
 
+    /// The next table, where `entry` plainly is a table entry. `None` says nothing. Never more than
+    /// [`Format::decode`] says, and nothing at level 0.
+    #[inline(always)]
+    fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
+        match self.decode(entry, level) {
+            Decoded::Table { next } if level > 0 => Some(next),
+            _ => None,
+        }
+    }
+
+    /// Base and shift, where `entry` plainly is a leaf. `None` says nothing. Never more than
+    /// [`Format::decode`] says.
+    #[inline(always)]
+    fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
+        match self.decode(entry, level) {
+            Decoded::Leaf { base, shift } => Some((base, shift)),
+            _ => None,
+        }
+    }
+
+    /// Whether the leaf plainly permits the access. `false` says nothing. Never more than
+    /// [`Format::check`] says.
+    #[inline(always)]
+    fn plainly_permits(&self, found: &Found, access: &Access, regime: &Regime) -> bool {
+        self.check(found, access, regime).is_ok()
+    }
+
     /// Adds a table entry to what the walk has gathered.
     #[inline]
     fn join(&self, path: &mut Path, entry: u64, level: u8) {
@@ -191,10 +267,11 @@ pub trait Format: Copy {
     /// Those of the writer.
     fn describe(&self, entry: u64, level: u8, f: &mut dyn fmt::Write) -> fmt::Result;
 
-    /// The format to walk with after [`Decoded::Restart`].
+    /// The format to walk with after [`Decoded::Restart`], which it never decodes to; `None` where
+    /// this one does not either.
     #[must_use]
-    fn after_restart(&self) -> Self {
-        *self
+    fn after_restart(&self) -> Option<Self> {
+        None
     }
 
     /// What the second stage is told of the page this stage found: the architectural user and

@@ -5,15 +5,16 @@ use core::marker::PhantomData;
 
 use crate::access::Access;
 use crate::address::Address;
-use crate::fault::{Cause, Failed, Fault, Reserved, Why};
-use crate::format::{Decoded, Format, Found, MAX_LEVELS, Path, Start};
+use crate::fault::Failed;
+use crate::format::{Format, Found, Path};
 use crate::memory::{EntryLayout, Memory, Reached, Value};
-use crate::observe::{Observer, Step, Update};
+use crate::observe::Observer;
 use crate::regime::Regime;
 
-/// How often a walk starts over because another writer changed an entry under its update. Hardware
-/// has no such bound; a hostile memory must not hold a software walker for ever.
-const RESTARTS: u32 = 1024;
+mod exact;
+mod plain;
+
+use plain::Walk;
 
 /// When a stage's accessed and dirty bits are written. Whether the stage maintains them at all is
 /// state of its format.
@@ -104,46 +105,10 @@ where
     M: Memory<Address = O>,
     W: Observer,
 {
-    run(Walk { stage, from: None, restarts: true, memory, input, access, regime, observer })
-}
-
-/// One walk, its updates compiled in only where some are to be made or watched.
-#[inline(always)]
-fn run<F, I, O, M, W>(mut walk: Walk<'_, F, I, O, M, W>) -> Result<Mapped<O>, Failed<I, M::Fault>>
-where
-    F: Format,
-    I: Address,
-    O: Address,
-    M: Memory<Address = O>,
-    W: Observer,
-{
-    if W::WATCHES || walk.stage.updates != Updates::Never {
-        return walk_with_updates(walk);
-    }
-    walk.attempt::<false>()
-}
-
-/// An entry asked for a restart at the ordinary root, which happens once. Apart from the walk, so
-/// that what a walk knows can stay in registers.
-#[cold]
-#[inline(never)]
-fn restart<F, I, O, M, W>(
-    stage: &Stage<F, I, O>,
-    memory: &mut M,
-    input: I,
-    access: &Access,
-    regime: &Regime,
-    observer: &W,
-) -> Result<Mapped<O>, Failed<I, M::Fault>>
-where
-    F: Format,
-    I: Address,
-    O: Address,
-    M: Memory<Address = O>,
-    W: Observer,
-{
-    let stage = &Stage { format: stage.format.after_restart(), ..*stage };
-    run(Walk { stage, from: None, restarts: false, memory, input, access, regime, observer })
+    let Stage { format, root, updates, number, .. } = stage;
+    let (updates, number, access) = (*updates, *number, access.by_fields());
+    let from = None;
+    format.visit(root, Walk { number, updates, from, memory, input, access, regime, observer })
 }
 
 /// Where a walk takes up what a cache of table entries remembers: the entries above `level` are not
@@ -180,249 +145,10 @@ where
     M: Memory<Address = O>,
     W: Observer,
 {
-    run(Walk { stage, from: Some(from), restarts: false, memory, input, access, regime, observer })
-}
-
-fn walk_with_updates<F, I, O, M, W>(
-    mut walk: Walk<'_, F, I, O, M, W>,
-) -> Result<Mapped<O>, Failed<I, M::Fault>>
-where
-    F: Format,
-    I: Address,
-    O: Address,
-    M: Memory<Address = O>,
-    W: Observer,
-{
-    let mut outcome = walk.attempt::<true>();
-    for _ in 1..RESTARTS {
-        match outcome {
-            // An update met a changed entry: the walk starts over.
-            Err(Failed::Here(Fault { cause: Cause::Contended, .. })) => {
-                outcome = walk.attempt::<true>();
-            }
-            _ => break,
-        }
-    }
-    outcome
-}
-
-struct Walk<'a, F: Format, I, O, M, W> {
-    stage: &'a Stage<F, I, O>,
-    from: Option<&'a Partial>,
-    /// Whether an entry may ask for the walk to start over at the ordinary root.
-    restarts: bool,
-    memory: &'a mut M,
-    input: I,
-    access: &'a Access,
-    regime: &'a Regime,
-    observer: &'a W,
-}
-
-/// Entries on the way that may have to be updated once the walk has succeeded.
-#[derive(Clone, Copy)]
-struct Trail {
-    entries: [(u64, u64, u8); MAX_LEVELS],
-    len: usize,
-}
-
-impl<F, I, O, M, W> Walk<'_, F, I, O, M, W>
-where
-    F: Format,
-    I: Address,
-    O: Address,
-    M: Memory<Address = O>,
-    W: Observer,
-{
-    #[inline(always)]
-    fn attempt<const UPDATES: bool>(&mut self) -> Result<Mapped<O>, Failed<I, M::Fault>> {
-        let half;
-        let format = if F::HALVES {
-            half = self.stage.format.half(self.input.raw());
-            &half
-        } else {
-            &self.stage.format
-        };
-        let layout = format.layout();
-        let start = format.begin(&self.stage.root, self.input.raw(), self.access, self.regime);
-        let (mut table, mut level, input) = match start {
-            Ok(Start::Table { table, level, input }) => (table, level, input),
-            Ok(Start::Flat { output }) => return self.flat(output),
-            Err((level, cause)) => {
-                return Err(Failed::Here(self.fault_at(level, cause)));
-            }
-        };
-        let mut trail = Trail { entries: [(0, 0, 0); MAX_LEVELS], len: 0 };
-        let mut path = Path::START;
-        let mut index = input >> format.shift(level);
-        if let Some(from) = self.from {
-            if from.level < level {
-                index = (input >> format.shift(from.level))
-                    & ((1 << format.index_bits(from.level)) - 1);
-            }
-            (level, table, path) = (from.level.min(level), from.table, from.path);
-        }
-        loop {
-            let entry_address = table.wrapping_add(index * layout.size.bytes());
-            let read = self
-                .memory
-                .read(
-                    O::new(entry_address),
-                    layout,
-                    &self.access.table_read(level, self.input.raw()),
-                )
-                .map_err(Failed::Below)?;
-            let Value { value: entry, reached: Reached { leaf: via } } = read;
-            path.via &= via;
-            let decoded = format.decode(entry, level);
-            self.observer.step(&Step {
-                stage: self.stage.number,
-                level,
-                entry_address,
-                entry,
-                decoded,
-                access: *self.access,
-            });
-            let cause = match decoded {
-                Decoded::Table { next } if level > 0 => {
-                    format.join(&mut path, entry, level);
-                    if UPDATES {
-                        if self.stage.updates == Updates::AsWalked {
-                            self.update(entry_address, entry, level, false)?;
-                        } else {
-                            trail.push(entry_address, entry, level);
-                        }
-                    }
-                    level -= 1;
-                    table = next;
-                    index = (input >> format.shift(level)) & ((1 << format.index_bits(level)) - 1);
-                    continue;
-                }
-                Decoded::Leaf { base, shift } => {
-                    let input_address = self.input.raw();
-                    let kind = self.access.kind;
-                    let found =
-                        Found { entry, level, base, shift, path, input: input_address, kind };
-                    match format.check(&found, self.access, self.regime) {
-                        Ok(()) => {
-                            if UPDATES {
-                                for &(address, entry, level) in &trail.entries[..trail.len] {
-                                    self.update(address, entry, level, false)?;
-                                }
-                                self.update(entry_address, entry, level, true)?;
-                            }
-                            let output = O::new(base | (input & ((1u64 << shift) - 1)));
-                            return Ok(Mapped { output, found });
-                        }
-                        Err(cause) => cause,
-                    }
-                }
-                Decoded::Empty => Cause::Empty,
-                Decoded::Reserved(reserved) => Cause::Reserved(reserved),
-                Decoded::Restart if self.restarts => {
-                    return restart(
-                        self.stage,
-                        self.memory,
-                        self.input,
-                        self.access,
-                        self.regime,
-                        self.observer,
-                    );
-                }
-                Decoded::Restart => Cause::Restart,
-                // No format decodes so; a walk must be bounded even if one did.
-                Decoded::Table { .. } => {
-                    Cause::Reserved(Reserved { why: Why::Encoding, bits: entry })
-                }
-            };
-            return Err(Failed::Here(Fault {
-                stage: self.stage.number,
-                input: self.input,
-                level,
-                entry,
-                entry_address,
-                path,
-                cause,
-                access: *self.access,
-            }));
-        }
-    }
-
-    /// The stage is off: nothing is read, the output is the input.
-    #[inline(always)]
-    fn flat(&self, output: u64) -> Result<Mapped<O>, Failed<I, M::Fault>> {
-        let found = Found {
-            entry: 0,
-            level: 0,
-            base: 0,
-            shift: 64,
-            path: Path::START,
-            input: self.input.raw(),
-            kind: self.access.kind,
-        };
-        match self.stage.format.check(&found, self.access, self.regime) {
-            Ok(()) => Ok(Mapped { output: O::new(output), found }),
-            Err(cause) => Err(Failed::Here(self.fault_at(0, cause))),
-        }
-    }
-
-    /// Sets accessed and dirty bits of one entry, or reports what would be set.
-    fn update(
-        &mut self,
-        entry_address: u64,
-        old: u64,
-        level: u8,
-        is_leaf: bool,
-    ) -> Result<(), Failed<I, M::Fault>> {
-        let new = self.stage.format.touched(old, level, is_leaf, self.access);
-        if new == old {
-            return Ok(());
-        }
-        let stored = self.stage.updates != Updates::Never;
-        if stored {
-            let layout = self.stage.format.layout();
-            let won = self
-                .memory
-                .compare_exchange(
-                    O::new(entry_address),
-                    layout,
-                    old,
-                    new,
-                    &self.access.table_update(level, self.input.raw()),
-                )
-                .map_err(Failed::Below)?;
-            if !won {
-                return Err(Failed::Here(self.fault_at(level, Cause::Contended)));
-            }
-        }
-        let stage = self.stage.number;
-        self.observer.update(&Update { stage, level, entry_address, old, new, stored });
-        Ok(())
-    }
-
-    /// A fault without an entry.
-    #[inline(always)]
-    fn fault_at(&self, level: u8, cause: Cause) -> Fault<I> {
-        Fault {
-            stage: self.stage.number,
-            input: self.input,
-            level,
-            entry: 0,
-            entry_address: 0,
-            path: Path::START,
-            cause,
-            access: *self.access,
-        }
-    }
-}
-
-impl Trail {
-    #[inline]
-    fn push(&mut self, entry_address: u64, entry: u64, level: u8) {
-        if let Some(slot) = self.entries.get_mut(self.len) {
-            *slot = (entry_address, entry, level);
-            self.len += 1;
-        }
-    }
+    let Stage { format, root, updates, number, .. } = stage;
+    let (updates, number, access) = (*updates, *number, access.by_fields());
+    let from = Some(from);
+    format.visit(root, Walk { number, updates, from, memory, input, access, regime, observer })
 }
 
 /// A memory whose every access is first translated by a stage: what turns the one walker into a
@@ -450,7 +176,7 @@ impl<'a, F: Format, I: Address, M: Memory, W: Observer> Nested<'a, F, I, M, W> {
     ///
     /// # Errors
     /// As [`walk`].
-    #[inline]
+    #[inline(always)]
     pub fn locate(
         &mut self,
         address: I,
@@ -484,7 +210,8 @@ impl<F: Format, I: Address, M: Memory, W: Observer> Memory for Nested<'_, F, I, 
     type Address = I;
     type Fault = Failed<I, M::Fault>;
 
-    #[inline]
+    /// Part of the stage above's loop: a call would put descriptors and results into memory.
+    #[inline(always)]
     fn read(
         &mut self,
         address: I,

@@ -141,8 +141,7 @@ pub trait Encode: Format + fmt::Debug {
     /// [`Format::decode`]; whenever this is some table, `decode` says so as well.
     #[inline(always)]
     fn points_at(&self, entry: u64, level: u8) -> Option<u64> {
-        let _ = (entry, level);
-        None
+        self.plain_table(entry, level)
     }
 
     /// The first output address that a leaf of `level` maps, where that can be told faster than by
@@ -150,8 +149,10 @@ pub trait Encode: Format + fmt::Debug {
     /// of its level's own size.
     #[inline(always)]
     fn maps_to(&self, entry: u64, level: u8) -> Option<u64> {
-        let _ = (entry, level);
-        None
+        match self.plain_leaf(entry, level) {
+            Some((base, shift)) if u32::from(shift) == self.shift(level) => Some(base),
+            _ => None,
+        }
     }
 
     /// The bits in which another entry of `level` may differ from a leaf and be a leaf as well,

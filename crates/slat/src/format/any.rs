@@ -1,7 +1,7 @@
 //! One enum over all formats, each with its root: for tools that learn the format at run time.
 //!
-//! A hypervisor uses its one format directly, so that the walk is compiled for it alone; this enum
-//! costs a branch at each step.
+//! A hypervisor uses its one format directly, so that the walk is compiled into its caller; this enum
+//! costs a jump and a call for each walk of each stage.
 
 use core::fmt;
 
@@ -14,12 +14,18 @@ use super::riscv::Sv;
 use super::x86::legacy::Legacy;
 use super::x86::long::Long;
 use super::x86::pae::{self, Pae};
-use super::{Decoded, Format, Found, Path, Start};
+use super::{Decoded, Format, Found, Path, Start, Visitor};
 use crate::access::{Access, Stage1Page};
 use crate::fault::Cause;
 use crate::memory::EntryLayout;
 use crate::memory_type::StageType;
 use crate::regime::Regime;
+
+/// Keeps what is done with one format out of what is done with another.
+#[inline(never)]
+fn call<F: Format, V: Visitor>(format: &F, root: &F::Root, visitor: V) -> V::Output {
+    format.visit(root, visitor)
+}
 
 macro_rules! formats {
     ($($(#[$doc:meta])* $name:ident($format:ty, $root:ty),)*) => {
@@ -39,6 +45,14 @@ macro_rules! formats {
                 match self {
                     $(AnyFormat::$name(format, root) => AnyFormat::$name(format.half(input), *root),)*
                 }
+            }
+
+            fn speaks_of(&self, input: u64) -> bool {
+                match self { $(AnyFormat::$name(format, _) => format.speaks_of(input),)* }
+            }
+
+            fn visit<V: Visitor>(&self, (): &(), visitor: V) -> V::Output {
+                match self { $(AnyFormat::$name(format, root) => call(format, root, visitor),)* }
             }
 
             fn name(&self) -> &'static str {
@@ -80,6 +94,20 @@ macro_rules! formats {
             #[inline]
             fn decode(&self, entry: u64, level: u8) -> Decoded {
                 match self { $(AnyFormat::$name(format, _) => format.decode(entry, level),)* }
+            }
+
+            fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
+                match self { $(AnyFormat::$name(format, _) => format.plain_table(entry, level),)* }
+            }
+
+            fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
+                match self { $(AnyFormat::$name(format, _) => format.plain_leaf(entry, level),)* }
+            }
+
+            fn plainly_permits(&self, found: &Found, access: &Access, regime: &Regime) -> bool {
+                match self {
+                    $(AnyFormat::$name(format, _) => format.plainly_permits(found, access, regime),)*
+                }
             }
 
             #[inline]

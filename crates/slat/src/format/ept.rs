@@ -10,6 +10,7 @@
 
 use core::fmt;
 
+use super::masks::Masks;
 use super::x86::long::{ADDRESS, address_bits};
 use super::{Decoded, Format, Found, Start};
 use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
@@ -110,6 +111,7 @@ pub struct Ept {
     table_reserved: u64,
     /// Reserved bits of a leaf, by level.
     leaf_reserved: [u64; 3],
+    masks: Masks,
 }
 
 impl Ept {
@@ -126,6 +128,24 @@ impl Ept {
     fn with_root_level(root_level: u8, features: Features) -> Ept {
         let beyond = ADDRESS & !((1u64 << features.physical_bits.clamp(32, 52)) - 1);
         let unless = |supported: bool| if supported { 0 } else { bits::PS };
+        let table_reserved = beyond | address_bits(3, 7);
+        let leaf_reserved = [
+            beyond,
+            beyond | address_bits(12, 20) | unless(features.two_megabyte_pages),
+            beyond | address_bits(12, 29) | unless(features.gigabyte_pages),
+        ];
+        // A readable entry is neither empty nor writable without being readable.
+        let mut masks = Masks::table(bits::R, bits::PS | table_reserved).with_leaf(
+            0,
+            bits::R,
+            leaf_reserved[0],
+        );
+        for (level, supported) in [(1, features.two_megabyte_pages), (2, features.gigabyte_pages)] {
+            if supported {
+                let reserved = leaf_reserved[usize::from(level)];
+                masks = masks.with_leaf(level, bits::R | bits::PS, reserved);
+            }
+        }
         Ept {
             root_level,
             features,
@@ -137,12 +157,9 @@ impl Ept {
                 | bits::W
                 | bits::X
                 | if features.mode_based_execute { bits::XU } else { 0 },
-            table_reserved: beyond | address_bits(3, 7),
-            leaf_reserved: [
-                beyond,
-                beyond | address_bits(12, 20) | unless(features.two_megabyte_pages),
-                beyond | address_bits(12, 29) | unless(features.gigabyte_pages),
-            ],
+            table_reserved,
+            leaf_reserved,
+            masks,
         }
     }
 
@@ -155,24 +172,6 @@ impl Ept {
     #[inline(always)]
     pub(crate) fn root_level(&self) -> u8 {
         self.root_level
-    }
-
-    /// Whether the entry points at a table, whatever its level above 0: readable, not a page, no
-    /// reserved bit. Not every table entry is told so.
-    #[inline(always)]
-    pub(crate) fn is_plain_table(&self, entry: u64) -> bool {
-        entry & (bits::R | bits::PS | self.table_reserved) == bits::R
-    }
-
-    /// The output address of the entry of this level, where it is a readable write-back leaf without a
-    /// reserved bit. Not every leaf is told so.
-    #[inline(always)]
-    pub(crate) fn plain_leaf(&self, entry: u64, level: u8) -> Option<u64> {
-        let size = if level == 0 { 0 } else { bits::PS };
-        let plain = bits::R | size | 6 << bits::MEMORY_TYPE_SHIFT;
-        let looked_at = bits::R | size | 7 << bits::MEMORY_TYPE_SHIFT;
-        let reserved = *self.leaf_reserved.get(usize::from(level))?;
-        if entry & (looked_at | reserved) == plain { Some(entry & ADDRESS) } else { None }
     }
 
     /// The bits of a leaf's address that may be set.
@@ -188,6 +187,21 @@ impl Ept {
     pub fn counts_as_write(&self, access: &Access) -> bool {
         self.features.accessed_dirty
             && matches!(access.purpose, Purpose::Table { .. } | Purpose::Update { .. })
+    }
+
+    /// What R, W, X and XU deny.
+    #[inline(always)]
+    fn denied(&self, found: &Found, access: &Access) -> Denied {
+        let and = found.entry & found.path.and;
+        let execute = match access.page {
+            Some(page) if self.features.mode_based_execute && page.user => bits::XU,
+            _ => bits::X,
+        };
+        let write = access.kind == Kind::Write || self.counts_as_write(access);
+        Denied::NONE
+            .with(Denied::READ, access.kind == Kind::Read && and & bits::R == 0)
+            .with(Denied::WRITE, write && and & bits::W == 0)
+            .with(Denied::EXECUTE, access.kind == Kind::Execute && and & execute == 0)
     }
 
     /// The rules of features that most hypervisors leave off.
@@ -274,6 +288,12 @@ fn memory_type(entry: u64) -> Option<Type> {
     }
 }
 
+/// Whether the memory type of a leaf is one of 0, 1, 4, 5 and 6.
+#[inline(always)]
+const fn has_memory_type(entry: u64) -> bool {
+    0b0111_0011 >> (entry >> bits::MEMORY_TYPE_SHIFT & 7) & 1 != 0
+}
+
 impl Format for Ept {
     /// EPTP; bits 11:0 are configuration and are masked.
     type Root = u64;
@@ -327,18 +347,26 @@ impl Format for Ept {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
+        self.masks.is_table(entry, level).then_some(entry & ADDRESS)
+    }
+
+    #[inline(always)]
+    fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
+        let shift = self.shift(level);
+        let base = entry & ADDRESS & (!0 << shift);
+        let plain = self.masks.is_leaf(entry, level) && has_memory_type(entry);
+        plain.then_some((base, shift as u8))
+    }
+
+    #[inline(always)]
+    fn plainly_permits(&self, found: &Found, access: &Access, _: &Regime) -> bool {
+        !self.special && self.denied(found, access).is_empty()
+    }
+
     fn check(&self, found: &Found, access: &Access, _: &Regime) -> Result<(), Cause> {
-        let and = found.entry & found.path.and;
-        let execute = match access.page {
-            Some(page) if self.features.mode_based_execute && page.user => bits::XU,
-            _ => bits::X,
-        };
-        let write = access.kind == Kind::Write || self.counts_as_write(access);
-        let denied = Denied::NONE
-            .with(Denied::READ, access.kind == Kind::Read && and & bits::R == 0)
-            .with(Denied::WRITE, write && and & bits::W == 0)
-            .with(Denied::EXECUTE, access.kind == Kind::Execute && and & execute == 0);
+        let denied = self.denied(found, access);
         if self.special {
             return self.check_special(found, access, denied).into_result();
         }

@@ -104,19 +104,20 @@ impl Controls {
         }
     }
 
-    /// Whether the access is permitted by the rules that all pages obey, so that no rarer one has to
-    /// be asked: most accesses are. `false` says nothing.
+    /// Whether the access is permitted by the rules that all pages obey but those of protection
+    /// keys. `false` says nothing.
     #[inline(always)]
     pub(crate) fn plainly_permits(&self, found: &Found, access: &Access) -> bool {
-        let rare = self.user_keys | self.supervisor_keys | self.shadow_stacks;
         let user = access.privilege == Privilege::User;
+        let fetch = access.kind == Kind::Execute;
         let write = access.kind == Kind::Write && (user || self.write_protect);
         let needed = if user { bits::US } else { 0 } | if write { bits::RW } else { 0 };
-        !rare
-            && access.flavor == Flavor::Plain
-            && access.kind != Kind::Execute
-            && (user || !self.smap)
-            && found.entry & found.path.and & needed == needed
+        let of_user = !user && if fetch { self.smep } else { self.smap };
+        let refused = if of_user { bits::US } else { 0 };
+        let never = if fetch { bits::XD } else { 0 };
+        let and = found.entry & found.path.and;
+        let or = found.entry | found.path.or;
+        access.flavor == Flavor::Plain && (and & (needed | refused) ^ needed) | or & never == 0
     }
 
     /// Every rule that denies the access (SDM 3A 5.6.1, AMD APM 2 5.6).

@@ -101,16 +101,6 @@ impl Encode for Ept {
     }
 
     #[inline(always)]
-    fn points_at(&self, entry: u64, _: u8) -> Option<u64> {
-        if self.is_plain_table(entry) { Some(entry & ADDRESS) } else { None }
-    }
-
-    #[inline(always)]
-    fn maps_to(&self, entry: u64, level: u8) -> Option<u64> {
-        self.plain_leaf(entry, level)
-    }
-
-    #[inline(always)]
     fn varying(&self, level: u8) -> u64 {
         self.leaf_address(level) | bits::A | bits::D
     }

@@ -278,16 +278,6 @@ impl Encode for Long {
     }
 
     #[inline(always)]
-    fn points_at(&self, entry: u64, level: u8) -> Option<u64> {
-        if self.is_plain_table(entry, level) { Some(entry & ADDRESS) } else { None }
-    }
-
-    #[inline(always)]
-    fn maps_to(&self, entry: u64, level: u8) -> Option<u64> {
-        self.plain_leaf(entry, level)
-    }
-
-    #[inline(always)]
     fn varying(&self, level: u8) -> u64 {
         self.leaf_address(level) | bits::A | bits::D
     }

@@ -3,6 +3,7 @@
 
 use crate::fault::{Reserved, Why};
 use crate::format::Decoded;
+use crate::format::masks::Masks;
 
 use super::bits;
 
@@ -59,6 +60,7 @@ pub struct Geometry {
     granule: Granule,
     high: High,
     output_bits: u8,
+    masks: Masks,
 }
 
 impl Geometry {
@@ -83,7 +85,45 @@ impl Geometry {
         } else {
             physical_bits.min(48)
         };
-        Geometry { granule, high, output_bits: size_bits(size).min(most) }
+        let output_bits = size_bits(size).min(most);
+        let mut geometry = Geometry { granule, high, output_bits, masks: Masks::NONE };
+        geometry.masks = geometry.plain();
+        geometry
+    }
+
+    /// What most entries look like.
+    fn plain(&self) -> Masks {
+        let table = bits::VALID | bits::TABLE;
+        let whole = (u64::MAX >> 12) & (!0 << self.granule.bits());
+        let beyond = self.bits_of(whole & (!0 << self.output_bits));
+        let mut masks = Masks::table(table, beyond).with_leaf(0, table, beyond);
+        for level in 1..=4 {
+            if self.has_blocks(level) {
+                masks = masks.with_leaf(level, bits::VALID, bits::TABLE | beyond);
+            }
+        }
+        masks
+    }
+
+    /// See [`crate::format::Format::plain_table`].
+    #[inline(always)]
+    pub(in crate::format) const fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
+        if self.masks.is_table(entry, level) {
+            Some(self.address(entry, self.granule.bits()))
+        } else {
+            None
+        }
+    }
+
+    /// See [`crate::format::Format::plain_leaf`].
+    #[inline(always)]
+    pub(in crate::format) const fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
+        if self.masks.is_leaf(entry, level) {
+            let shift = self.shift(level);
+            Some((self.address(entry, shift), shift as u8))
+        } else {
+            None
+        }
     }
 
     /// The granule.

@@ -115,6 +115,8 @@ pub struct Stage1 {
     halves: [Half; 2],
     /// Which half's tables [`Format::decode`] and its like speak of.
     active: u8,
+    /// The tables of both halves are encoded alike.
+    same_geometry: bool,
     physical_bits: u8,
     order: ByteOrder,
     /// `HA`: hardware sets access flags.
@@ -209,6 +211,7 @@ impl Stage1 {
             enabled,
             halves: [lower, upper],
             active: 0,
+            same_geometry: lower.geometry == upper.geometry,
             physical_bits: processor.physical_bits.clamp(32, 52),
             order: if sctlr & sctlr::EE != 0 { ByteOrder::Big } else { ByteOrder::Little },
             sets_access_flag: ha,
@@ -392,6 +395,11 @@ impl Format for Stage1 {
         Stage1 { active: self.half_of(input), ..*self }
     }
 
+    #[inline]
+    fn speaks_of(&self, input: u64) -> bool {
+        self.same_geometry || self.active == self.half_of(input)
+    }
+
     fn name(&self) -> &'static str {
         "arm64"
     }
@@ -464,6 +472,16 @@ impl Format for Stage1 {
     #[inline]
     fn decode(&self, entry: u64, level: u8) -> Decoded {
         self.geometry().decode(entry, level)
+    }
+
+    #[inline(always)]
+    fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
+        self.geometry().plain_table(entry, level)
+    }
+
+    #[inline(always)]
+    fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
+        self.geometry().plain_leaf(entry, level)
     }
 
     #[inline]

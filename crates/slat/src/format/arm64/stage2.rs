@@ -273,6 +273,16 @@ impl Format for Stage2 {
         self.geometry.decode(entry, level)
     }
 
+    #[inline(always)]
+    fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
+        self.geometry.plain_table(entry, level)
+    }
+
+    #[inline(always)]
+    fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
+        self.geometry.plain_leaf(entry, level)
+    }
+
     /// AArch64.S2DirectBasePermissions, AArch64.S2CheckPermissions.
     #[inline]
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {

@@ -5,6 +5,7 @@ use core::fmt;
 use super::{Features, Mask, Scheme, bits};
 use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
+use crate::format::masks::Masks;
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{EntryLayout, EntrySize};
 use crate::memory_type::StageType;
@@ -27,6 +28,7 @@ pub struct Sv {
     always_reserved: u64,
     /// Bits that must be zero in a pointer to the next level.
     pointer_reserved: u64,
+    masks: Masks,
 }
 
 impl Sv {
@@ -73,13 +75,15 @@ impl Sv {
             Scheme::Bare | Scheme::Sv32 => 0,
             _ => bits::N | bits::PBMT,
         };
-        Sv {
-            scheme,
-            stage,
-            features,
-            always_reserved,
-            pointer_reserved: always_reserved | high | bits::U | bits::A | bits::D,
+        let pointer_reserved = always_reserved | high | bits::U | bits::A | bits::D;
+        let mut masks = Masks::table(bits::V, RWX | pointer_reserved);
+        for level in 0..scheme.levels() {
+            // A readable page of one entry. Its page number is aligned.
+            let index_bits = if scheme == Scheme::Sv32 { 10 } else { 9 };
+            let unaligned = ((1u64 << (index_bits * u32::from(level))) - 1) << 10;
+            masks = masks.with_leaf(level, bits::V | bits::R, always_reserved | high | unaligned);
         }
+        Sv { scheme, stage, features, always_reserved, pointer_reserved, masks }
     }
 
     /// The scheme.
@@ -302,6 +306,17 @@ impl Format for Sv {
             }
             _ => self.leaf(entry, level),
         }
+    }
+
+    #[inline(always)]
+    fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
+        self.masks.is_table(entry, level).then_some(self.address(entry))
+    }
+
+    #[inline(always)]
+    fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
+        let shift = self.shift(level) as u8;
+        self.masks.is_leaf(entry, level).then_some((self.address(entry), shift))
     }
 
     #[inline]

@@ -57,6 +57,13 @@ impl Hlat {
 impl Format for Hlat {
     type Root = Root;
 
+    /// Bit 11 means a restart in the hypervisor's tables alone.
+    const HALVES: bool = true;
+
+    fn half(&self, input: u64) -> Self {
+        Hlat { active: self.applies(input), ..*self }
+    }
+
     fn name(&self) -> &'static str {
         self.long.name()
     }
@@ -121,8 +128,8 @@ impl Format for Hlat {
         Ok(())
     }
 
-    fn after_restart(&self) -> Self {
-        Hlat { active: false, ..*self }
+    fn after_restart(&self) -> Option<Self> {
+        self.active.then_some(Hlat { active: false, ..*self })
     }
 
     fn page(&self, found: &Found, regime: &Regime) -> Stage1Page {

@@ -38,18 +38,6 @@ impl Legacy {
         Legacy { controls, large_pages, large_reserved: address_bits(13 + extra, 21) }
     }
 
-    /// The whole of [`Format::check`].
-    #[inline(never)]
-    fn check_every_rule(
-        &self,
-        found: &Found,
-        access: &Access,
-        regime: &Regime,
-    ) -> Result<(), Cause> {
-        let rights = self.controls.rights(found);
-        self.controls.denied(rights, access, &regime.x86).into_result()
-    }
-
     /// The access controls.
     pub fn controls(&self) -> &Controls {
         &self.controls
@@ -67,6 +55,7 @@ impl Format for Legacy {
         1
     }
 
+    #[inline]
     fn layout(&self) -> EntryLayout {
         EntryLayout::LE32
     }
@@ -79,10 +68,12 @@ impl Format for Legacy {
         Ok(Start::Table { table: root & 0xffff_f000, level: 1, input })
     }
 
+    #[inline]
     fn shift(&self, level: u8) -> u32 {
         12 + 10 * u32::from(level)
     }
 
+    #[inline]
     fn index_bits(&self, _: u8) -> u32 {
         10
     }
@@ -107,12 +98,14 @@ impl Format for Legacy {
         Decoded::Table { next: entry & 0xffff_f000 }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn plainly_permits(&self, found: &Found, access: &Access, _: &Regime) -> bool {
+        self.controls.plainly_permits(found, access)
+    }
+
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        if self.controls.plainly_permits(found, access) {
-            return Ok(());
-        }
-        self.check_every_rule(found, access, regime)
+        let rights = self.controls.rights(found);
+        self.controls.denied(rights, access, &regime.x86).into_result()
     }
 
     fn touched(&self, entry: u64, _: u8, is_leaf: bool, access: &Access) -> u64 {

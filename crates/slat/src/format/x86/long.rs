@@ -13,6 +13,7 @@ use core::fmt;
 use super::{Controls, Vendor, bits, describe_flags, leaf_type, touched};
 use crate::access::{Access, Flavor, Kind, Privilege, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
+use crate::format::masks::Masks;
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::EntryLayout;
 use crate::memory_type::StageType;
@@ -58,11 +59,18 @@ pub struct Long {
     leaf_reserved: [u64; 8],
     /// The bit that makes a present entry a leaf, by level: at level 0 every one is.
     leaf_bit: [u64; 8],
+    masks: Masks,
     /// Address bits of an entry.
     address: u64,
+    /// High bits of an address that are not translated.
+    unused_bits: u8,
     linear: Linear,
     /// Whether `linear` asks for anything.
     has_linear: bool,
+    /// Data accesses are subject to protection keys or to `linear`.
+    rare_data: bool,
+    /// Fetches are subject to `linear`.
+    rare_fetches: bool,
 }
 
 /// What is done to a linear address before paging (Intel SDM 3A 4.3 and 4.4).
@@ -122,43 +130,58 @@ impl Long {
         // AMD APM 2 5.3.3: bits 8:7 of PML4E and PML5E must be zero; Intel ignores bit 8.
         let top = always | bits::PS | if processor.vendor == Vendor::Amd { bits::G } else { 0 };
         let gigabyte = if processor.gigabyte_pages { 0 } else { bits::PS };
+        // Eight of each, so that an index needs no check; levels end at 4.
+        let table_reserved = [0, always, always, top, top, !0, !0, !0];
+        let large = [always | address_bits(13, 20), always | gigabyte | address_bits(13, 29)];
+        let leaf_reserved = [always, large[0], large[1], !0, !0, !0, !0, !0];
+        let leaf_bit = [bits::P, bits::PS, bits::PS, 0, 0, 0, 0, 0];
+        let mut masks = Masks::table(bits::P, top).with_leaf(0, bits::P, always).with_leaf(
+            1,
+            bits::P | bits::PS,
+            large[0],
+        );
+        if processor.gigabyte_pages {
+            masks = masks.with_leaf(2, bits::P | bits::PS, large[1]);
+        }
         Long {
             root_level,
             controls,
-            // Eight of each, so that an index needs no check; levels end at 4.
-            table_reserved: [0, always, always, top, top, !0, !0, !0],
-            leaf_reserved: [
-                always,
-                always | address_bits(13, 20),
-                always | gigabyte | address_bits(13, 29),
-                !0,
-                !0,
-                !0,
-                !0,
-                !0,
-            ],
-            leaf_bit: [bits::P, bits::PS, bits::PS, 0, 0, 0, 0, 0],
+            table_reserved,
+            leaf_reserved,
+            leaf_bit,
+            masks,
             address,
+            unused_bits: 64 - (12 + 9 * (root_level + 1)),
             linear: Linear::default(),
             has_linear: false,
+            rare_data: controls.user_keys || controls.supervisor_keys,
+            rare_fetches: false,
         }
     }
 
     /// The same paging with masking and separation of linear addresses.
     #[must_use]
     pub fn with_linear(self, linear: Linear) -> Long {
-        Long { linear, has_linear: linear != Linear::default(), ..self }
+        let has_linear = linear != Linear::default();
+        let keys = self.controls.user_keys || self.controls.supervisor_keys;
+        Long { linear, has_linear, rare_data: keys || has_linear, rare_fetches: has_linear, ..self }
     }
 
-    /// Masking and separation, where some is enabled.
+    /// Masking and separation, where some is enabled. `licensed` is whether AC lets the supervisor
+    /// access user pages. Takes no access descriptor, so that a walk need not have one in memory.
     #[cold]
-    fn special(&self, input: u64, access: &Access, regime: &Regime) -> Result<u64, Cause> {
+    fn special(
+        &self,
+        input: u64,
+        kind: Kind,
+        privilege: Privilege,
+        licensed: bool,
+    ) -> Result<u64, Cause> {
         let Linear { mask_user, mask_supervisor, separation } = self.linear;
         let upper_half = input >> 63 != 0;
         if separation {
             // SDM 3A 4.4: by bit 63 of the pointer, before paging.
-            let licensed = regime.x86.alignment_check && access.flavor != Flavor::Implicit;
-            let refused = match (access.privilege, access.kind) {
+            let refused = match (privilege, kind) {
                 (Privilege::User, _) => upper_half,
                 (Privilege::Supervisor, Kind::Execute) => !upper_half,
                 (Privilege::Supervisor, _) => !upper_half && self.controls.smap && !licensed,
@@ -168,7 +191,7 @@ impl Long {
             }
         }
         // SDM 3A 4.3: data accesses only; bit 63 selects, and takes part in canonicality.
-        if access.kind == Kind::Execute {
+        if kind == Kind::Execute {
             return Ok(input);
         }
         let from = match (upper_half, mask_supervisor, mask_user) {
@@ -196,44 +219,10 @@ impl Long {
         root & self.address
     }
 
-    /// Whether the entry points at a table, `level` being above 0: present, not a page, no
-    /// reserved bit.
-    #[inline(always)]
-    pub(crate) fn is_plain_table(&self, entry: u64, level: u8) -> bool {
-        let reserved = self.table_reserved[usize::from(level.min(4))];
-        entry & (bits::P | bits::PS | reserved) == bits::P
-    }
-
-    /// The output address of the entry of this level, where it is a leaf without a reserved bit. Not
-    /// every leaf is told so.
-    #[inline(always)]
-    pub(crate) fn plain_leaf(&self, entry: u64, level: u8) -> Option<u64> {
-        let kind = if level == 0 { bits::P } else { bits::P | bits::PS };
-        let reserved = *self.leaf_reserved.get(usize::from(level))?;
-        let base = entry & ADDRESS & (!0 << self.shift(level));
-        if entry & (kind | reserved) == kind { Some(base) } else { None }
-    }
-
     /// The bits of a leaf's address that may be set.
     #[inline(always)]
     pub(crate) fn leaf_address(&self, level: u8) -> u64 {
         ADDRESS & !self.leaf_reserved[usize::from(level.min(4))] & (!0 << self.shift(level))
-    }
-
-    /// The whole of [`Format::check`].
-    #[inline(never)]
-    fn check_every_rule(
-        &self,
-        found: &Found,
-        access: &Access,
-        regime: &Regime,
-    ) -> Result<(), Cause> {
-        let rights = self.controls.rights(found);
-        let denied = self.controls.denied(rights, access, &regime.x86);
-        let key = (found.entry >> 59 & 0xf) as u32;
-        denied
-            .with(Denied::KEY, self.controls.key_denies(rights, key, access, &regime.x86))
-            .into_result()
     }
 
     /// The access controls.
@@ -273,11 +262,13 @@ impl Format for Long {
         regime: &Regime,
     ) -> Result<Start, (u8, Cause)> {
         let input = if self.has_linear {
-            self.special(input, access, regime).map_err(|cause| (self.root_level, cause))?
+            let licensed = regime.x86.alignment_check && access.flavor != Flavor::Implicit;
+            self.special(input, access.kind, access.privilege, licensed)
+                .map_err(|cause| (self.root_level, cause))?
         } else {
             input
         };
-        let unused = 64 - (12 + 9 * (u32::from(self.root_level) + 1));
+        let unused = u32::from(self.unused_bits) & 63;
         if ((input << unused) as i64 >> unused) as u64 != input {
             return Err((self.root_level, Cause::NonCanonical));
         }
@@ -319,17 +310,36 @@ impl Format for Long {
         Decoded::Table { next: entry & self.address }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
+        self.masks.is_table(entry, level).then_some(entry & self.address)
+    }
+
+    #[inline(always)]
+    fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
+        let shift = self.shift(level);
+        let base = entry & self.address & (!0 << shift);
+        self.masks.is_leaf(entry, level).then_some((base, shift as u8))
+    }
+
+    #[inline(always)]
+    fn plainly_permits(&self, found: &Found, access: &Access, _: &Regime) -> bool {
+        let rare = self.rare_fetches | self.rare_data & (access.kind != Kind::Execute);
+        !rare && self.controls.plainly_permits(found, access)
+    }
+
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        if self.linear != Linear::default() {
+        if self.has_linear {
             // Masking and separation tell kinds of access apart; a leaf may be asked about another
             // kind than the one it was found by.
             self.begin(&0, found.input, access, regime).map_err(|(_, cause)| cause)?;
         }
-        if self.controls.plainly_permits(found, access) {
-            return Ok(());
-        }
-        self.check_every_rule(found, access, regime)
+        let rights = self.controls.rights(found);
+        let denied = self.controls.denied(rights, access, &regime.x86);
+        let key = (found.entry >> 59 & 0xf) as u32;
+        denied
+            .with(Denied::KEY, self.controls.key_denies(rights, key, access, &regime.x86))
+            .into_result()
     }
 
     #[inline]

@@ -121,18 +121,6 @@ impl Pae {
         Ok(Root::Registers(registers))
     }
 
-    /// The whole of [`Format::check`].
-    #[inline(never)]
-    fn check_every_rule(
-        &self,
-        found: &Found,
-        access: &Access,
-        regime: &Regime,
-    ) -> Result<(), Cause> {
-        let rights = self.controls.rights(found);
-        self.controls.denied(rights, access, &regime.x86).into_result()
-    }
-
     /// The access controls.
     pub fn controls(&self) -> &Controls {
         &self.controls
@@ -150,6 +138,7 @@ impl Format for Pae {
         1
     }
 
+    #[inline]
     fn layout(&self) -> EntryLayout {
         EntryLayout::LE64
     }
@@ -173,10 +162,12 @@ impl Format for Pae {
         }
     }
 
+    #[inline]
     fn shift(&self, level: u8) -> u32 {
         12 + 9 * u32::from(level)
     }
 
+    #[inline]
     fn index_bits(&self, level: u8) -> u32 {
         if level == 2 { 2 } else { 9 }
     }
@@ -214,12 +205,14 @@ impl Format for Pae {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn plainly_permits(&self, found: &Found, access: &Access, _: &Regime) -> bool {
+        self.controls.plainly_permits(found, access)
+    }
+
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
-        if self.controls.plainly_permits(found, access) {
-            return Ok(());
-        }
-        self.check_every_rule(found, access, regime)
+        let rights = self.controls.rights(found);
+        self.controls.denied(rights, access, &regime.x86).into_result()
     }
 
     fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64 {

@@ -1,0 +1,154 @@
+//! A walk as most go: tables and a leaf without anything special, an access that the leaf permits.
+//!
+//! It asks a format only what [`Format::plain_table`], [`Format::plain_leaf`] and
+//! [`Format::plainly_permits`] know, which is a few instructions a level, and keeps what it knows
+//! in registers. The first answer that is not plainly yes hands the walk, with the entry that was
+//! read, to [`Walk::exact`], which decides everything. Since those three never say more than
+//! `decode` and `check`, both walks give the same answers.
+
+use core::hint::cold_path;
+
+use crate::access::Access;
+use crate::address::Address;
+use crate::fault::Failed;
+use crate::format::{Decoded, Format, Found, Path, Start, Visitor};
+use crate::memory::Memory;
+use crate::observe::{Observer, Step};
+use crate::regime::Regime;
+
+use super::exact::{Met, Place};
+use super::{Mapped, Partial, Updates};
+
+/// One walk: all that it is asked, but the format and its root.
+pub(super) struct Walk<'a, I, M, W> {
+    /// How steps and faults name the stage.
+    pub(super) number: u8,
+    pub(super) updates: Updates,
+    pub(super) from: Option<&'a Partial>,
+    pub(super) memory: &'a mut M,
+    pub(super) input: I,
+    /// By value: a plain walk then need not have it in memory.
+    pub(super) access: Access,
+    pub(super) regime: &'a Regime,
+    pub(super) observer: &'a W,
+}
+
+impl<I, O, M, W> Visitor for Walk<'_, I, M, W>
+where
+    I: Address,
+    O: Address,
+    M: Memory<Address = O>,
+    W: Observer,
+{
+    type Output = Result<Mapped<O>, Failed<I, M::Fault>>;
+
+    #[inline(always)]
+    fn visit<F: Format>(self, format: &F, root: &F::Root) -> Self::Output {
+        if W::WATCHES || self.updates != Updates::Never {
+            cold_path();
+            return self.apart().with_updates(format, root);
+        }
+        let half;
+        let format = if F::HALVES && !format.speaks_of(self.input.raw()) {
+            half = format.half(self.input.raw());
+            &half
+        } else {
+            format
+        };
+        let layout = format.layout();
+        let start = format.begin(root, self.input.raw(), &self.access, self.regime);
+        let (table, level, input) = match start {
+            Ok(Start::Table { table, level, input }) => (table, level, input),
+            Ok(Start::Flat { output }) => {
+                let found = Found::flat(self.input.raw(), self.access.kind);
+                if format.plainly_permits(&found, &self.access, self.regime) {
+                    return Ok(Mapped { output: O::new(output), found });
+                }
+                return self.apart().exact(format, root, None);
+            }
+            Err(_) => return self.apart().exact(format, root, None),
+        };
+        let mut place = self.first(format, table, level, input);
+        loop {
+            let level = place.level;
+            let entry_address = place.table.wrapping_add(place.index * layout.size.bytes());
+            let access = self.access.table_read(level, self.input.raw());
+            let read = match self.memory.read(O::new(entry_address), layout, &access) {
+                Ok(read) => read,
+                Err(below) => {
+                    cold_path();
+                    return Err(Failed::Below(below));
+                }
+            };
+            let entry = read.value;
+            place.path.via &= read.reached.leaf;
+            if let Some(next) = format.plain_table(entry, level) {
+                self.saw(level, entry_address, entry, Decoded::Table { next });
+                place.descend(format, entry, next, input);
+                continue;
+            }
+            if let Some((base, shift)) = format.plain_leaf(entry, level) {
+                let (path, kind) = (place.path, self.access.kind);
+                let found =
+                    Found { entry, level, base, shift, path, input: self.input.raw(), kind };
+                if format.plainly_permits(&found, &self.access, self.regime) {
+                    self.saw(level, entry_address, entry, Decoded::Leaf { base, shift });
+                    let output = O::new(base | (input & ((1u64 << shift) - 1)));
+                    return Ok(Mapped { output, found });
+                }
+            }
+            cold_path();
+            return self.apart().exact(format, root, Some(Met { place, input, entry }));
+        }
+    }
+
+    /// Put together anew: only for a call need a walk be in memory.
+    #[inline(always)]
+    fn apart(self) -> Self {
+        let Walk { number, updates, from, memory, input, access, regime, observer } = self;
+        let access = access.by_fields();
+        Walk { number, updates, from, memory, input, access, regime, observer }
+    }
+}
+
+impl<I, M, W: Observer> Walk<'_, I, M, W> {
+    /// Where the walk begins: at the root, or where a cache remembers a lower table.
+    #[inline(always)]
+    pub(super) fn first<F: Format>(&self, format: &F, table: u64, level: u8, input: u64) -> Place {
+        match self.from {
+            Some(from) if from.level < level => {
+                let index = index(format, from.level, input);
+                Place { level: from.level, table: from.table, index, path: from.path }
+            }
+            Some(from) => {
+                let index = input >> format.shift(level);
+                Place { level, table: from.table, index, path: from.path }
+            }
+            None => Place { level, table, index: input >> format.shift(level), path: Path::START },
+        }
+    }
+
+    /// Shows the observer one step.
+    #[inline(always)]
+    pub(super) fn saw(&self, level: u8, entry_address: u64, entry: u64, decoded: Decoded) {
+        let (stage, access) = (self.number, self.access);
+        self.observer.step(&Step { stage, level, entry_address, entry, decoded, access });
+    }
+}
+
+/// The index of `input` in a table of `level` that is not the root.
+#[inline(always)]
+fn index<F: Format>(format: &F, level: u8, input: u64) -> u64 {
+    (input >> format.shift(level)) & ((1 << format.index_bits(level)) - 1)
+}
+
+impl Place {
+    /// Goes on in the table that `entry` names, which is at `next`. The level is above 0.
+    #[inline(always)]
+    pub(super) fn descend<F: Format>(&mut self, format: &F, entry: u64, next: u64, input: u64) {
+        format.join(&mut self.path, entry, self.level);
+        self.level -= 1;
+        self.table = next;
+        self.index = index(format, self.level, input);
+    }
+}
