@@ -63,6 +63,8 @@ mod collapse;
 mod cursor;
 mod encode;
 mod error;
+#[cfg(all(test, not(loom)))]
+mod failures;
 mod fault;
 mod frames;
 mod gather;
@@ -87,7 +89,7 @@ mod word;
 pub use adjust::{Adjust, Which};
 pub use collapse::Collapse;
 pub use cursor::{Cursor, Operation, Step, Verb};
-pub use encode::{Change, Effect, Encode, Leaves, Refused, arm64, ept, riscv, x86};
+pub use encode::{Change, Effect, Encode, Leaves, Refused, arm32, arm64, ept, riscv, x86};
 pub use error::Error;
 pub use fault::{Shared, Walker};
 pub use frames::{Arena, Donated, Frame, FrameSource};

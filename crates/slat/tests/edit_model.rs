@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use proptest::prelude::*;
 use slat::edit::{
     Arena, Encode, Error, Frame, FrameSource, Gather, Leaves, Live, Mode, Operation, Pending,
-    Quiet, Served, Slots, Stale, Step, TableMemory, Tables, Verb, Watch, Word, arm64, ept, riscv,
-    x86,
+    Quiet, Served, Slots, Stale, Step, TableMemory, Tables, Verb, Watch, Word, arm32 as short,
+    arm64, ept, riscv, x86,
 };
 use slat::format::Decoded;
+use slat::format::arm32;
 use slat::format::arm64::{Granule, Processor as ArmProcessor, Stage1, Stage2};
 use slat::format::ept::Ept;
 use slat::format::npt::Npt;
@@ -223,6 +224,101 @@ arm_subject!(Stage1, Stage1Attributes, 7, |permissions, attributes, n| {
     made.privileged_execute = n & 128 != 0;
     made
 });
+
+/// AArch32's long descriptors, in the terms of AArch64's.
+macro_rules! aarch32_subject {
+    ($format:ty, $attributes:ident, $memories:expr, $other:ident, $plain:expr) => {
+        impl Subject for $format {
+            fn attributes_numbered(&self, n: u8) -> arm64::$attributes {
+                let plain: fn(Permissions, u8, u8) -> arm64::$attributes = $plain;
+                plain(permissions(n), n >> 2 & $memories, n)
+            }
+            fn memory_numbered(&self, n: u8) -> arm64::Memory {
+                let shareability = [0, 2, 3, 3][n as usize & 3];
+                arm64::Memory { attributes: n >> 2 & $memories, shareability }
+            }
+            fn permissions_numbered(&self, n: u8) -> Permissions {
+                permissions(n)
+            }
+            fn protected(&self, mut a: arm64::$attributes, to: Permissions) -> arm64::$attributes {
+                (a.permissions, a.$other) = (to, to.execute);
+                a
+            }
+            fn retyped(&self, mut a: arm64::$attributes, to: arm64::Memory) -> arm64::$attributes {
+                a.memory = to;
+                a
+            }
+            fn timeless(&self, mut a: arm64::$attributes) -> arm64::$attributes {
+                a.accessed = false;
+                a
+            }
+            fn grants(&self, a: arm64::$attributes) -> [bool; 5] {
+                let Permissions { read, write, execute } = a.permissions;
+                [read, write, execute, a.$other, false]
+            }
+            fn rest(&self, mut a: arm64::$attributes) -> arm64::$attributes {
+                (a.permissions, a.$other) = (Permissions::default(), false);
+                self.timeless(a)
+            }
+        }
+    };
+}
+
+aarch32_subject!(
+    arm32::Stage2,
+    Stage2Attributes,
+    15,
+    user_execute,
+    |permissions, attributes, n| {
+        let memory = arm64::Memory { attributes, shareability: 3 };
+        let mut attributes = arm64::Stage2Attributes::new(permissions, memory);
+        attributes.user_execute ^= n & 128 != 0;
+        attributes
+    }
+);
+aarch32_subject!(arm32::Lpae, Stage1Attributes, 7, privileged_execute, |permissions, index, n| {
+    let mut made = arm64::Stage1Attributes::new(permissions);
+    made.memory.attributes = index;
+    made.user = n & 32 != 0;
+    made.privileged_execute = n & 128 != 0;
+    made
+});
+
+impl Subject for arm32::Short {
+    fn attributes_numbered(&self, n: u8) -> short::ShortAttributes {
+        let mut attributes = short::ShortAttributes::new(permissions(n));
+        attributes.memory = self.memory_numbered(n >> 2);
+        attributes.user = n & 64 != 0;
+        attributes.not_global = n & 128 != 0;
+        attributes
+    }
+    fn memory_numbered(&self, n: u8) -> short::Tex {
+        short::Tex { encoding: n & 31, shareable: n & 32 != 0 }
+    }
+    fn permissions_numbered(&self, n: u8) -> Permissions {
+        permissions(n)
+    }
+    fn protected(&self, mut a: short::ShortAttributes, to: Permissions) -> short::ShortAttributes {
+        a.permissions = to;
+        a
+    }
+    fn retyped(&self, mut a: short::ShortAttributes, to: short::Tex) -> short::ShortAttributes {
+        a.memory = to;
+        a
+    }
+    fn timeless(&self, a: short::ShortAttributes) -> short::ShortAttributes {
+        a
+    }
+    fn grants(&self, a: short::ShortAttributes) -> [bool; 5] {
+        let Permissions { read, write, execute } = a.permissions;
+        [read, write, execute, a.user, false]
+    }
+    fn rest(&self, mut a: short::ShortAttributes) -> short::ShortAttributes {
+        a.permissions = Permissions::default();
+        a.user = false;
+        a
+    }
+}
 
 impl Subject for Sv {
     fn attributes_numbered(&self, n: u8) -> riscv::Attributes {
@@ -816,7 +912,9 @@ impl<'a, F: Subject> World<'a, F> {
                     self.run::<X, _>(how, |c| c.age(start, pages * PAGE, ()), &reported).unwrap();
                 for page in at..at + done / PAGE {
                     if let Some(mapping) = self.tables.translate(self.address(page)) {
-                        assert!(!self.format.is_accessed(mapping.entry), "still young");
+                        // Short descriptors do not age: their leaves are accessed for good.
+                        let ages = self.format.age() != Default::default();
+                        assert!(!ages || !self.format.is_accessed(mapping.entry), "still young");
                     }
                 }
             }
@@ -950,6 +1048,20 @@ proptest! {
         let adue = RiscvFeatures { hardware_ad: true, ..RiscvFeatures::default() };
         sequence::<_, Live>(Sv::stage2(Scheme::Sv48, adue), (1 << 49) - (4 << 20), &ops);
         sequence::<_, Live>(Sv::stage1(Scheme::Sv39, adue), top, &ops);
+        // AArch32: stage 2, long and short descriptors.
+        let v8 = arm32::Processor::default();
+        let hcr = slat::regime::arm::hcr::VM;
+        let second = arm32::Stage2::new(arm32::Stage2::control(40), hcr, 0, &v8).unwrap();
+        sequence::<_, Live>(second, (1 << 39) - (4 << 20), &ops);
+        let long = arm32::Registers {
+            ttbcr: arm32::ttbcr::EAE,
+            sctlr: arm32::sctlr::M,
+            ..arm32::Registers::default()
+        };
+        sequence::<_, Live>(arm32::Lpae::new(&long, &v8).unwrap(), (1 << 31) - (4 << 20), &ops);
+        let registers = arm32::Registers { ttbcr: 0, dacr: 1, ..long };
+        let short = arm32::Short::new(&registers, &v8).unwrap();
+        sequence::<_, Live>(short, (1 << 32) - PAGES * PAGE, &ops);
         sequence::<_, Live>(Legacy::new(Controls::default(), true, 40), (1 << 32) - PAGES * PAGE, &ops);
     }
 }

@@ -313,6 +313,12 @@ impl<W: Witness> Adjust<W> {
         if F::BREAKS && format.breaks(leaf, new, level) {
             return None;
         }
+        // In place only where the entries of a group change in the same bits as leaves do.
+        let first = F::Word::load(cells.first()?, Ordering::Relaxed);
+        let alone = change.apply(format.ungrouped(first, 0, level));
+        if format.grouped(alone, level) != change.apply(first) {
+            return None;
+        }
         let (mut lost, mut gained, mut sum) = (0, 0, leaf);
         for (index, cell) in cells.iter().enumerate() {
             let entry = F::Word::load(cell, Ordering::Relaxed);

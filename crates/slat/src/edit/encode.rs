@@ -9,6 +9,7 @@ use crate::format::{Decoded, Format, MAX_LEVELS, Start};
 use crate::regime::Regime;
 use crate::translate::Permissions;
 
+pub mod arm32;
 pub mod arm64;
 pub mod ept;
 pub mod riscv;

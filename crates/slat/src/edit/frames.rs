@@ -189,7 +189,7 @@ impl<W: Word> FrameSource for Arena<'_, W> {
 
     fn put(&self, frame: Frame) {
         let Some(offset) = frame.address().checked_sub(self.cells.base()) else { return };
-        for unit in 0..frame.bytes() >> UNIT_SHIFT {
+        for unit in 0..frame.bytes().max(UNIT) >> UNIT_SHIFT {
             let number = (offset >> UNIT_SHIFT) + unit + 1;
             let Some(link) = self.link(number) else { return };
             let mut head = self.free.load(Ordering::Acquire);

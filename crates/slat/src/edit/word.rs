@@ -43,7 +43,7 @@ pub trait Word: sealed::Sealed + Copy + core::fmt::Debug + 'static {
 }
 
 macro_rules! word {
-    ($word:ty, $atomic:ty, $size:expr) => {
+    ($word:ty, $atomic:ty, $size:expr, $meddle:expr) => {
         impl Word for $word {
             type Atomic = $atomic;
 
@@ -66,6 +66,8 @@ macro_rules! word {
 
             #[inline(always)]
             fn compare_exchange(cell: &$atomic, current: u64, entry: u64) -> Result<(), u64> {
+                #[cfg(all(test, not(loom)))]
+                ($meddle)(cell);
                 cell.compare_exchange(
                     (current as $word).to_le(),
                     (entry as $word).to_le(),
@@ -91,8 +93,8 @@ macro_rules! word {
     };
 }
 
-word!(u64, AtomicU64, EntrySize::Eight);
-word!(u32, AtomicU32, EntrySize::Four);
+word!(u64, AtomicU64, EntrySize::Eight, super::failures::meddle);
+word!(u32, AtomicU32, EntrySize::Four, |_: &AtomicU32| ());
 
 mod mode {
     pub trait Sealed {}

@@ -2,7 +2,7 @@
 
 use super::Version;
 use crate::format::Decoded;
-use crate::format::arm64::{Geometry, Granule};
+use crate::format::arm64::{Geometry, Granule, Processor};
 
 /// log2 of the page size.
 pub(super) const PAGE: u32 = 12;
@@ -15,6 +15,22 @@ pub(super) const BEYOND: u64 = 0xff << OUTPUT_BITS;
 
 /// The encoding of `TCR_ELx.IPS` for 40 bits.
 const FORTY_BITS: u64 = 2;
+
+/// The AArch64 processor whose descriptors of the 4K granule these are.
+pub(super) const AARCH64: Processor = Processor {
+    physical_bits: OUTPUT_BITS as u8,
+    large_virtual_addresses: false,
+    lpa2: false,
+    small_tables: false,
+    hardware_access_flag: false,
+    hardware_dirty_state: false,
+    execute_never_extension: false,
+    e0pd: false,
+    hierarchical_disable: false,
+    enhanced_pan: false,
+    instruction_tags: false,
+    bbm_level: 0,
+};
 
 /// How a processor of this version decodes long descriptors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,7 +6,7 @@ use super::long::{self, Descriptors};
 use super::{Control, Processor, RES0, Registers, Rights, Root, Version, refuse, sctlr, ttbcr};
 use crate::access::{Access, Kind, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
-use crate::format::arm64::bits;
+use crate::format::arm64::{self, bits};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
 use crate::memory_type::StageType;
@@ -48,6 +48,8 @@ pub struct Lpae {
     /// `None` in Hyp mode, which has one half and no PL0.
     upper: Option<Half>,
     order: ByteOrder,
+    /// The same descriptors in AArch64's terms.
+    twin: arm64::Stage1,
 }
 
 impl Lpae {
@@ -95,6 +97,7 @@ impl Lpae {
             lower: half(value, ttbcr::EPD0, 1 << 9),
             upper: Some(half(value >> 16, ttbcr::EPD1, 1 << 10)),
             order: order(registers.sctlr),
+            twin: arm64::Stage1::plain(arm64::Granule::Four, 39, &long::AARCH64)?,
         })
     }
 
@@ -117,7 +120,25 @@ impl Lpae {
             lower: Half { size: (htcr & 7) as u8, disabled: false, flat_permissions },
             upper: None,
             order: order(hsctlr),
+            // RES1 bits, 40 bits out, 39 in: only the regime matters.
+            twin: arm64::Stage1::new(
+                arm64::TranslationRegime::El2,
+                1 << 31 | 1 << 23 | 2 << 16 | 25,
+                1,
+                0,
+                &long::AARCH64,
+            )?,
         })
+    }
+
+    /// The same descriptors in AArch64's terms.
+    pub(crate) fn twin(&self) -> &arm64::Stage1 {
+        &self.twin
+    }
+
+    /// Bits of input of the lower half.
+    pub(crate) fn lower_bits(&self) -> u32 {
+        self.lower.input_bits()
     }
 
     /// The manual that its processor follows.

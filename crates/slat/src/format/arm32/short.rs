@@ -153,6 +153,11 @@ impl Short {
         })
     }
 
+    /// `TTBCR.N`: how many upper bits choose the table.
+    pub(crate) fn upper_bits(&self) -> u8 {
+        self.upper_bits
+    }
+
     /// Whether the stage translates at all.
     pub fn is_enabled(&self) -> bool {
         self.control.enabled

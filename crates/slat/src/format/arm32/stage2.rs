@@ -7,7 +7,7 @@ use super::long::{self, Descriptors};
 use super::{Processor, RES0, Version, refuse, sctlr};
 use crate::access::{Access, Kind, Privilege, Purpose, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
-use crate::format::arm64::bits;
+use crate::format::arm64::{self, bits};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
 use crate::memory_type::StageType;
@@ -27,6 +27,8 @@ pub struct Stage2 {
     root_level: Option<u8>,
     order: ByteOrder,
     execute_never_extension: bool,
+    /// The same descriptors in AArch64's terms.
+    twin: arm64::Stage2,
 }
 
 impl Stage2 {
@@ -70,6 +72,11 @@ impl Stage2 {
             root_level: start_level(vtcr >> 6 & 3, input_bits.into()),
             order: if hsctlr & sctlr::EE != 0 { ByteOrder::Big } else { ByteOrder::Little },
             execute_never_extension: processor.execute_never_extension,
+            twin: {
+                let execute_never_extension = processor.execute_never_extension;
+                let processor = arm64::Processor { execute_never_extension, ..long::AARCH64 };
+                arm64::Stage2::plain(arm64::Granule::Four, 40, &processor)?
+            },
         })
     }
 
@@ -101,6 +108,11 @@ impl Stage2 {
     /// Level of the root, or `None` where the registers make every access fault.
     pub fn root_level(&self) -> Option<u8> {
         self.root_level
+    }
+
+    /// The same descriptors in AArch64's terms.
+    pub(crate) fn twin(&self) -> &arm64::Stage2 {
+        &self.twin
     }
 
     fn mem_attr(entry: u64) -> u8 {
