@@ -73,9 +73,12 @@ fn json_has_every_field_that_is_specified() {
         "hidden-fault",
         "dirty",
         "emulation",
+        "io",
     ];
     let schemes = report["schemes"].as_array().expect("schemes");
-    assert_eq!(schemes.len(), 9);
+    assert_eq!(schemes.len(), 11);
+    assert_eq!(schemes.iter().filter(|scheme| scheme["transcribed"] == true).count(), 2);
+    assert_eq!(report["what_ifs"][0]["what_if"], "pcid");
     for scheme in schemes {
         let mut held = names(scheme);
         held.sort();
@@ -83,6 +86,9 @@ fn json_has_every_field_that_is_specified() {
             held,
             sorted(&[
                 "name",
+                "transcribed",
+                "what_if",
+                "misses_over_time",
                 "host_page_bytes",
                 "time_vs_native",
                 "accesses",
@@ -115,7 +121,15 @@ fn json_has_every_field_that_is_specified() {
         held.sort();
         assert_eq!(
             held,
-            sorted(&["instructions", "second_tlb", "guest_walk", "host_walk", "exits"])
+            sorted(&[
+                "instructions",
+                "data",
+                "waiting",
+                "second_tlb",
+                "guest_walk",
+                "host_walk",
+                "exits"
+            ])
         );
         assert_eq!(names(&scheme["table_bytes"]).len(), 2);
     }
@@ -200,4 +214,65 @@ fn unusable_input_is_named() {
     let message = stderr(&output);
     assert!(message.contains("mine.toml") && message.contains("base_cpj"), "{message}");
     assert!(message.contains(&format!("line {line}")), "line {line}: {message}");
+}
+
+#[test]
+fn generated_guests_are_listed_and_run() {
+    let output = slat(&["compare", "--list"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = stdout(&output);
+    for name in ["segv", "compile", "terminal", "skylake-sp", "kvm-3.0"] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    let output = slat(&["compare", "gen:fcw,pages=20", "--accesses", "50000", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["origin"], "generated");
+    assert_eq!(report["workload"], "fcw,pages=20");
+    let output = slat(&["compare", "gen:fwc"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("fcw"), "{}", stderr(&output));
+}
+
+#[test]
+fn machines_that_share_cores_disturb_each_other() {
+    let walks = |arguments: &[&str]| -> Vec<u64> {
+        let output = slat(arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let reports = stdout(&output);
+        let walks = |line: &str| -> u64 {
+            let report: Value = serde_json::from_str(line).expect("JSON");
+            report["schemes"][0]["walks"].as_u64().expect("a count")
+        };
+        reports.lines().map(walks).collect()
+    };
+    let small = ["gen:btree,size=4", "gen:gups,size=64"];
+    let common = ["--accesses", "100000", "--json", "--scheme", "native"];
+    let alone = walks(&[&["compare"], &small[..], &common[..]].concat());
+    let together = walks(&[&["compare"], &small[..], &common[..], &["--share", "2000"]].concat());
+    let untagged =
+        walks(&[&["compare"], &small[..], &common[..], &["--share", "2000", "--no-tags"]].concat());
+    assert!(
+        alone[0] < together[0] && together[0] <= untagged[0],
+        "{alone:?} {together:?} {untagged:?}"
+    );
+}
+
+#[test]
+fn a_hypervisor_says_what_it_does_on_the_processor() {
+    let accesses = ["gen:fcw", "--accesses", "30000", "--json"];
+    let schemes = |processor: &str, hypervisor: &str| -> Vec<String> {
+        let chosen = ["compare", "--processor", processor, "--hypervisor", hypervisor];
+        let output = slat(&[&chosen[..], &accesses[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let schemes = report["schemes"].as_array().expect("schemes").iter();
+        schemes.map(|scheme| scheme["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(schemes("core-2", "kvm-3.0"), ["native", "shadow"]);
+    assert_eq!(schemes("barcelona", "esx-3.5"), ["native", "npt", "npt"]);
+    let output = slat(&["compare", "--processor", "core-2", "--hypervisor", "hyper-v-windows-8"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("SLAT"), "{}", stderr(&output));
 }

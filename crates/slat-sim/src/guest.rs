@@ -3,6 +3,7 @@
 
 use slat::format::Format;
 use slat::format::arm64::{self, Stage1, TranslationRegime};
+use slat::format::riscv::{self, Sv};
 use slat::format::x86::Controls;
 use slat::format::x86::long::{Long, Processor};
 use slat::{Gpa, Gva, Stage, Updates};
@@ -134,5 +135,32 @@ impl Guest for Aarch64 {
         let root =
             if registers.control(Control::Tcr) & 1 << 22 != 0 { Root::Ttbr1 } else { Root::Ttbr0 };
         (registers.root(root) >> 48) as u16
+    }
+}
+
+/// RISC-V Sv48, into which x86 guests are transcribed: roots and invalidations keep x86's names.
+#[derive(Debug)]
+pub enum RiscV {}
+
+impl Guest for RiscV {
+    type Format = Sv;
+
+    const GLOBALS: Globals = Globals::RiscV;
+
+    fn stage(registers: &Registers) -> Option<Stage<Sv, Gva, Gpa>> {
+        let format = Sv::stage1(riscv::Scheme::Sv48, riscv::Features::default());
+        Some(Stage::new(format, registers.root(Root::Cr3)))
+    }
+
+    fn shadow_root(_: u64) -> Option<u64> {
+        None
+    }
+
+    fn root_level(_: &Sv) -> u8 {
+        3
+    }
+
+    fn address_space(_: &Registers) -> u16 {
+        0
     }
 }

@@ -4,13 +4,15 @@
 
 use std::fmt::Write as _;
 
-use crate::compare::{CycleShares, Outcome};
+use crate::compare::{Outcome, Shares};
 use crate::machine::GRID;
-use crate::report::{self, Report, exit_words, page_name, references};
+use crate::report::{Report, exit_words, page_name};
 
 /// Where cycles go: class of the colour, and words.
 const PARTS: &[(&str, &str)] = &[
     ("p0", "instructions at base CPI"),
+    ("p4", "waiting for data"),
+    ("p5", "waiting for devices"),
     ("p1", "second-level TLB hits"),
     ("p2", "walks: the guest's entries"),
     ("p3", "walks: nested or shadow entries"),
@@ -19,10 +21,10 @@ const PARTS: &[(&str, &str)] = &[
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2024;--dim:#5b6470;--paper:#fff;--line:#d8dde3;--heat:20,92,170;
 --p0:#b8c0c9;--p1:#e0a800;--p2:#2a7de1;--p3:#0b3d7a;--e0:#7b4fc4;--e1:#c62f2f;--e2:#e8762c;--e3:#b0832a;
---e4:#8f2060;--e5:#d9609a;--e6:#5f8f2f}
+--e4:#8f2060;--e5:#d9609a;--e6:#5f8f2f;--e7:#2b8a8a;--e8:#3f5f9f;--p4:#8f99a5;--p5:#d5dae0}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--dim:#9aa4b0;--paper:#14171a;--line:#343b43;
 --heat:90,165,255;--p0:#59626c;--p1:#e7b92f;--p2:#4d9bff;--p3:#9cc8ff;--e0:#a988ea;--e1:#f06a6a;
---e2:#f39a5c;--e3:#d8b25e;--e4:#d977ab;--e5:#f5a3c8;--e6:#9acb66}}
+--e2:#f39a5c;--e3:#d8b25e;--e4:#d977ab;--e5:#f5a3c8;--e6:#9acb66;--e7:#5fc4c4;--e8:#8fb0f0;--p4:#7d8894;--p5:#3a4148}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:70rem;padding:1rem;background:var(--paper);color:var(--ink);
 font:16px/1.45 system-ui,sans-serif}
@@ -40,6 +42,7 @@ th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:lef
 .key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;vertical-align:-.05rem}
 .p0{background:var(--p0)}.p1{background:var(--p1)}.p2{background:var(--p2)}.p3{background:var(--p3)}
 .e0{background:var(--e0)}.e1{background:var(--e1)}.e2{background:var(--e2)}.e3{background:var(--e3)}
+.e7{background:var(--e7)}.e8{background:var(--e8)}.p4{background:var(--p4)}.p5{background:var(--p5)}
 .e4{background:var(--e4)}.e5{background:var(--e5)}.e6{background:var(--e6)}
 .range{position:relative;flex:1;height:1.2rem;border-left:1px solid var(--line)}
 .range i{position:absolute;top:.45rem;height:.3rem;background:var(--p2);opacity:.5}
@@ -83,8 +86,11 @@ pub fn page(report: &Report) -> String {
 }
 
 fn name(outcome: &Outcome) -> String {
+    let mark = if outcome.transcribed { " (transcribed)" } else { "" };
     match outcome.scheme.host_shift() {
-        Some(shift) => format!("{}, {} host pages", outcome.scheme.name(), page_name(shift)),
+        Some(shift) => {
+            format!("{}{mark}, {} host pages", outcome.scheme.name(), page_name(shift))
+        }
         None => outcome.scheme.name().to_owned(),
     }
 }
@@ -95,8 +101,8 @@ fn table(out: &mut String, report: &Report) {
          <th>time vs native</th><th>range</th><th>TLB miss %</th><th>refs/walk</th>\
          <th>exits/M accesses</th><th>tables KiB</th></tr>\n",
     );
-    for outcome in &report.outcomes {
-        let counts = &outcome.counts;
+    for outcome in report.schemes() {
+        let counts = outcome.counts();
         let (value, range) = outcome.time.map_or(("-".to_owned(), String::new()), |time| {
             (format!("{:.3}", time.value), format!("{:.3} to {:.3}", time.low, time.high))
         });
@@ -107,8 +113,8 @@ fn table(out: &mut String, report: &Report) {
             outcome.scheme.name(),
             outcome.scheme.host_shift().map_or("-", page_name),
             100.0 * counts.walks as f64 / counts.lookups.max(1) as f64,
-            references(outcome) as f64 / counts.walks.max(1) as f64,
-            report::exits(outcome) as f64 * 1e6 / counts.accesses.max(1) as f64,
+            outcome.references_per_walk(),
+            outcome.exits() as f64 * 1e6 / counts.accesses.max(1) as f64,
             (outcome.guest_table_bytes + outcome.host_table_bytes) / 1024,
         );
     }
@@ -116,8 +122,15 @@ fn table(out: &mut String, report: &Report) {
 }
 
 /// Cycles of each part, in the order of the legend: [`PARTS`], then exits.
-fn parts(cycles: &CycleShares) -> Vec<(String, &'static str, f64)> {
-    let fixed = [&cycles.instructions, &cycles.second_tlb, &cycles.guest_walk, &cycles.host_walk];
+fn parts(cycles: &Shares) -> Vec<(String, &'static str, f64)> {
+    let fixed = [
+        &cycles.instructions,
+        &cycles.data,
+        &cycles.waiting,
+        &cycles.second_tlb,
+        &cycles.guest_walk,
+        &cycles.host_walk,
+    ];
     let mut all: Vec<_> = PARTS
         .iter()
         .zip(fixed)
@@ -130,8 +143,9 @@ fn parts(cycles: &CycleShares) -> Vec<(String, &'static str, f64)> {
 }
 
 fn stacked(out: &mut String, report: &Report, whole: bool) {
-    let from = usize::from(!whole);
-    let all: Vec<_> = report.outcomes.iter().map(|o| (name(o), parts(&o.cycles))).collect();
+    // What is not translation comes first.
+    let from = if whole { 0 } else { 3 };
+    let all: Vec<_> = report.schemes().map(|o| (name(o), parts(&o.shares))).collect();
     let total =
         |parts: &[(String, &str, f64)]| parts[from..].iter().map(|part| part.2).sum::<f64>();
     let largest = all.iter().map(|(_, parts)| total(parts)).fold(0.0, f64::max);
@@ -168,8 +182,7 @@ fn stacked(out: &mut String, report: &Report, whole: bool) {
 }
 
 fn page_sizes(out: &mut String, report: &Report) {
-    let timed: Vec<_> =
-        report.outcomes.iter().filter_map(|o| o.time.map(|time| (o, time))).collect();
+    let timed: Vec<_> = report.schemes().filter_map(|o| o.time.map(|time| (o, time))).collect();
     let largest = timed.iter().map(|(_, time)| time.high).fold(0.0, f64::max);
     if largest <= 0.0 {
         return;
@@ -199,9 +212,9 @@ fn grids(out: &mut String, report: &Report) {
          the level of the nested table read for it; G is the guest's own entry.</p>\n\
          <div class=\"grids\">\n",
     );
-    for outcome in &report.outcomes {
-        let grid = &outcome.counts.grid;
-        let walks = outcome.counts.walks.max(1) as f64;
+    for outcome in report.schemes() {
+        let grid = &outcome.counts().grid;
+        let walks = outcome.counts().walks.max(1) as f64;
         let largest = grid.iter().flatten().copied().max().unwrap_or(0).max(1) as f64;
         let used = |column: usize| grid.iter().any(|row| row[column] > 0);
         let columns: Vec<usize> = [4, 3, 2, 1, 0, 5].into_iter().filter(|&c| used(c)).collect();

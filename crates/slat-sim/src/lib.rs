@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod cost;
+pub mod generated;
 pub mod guest;
 pub mod host;
 pub mod html;
@@ -16,3 +18,5 @@ pub mod perf;
 pub mod preset;
 pub mod report;
 pub mod reproduce;
+mod text;
+pub mod transcribe;

@@ -34,28 +34,30 @@ pub enum ServedBy {
 /// the others have the processor's sets and ways.
 #[derive(Debug)]
 struct LineCaches {
+    /// Tells the lines of virtual machines apart that share the caches: each guest's memory begins
+    /// at the same address of its own.
+    salt: u64,
     first: Vec<u64>,
     second: Array<()>,
     third: Array<()>,
-    cycles: [u64; 4],
 }
 
 impl LineCaches {
-    fn new(caches: &Caches) -> Result<LineCaches, BadGeometry> {
+    fn new(caches: &Caches, vm: u8) -> Result<LineCaches, BadGeometry> {
         let geometry = |size: &CacheSize| Geometry::lru(size.kib * 16, size.ways);
         let (l1, l2, l3) = (&caches.l1.value, &caches.l2.value, &caches.l3.value);
         let lines = (l1.kib as usize * 16).next_power_of_two();
         Ok(LineCaches {
+            salt: u64::from(vm) << 48,
             first: vec![u64::MAX; lines],
             second: Array::new(geometry(l2))?,
             third: Array::new(geometry(l3))?,
-            cycles: [l1.cycles, l2.cycles, l3.cycles, caches.memory.value].map(u64::from),
         })
     }
 
     #[inline(always)]
     fn access(&mut self, address: u64) -> ServedBy {
-        let line = address >> 6;
+        let line = address >> 6 ^ self.salt;
         let slot = line as usize & (self.first.len() - 1);
         if self.first[slot] == line {
             return ServedBy::L1;
@@ -80,15 +82,6 @@ impl LineCaches {
     }
 }
 
-/// What the table reads of one dimension cost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Dimension {
-    /// Entries read, by who served them: L1, L2, L3, memory.
-    pub served: [u64; 4],
-    /// Cycles that took.
-    pub cycles: u64,
-}
-
 /// System physical memory.
 #[derive(Debug)]
 pub struct Physical {
@@ -98,10 +91,13 @@ pub struct Physical {
     /// The hypervisor's tables, from [`HOST_BASE`] on.
     pub host: Vec<Table>,
     lines: LineCaches,
-    /// Reads of the guest's own tables.
-    pub guest_reads: Dimension,
+    /// Data accesses that the first level did not serve, by who did: the second level, the third,
+    /// memory.
+    pub data: [u64; 3],
+    /// Reads of the guest's own tables by who served them: L1, L2, L3, memory.
+    pub guest_reads: [u64; 4],
     /// Reads of the hypervisor's: nested or shadow tables.
-    pub host_reads: Dimension,
+    pub host_reads: [u64; 4],
     /// log2 of the pages that the host backs the guest with.
     pub backed: u8,
 }
@@ -112,20 +108,40 @@ pub struct Physical {
 pub struct TooMuchMemory(pub u64);
 
 impl Physical {
-    /// Empty memory behind these caches.
+    /// Empty memory behind these caches; `vm` numbers guests that share them.
     ///
     /// # Errors
     /// Where a cache cannot have its geometry.
-    pub fn new(caches: &Caches, backed: u8) -> Result<Physical, BadGeometry> {
+    pub fn new(caches: &Caches, backed: u8, vm: u8) -> Result<Physical, BadGeometry> {
         Ok(Physical {
             frames: Vec::new(),
             pages: Vec::new(),
             host: Vec::new(),
-            lines: LineCaches::new(caches)?,
-            guest_reads: Dimension::default(),
-            host_reads: Dimension::default(),
+            lines: LineCaches::new(caches, vm)?,
+            data: [0; 3],
+            guest_reads: [0; 4],
+            host_reads: [0; 4],
             backed,
         })
+    }
+
+    /// Counts from zero on.
+    pub fn forget(&mut self) {
+        self.data = [0; 3];
+        self.guest_reads = [0; 4];
+        self.host_reads = [0; 4];
+    }
+
+    /// Takes the other's data caches and gives it its own; each keeps its guest's salt.
+    pub fn exchange_caches(&mut self, other: &mut Physical) {
+        std::mem::swap(&mut self.lines, &mut other.lines);
+        std::mem::swap(&mut self.lines.salt, &mut other.lines.salt);
+    }
+
+    /// The entry of a guest's table, by its guest-physical address.
+    pub fn guest_entry(&self, gpa: u64) -> Option<u64> {
+        let page = self.page(gpa)?;
+        Some(self.pages[page][(gpa >> 3 & 0x1ff) as usize])
     }
 
     /// How many of the guest's table pages are known.
@@ -133,10 +149,15 @@ impl Physical {
         self.pages.len()
     }
 
-    /// A data access: only the lines that it displaces matter.
+    /// A data access.
     #[inline(always)]
     pub fn data(&mut self, spa: u64) {
-        self.lines.access(spa);
+        match self.lines.access(spa) {
+            ServedBy::L1 => {}
+            ServedBy::L2 => self.data[0] += 1,
+            ServedBy::L3 => self.data[1] += 1,
+            ServedBy::Memory => self.data[2] += 1,
+        }
     }
 
     fn page(&self, gpa: u64) -> Option<usize> {
@@ -245,10 +266,8 @@ impl Memory for Physical {
             return Ok(Value { value: *entry, reached: Reached::DIRECTLY });
         }
         let by = self.lines.access(raw);
-        let cycles = self.lines.cycles[by as usize];
-        let dimension = if raw >= HOST_BASE { &mut self.host_reads } else { &mut self.guest_reads };
-        dimension.served[by as usize] += 1;
-        dimension.cycles += cycles;
+        let reads = if raw >= HOST_BASE { &mut self.host_reads } else { &mut self.guest_reads };
+        reads[by as usize] += 1;
         let entry = self.entry(raw).ok_or(Outside { address, write: false })?;
         Ok(Value { value: *entry, reached: Reached::DIRECTLY })
     }

@@ -12,6 +12,8 @@ use slat_mmu::walker::{PageWalkConfig, WalkCacheConfig, WalkerConfig};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
+    /// It was counted, one by one: there is nothing to be off.
+    Counted,
     /// Somebody measured it and said how.
     Measured,
     /// The vendor or a standard text states it.
@@ -25,6 +27,7 @@ impl Confidence {
     /// low and the high end: the project's own convention, stated wherever a range is printed.
     pub const fn factor(self) -> f64 {
         match self {
+            Confidence::Counted => 1.0,
             Confidence::Measured => 1.1,
             Confidence::Documented => 1.2,
             Confidence::Assumed => 1.5,
@@ -242,8 +245,18 @@ pub struct Cycles {
     pub handle_cr3: Param<u32>,
     /// The hypervisor's work at INVLPG.
     pub handle_invlpg: Param<u32>,
-    /// Cycles an instruction takes where translation costs nothing.
+    /// The hypervisor's work for a guest's access to a device.
+    pub handle_io: Param<u32>,
+    /// Cycles an instruction takes where translation costs nothing and the first cache level holds
+    /// all data.
     pub base_cpi: Param<f64>,
+    /// The share of a wait for data, or for a walk, that is not hidden behind other work of a program
+    /// in general.
+    pub exposed: Param<f64>,
+    /// Page walks that the core does at a time.
+    pub walkers: Param<u32>,
+    /// The clock of a common part, in GHz: turns waits for devices into cycles.
+    pub frequency_ghz: Param<f64>,
 }
 
 /// A preset that cannot be used.
@@ -412,12 +425,20 @@ impl Processor {
                 text: format!("{} is not in 32..=52", physical_bits.value),
             });
         }
-        if !(0.05..=100.0).contains(&self.cycles.base_cpi.value) {
-            return Err(PresetError::Value {
-                file: file.to_owned(),
-                field: "cycles.base_cpi",
-                text: format!("{} cycles an instruction", self.cycles.base_cpi.value),
-            });
+        let cycles = &self.cycles;
+        for (field, value, low, high) in [
+            ("cycles.base_cpi", cycles.base_cpi.value, 0.05, 100.0),
+            ("cycles.exposed", cycles.exposed.value, 0.01, 1.0),
+            ("cycles.walkers", f64::from(cycles.walkers.value), 1.0, 64.0),
+            ("cycles.frequency_ghz", cycles.frequency_ghz.value, 0.01, 20.0),
+        ] {
+            if !(low..=high).contains(&value) {
+                return Err(PresetError::Value {
+                    file: file.to_owned(),
+                    field,
+                    text: format!("{value} is not in {low} to {high}"),
+                });
+            }
         }
         Ok(())
     }

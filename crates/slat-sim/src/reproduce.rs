@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use slat_trace::recording::{self, Recording};
 
 use crate::compare::{CompareError, Estimate};
+use crate::generated::GeneratedError;
 use crate::preset::PresetError;
+use crate::text::wrapped;
 
 mod checks;
 mod claims;
@@ -138,6 +140,9 @@ pub enum ReproduceError {
     /// A bundled preset is not valid.
     #[error(transparent)]
     Preset(#[from] PresetError),
+    /// A workload cannot be generated.
+    #[error(transparent)]
+    Generated(#[from] GeneratedError),
 }
 
 /// All rows.
@@ -145,6 +150,23 @@ pub enum ReproduceError {
 pub struct Report {
     /// Claims first, then acceptance checks.
     pub rows: Vec<Row>,
+    /// What was run for them.
+    pub effort: Effort,
+}
+
+/// How much is run for a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Accesses of a recording at most.
+    pub recorded: u64,
+    /// Accesses of a generated guest, of which the first third is not counted.
+    pub generated: u64,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Effort { recorded: 32_000_000, generated: 3_000_000 }
+    }
 }
 
 /// Computes every row. `progress` is told what is run next.
@@ -153,12 +175,13 @@ pub struct Report {
 /// Where a recording is there and cannot be used.
 pub fn reproduce<'a>(
     open: &'a mut Open<'a>,
+    effort: Effort,
     progress: &'a mut dyn FnMut(&str),
 ) -> Result<Report, ReproduceError> {
-    let mut runs = Runs::new(open, progress);
+    let mut runs = Runs::new(open, effort, progress);
     let mut rows = claims::rows(&mut runs)?;
     rows.extend(checks::rows(&mut runs)?);
-    Ok(Report { rows })
+    Ok(Report { rows, effort })
 }
 
 impl Report {
@@ -217,12 +240,13 @@ impl Report {
         let _ = writeln!(
             out,
             "{} in range, {} out of range, {} too uncertain, {} not comparable. Why: --details\n\
-             Recordings are run up to {} M accesses.",
+             Recordings are run up to {} M accesses, generated guests for {} M.",
             self.count(Verdict::InRange),
             self.count(Verdict::OutOfRange),
             self.count(Verdict::TooUncertain),
             self.count(Verdict::NotComparable),
-            runs::MOST_ACCESSES / 1_000_000,
+            self.effort.recorded / 1_000_000,
+            self.effort.generated / 1_000_000,
         );
         out
     }
@@ -252,22 +276,6 @@ fn short(value: f64) -> String {
     } else {
         format!("{value:.2}")
     }
-}
-
-/// Lines of at most `width` characters, broken at spaces; at least one.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

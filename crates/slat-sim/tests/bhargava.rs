@@ -38,13 +38,13 @@ fn outcome(recording: &Recording, processor: &Processor, scheme: Scheme) -> Outc
 }
 
 fn walks(outcome: &Outcome) -> f64 {
-    outcome.cycles.guest_walk.value + outcome.cycles.host_walk.value
+    outcome.cycles.walks()
 }
 
 /// All but exits: the paper's guests have touched their memory.
 fn all(outcome: &Outcome) -> f64 {
     let cycles = &outcome.cycles;
-    cycles.instructions.value + cycles.second_tlb.value + walks(outcome)
+    cycles.instructions + cycles.second_tlb + walks(outcome)
 }
 
 #[test]

@@ -1,42 +1,73 @@
 //! `slat compare [WORKLOAD...]`
 
+mod options;
+mod workload;
+
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use slat_sim::compare::{Options, compare};
-use slat_sim::preset::Processor;
+use slat_sim::compare::{Compared, Timeline, compare_with, share};
 use slat_sim::report::{Report, TERMS};
-use slat_trace::recording::{self, Recording};
-use slat_trace::{Source, open};
 
+use self::options::{HostPage, SchemeName, Setting};
+use self::workload::{Workload, Workloads};
 use super::check::write_whole;
 
 #[derive(clap::Args)]
 #[command(
     about = "What a workload costs without virtualization, with shadow paging, and with SLAT",
-    long_about = "Run a recording through simulated processors without virtualization, with shadow \
-                  paging, and with the processor's second stage (EPT, NPT, Arm Stage-2) over 4K, 2M \
-                  and 1G host pages, all in one pass, and say what each costs and why. The guest's \
-                  own behaviour is what the recording has: it does not react to the scheme.",
+    long_about = "Run a recorded, imported or generated guest through simulated processors without \
+                  virtualization, with shadow paging, and with a second stage (EPT, NPT, Arm Stage-2, \
+                  RISC-V G-stage) over 4K, 2M and 1G host pages, all in one pass, and say what each \
+                  costs and why. The guest's own behaviour is what the recording has: it does not \
+                  react to the scheme.",
     after_help = "Examples:\n  slat compare\n  slat compare recordings/sqlite.slat --grid\n  \
+                  slat compare gen:gups,size=256,huge=1 --advice\n  \
                   slat compare run.slat --processor my-cpu.toml --no-tags --json\n  \
+                  slat compare gen:oltp gen:fcw --share 100000\n  \
                   slat compare --explain refs\n\n\
-                  Exit code: 0 completed, 2 unusable input."
+                  Exit code: 0 completed, 2 unusable input, 130 interrupted (what is printed is of \
+                  the part that ran)."
 )]
 pub(crate) struct Args {
-    /// Recordings (or traces that `slat import` reads); default: the bundled fork+exec recording
-    workloads: Vec<PathBuf>,
+    /// Recordings, traces that `slat import` reads, or generated guests (gen:NAME,key=value,...;
+    /// --list says which); default: the bundled fork+exec recording
+    workloads: Vec<String>,
+
+    /// List the generated guests with their parameters, the processors and the hypervisors, and stop
+    #[arg(long)]
+    list: bool,
+
+    /// Accesses that a generated guest gives
+    #[arg(long, value_name = "N", default_value_t = 8_000_000)]
+    accesses: u64,
+
+    /// Accesses that are run before counting begins, so that what starts up is left out
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "share")]
+    warm_up: u64,
 
     /// Processor preset by name, or a TOML file
     #[arg(long, value_name = "NAME|FILE", default_value = "skylake-sp")]
     processor: String,
 
+    /// Hypervisor preset by name, or a TOML file: its handlers' costs, its tags, its largest pages,
+    /// and only what it does on this processor (a second stage, or its kind of shadow tables)
+    #[arg(long, value_name = "NAME|FILE")]
+    hypervisor: Option<String>,
+
     /// Page sizes with which the host backs the guest
     #[arg(long, value_name = "4K|2M|1G", value_delimiter = ',', default_value = "4K,2M,1G")]
     host_page: Vec<HostPage>,
+
+    /// Only these schemes, and native; default: all that the recording can run under, and Stage-2
+    /// and G-stage by transcription over one page size
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    scheme: Vec<SchemeName>,
 
     /// TLB entries are not tagged by virtual machine, whatever the processor has
     #[arg(long, conflicts_with = "tags")]
@@ -46,12 +77,31 @@ pub(crate) struct Args {
     #[arg(long)]
     tags: bool,
 
+    /// What if the x86 guest used PCIDs (natively and under a second stage): their invalidations are
+    /// derived from its page-table stores
+    #[arg(long)]
+    pcid: bool,
+
+    /// The workloads are virtual machines on the same cores: each runs so many accesses, then the
+    /// next, over shared TLBs and caches; their own tags keep them apart
+    #[arg(long, value_name = "ACCESSES")]
+    share: Option<usize>,
+
     /// The virtual machine has just started: first touches of host pages count, and shadow tables
     /// begin empty
     #[arg(long)]
     cold_start: bool,
 
-    /// Also print table entries read by guest and nested level
+    /// Run every access one by one, instead of leaving out those that hit alike everywhere; the
+    /// results are the same
+    #[arg(long)]
+    every_access: bool,
+
+    /// Also print all advice, each with its simulated effect
+    #[arg(long)]
+    advice: bool,
+
+    /// Also print table entries read by guest and nested level, and where they were served
     #[arg(long)]
     grid: bool,
 
@@ -80,85 +130,131 @@ pub(crate) struct Args {
     csv: bool,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum HostPage {
-    #[value(name = "4K", alias = "4k")]
-    Small,
-    #[value(name = "2M", alias = "2m")]
-    Large,
-    #[value(name = "1G", alias = "1g")]
-    Huge,
-}
-
-impl HostPage {
-    fn shift(self) -> u8 {
-        match self {
-            HostPage::Small => 12,
-            HostPage::Large => 21,
-            HostPage::Huge => 30,
-        }
-    }
-}
-
-/// Ten times a shell forks and executes a program, under Linux on x86-64.
-const DEFAULT: &[u8] = include_bytes!("../../data/fork.slat");
-
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(term) = &args.explain {
         return explain(term);
     }
-    let processor = processor(&args.processor)?;
-    if args.perf {
-        anstream::print!("{}", slat_sim::perf::text(&processor.name));
+    if args.list {
+        anstream::print!("{}", options::list());
         return Ok(ExitCode::SUCCESS);
     }
-    if args.html.is_some() && args.workloads.len() > 1 {
-        bail!("--html writes one page: give one workload, not {}", args.workloads.len());
+    let setting = Setting::of(&args)?;
+    if args.perf {
+        anstream::print!("{}", slat_sim::perf::text(&setting.processor.name));
+        return Ok(ExitCode::SUCCESS);
     }
-    let mut pages: Vec<u8> = args.host_page.iter().map(|page| page.shift()).collect();
-    pages.sort_unstable();
-    pages.dedup();
-    let tagged = if args.no_tags { Some(false) } else { args.tags.then_some(true) };
-    let options = Options { host_pages: pages, tagged, cold_start: args.cold_start, schemes: None };
-    if args.workloads.is_empty() {
-        let recording = Recording::from_bytes(DEFAULT)?;
-        let total = recording.accesses();
-        let mut reader = recording.reader(&recording::Options::default())?;
-        let name = "fork+exec storm (bundled recording)".to_owned();
-        one(&args, name, Vec::new(), &mut reader, total, &processor, &options)?;
+    let workloads = Workloads::of(&args)?;
+    if args.html.is_some() && (workloads.len() > 1 || args.share.is_some()) {
+        bail!("--html writes one page of one workload: give one, without --share");
     }
-    for path in &args.workloads {
-        let mut opened = open::open(path, &open::Options::default())?;
-        let (total, notes) = (opened.accesses(), opened.notes());
-        one(&args, name_of(path), notes, &mut opened, total, &processor, &options)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .context("cannot watch for an interrupt")?;
+    let goes_on = || !interrupted.load(Ordering::Relaxed);
+    if let Some(slice) = args.share {
+        together(&args, workloads, slice, &setting, &goes_on)?;
+    } else {
+        for workload in workloads {
+            if goes_on() {
+                alone(&args, workload?, &setting, &goes_on)?;
+            }
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if goes_on() { ExitCode::SUCCESS } else { ExitCode::from(130) })
 }
 
-fn one<S: Source>(
+/// One workload after the other, each on a machine of its own.
+fn alone(
     args: &Args,
-    workload: String,
-    notes: Vec<String>,
-    source: &mut S,
-    total: u64,
-    processor: &Processor,
-    options: &Options,
+    mut workload: Workload,
+    setting: &Setting,
+    goes_on: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {
-    let bar = if std::io::stderr().is_terminal() {
+    let bar = bar(workload.total())?;
+    let compared = compare_with(
+        &mut workload,
+        &setting.processor,
+        &setting.options,
+        Workload::facts,
+        |done| {
+            bar.set_position(done);
+            goes_on()
+        },
+    )
+    .with_context(|| workload.name.clone())?;
+    bar.finish_and_clear();
+    print(args, &report(&workload, compared, setting))
+}
+
+/// All workloads at once, taking turns.
+fn together(
+    args: &Args,
+    workloads: Workloads,
+    slice: usize,
+    setting: &Setting,
+    goes_on: &dyn Fn() -> bool,
+) -> anyhow::Result<()> {
+    let mut sources = workloads.collect::<anyhow::Result<Vec<Workload>>>()?;
+    if !(2..=8).contains(&sources.len()) {
+        bail!("--share needs 2 to 8 workloads, not {}", sources.len());
+    }
+    let bar = bar(sources.iter().map(Workload::total).sum())?;
+    let all = share(
+        &mut sources,
+        slice,
+        &setting.processor,
+        &setting.options,
+        Workload::facts,
+        |done| {
+            bar.set_position(done);
+            goes_on()
+        },
+    )?;
+    bar.finish_and_clear();
+    let others = sources.len() - 1;
+    for (workload, outcomes) in sources.iter().zip(all) {
+        let compared = Compared { outcomes, timeline: Timeline::default(), notes: Vec::new() };
+        let mut report = report(workload, compared, setting);
+        report.notes.push(format!(
+            "shares its cores with {others} other virtual machine{}, in turns of {slice} accesses; \
+             native means sharing without virtualization",
+            if others == 1 { "" } else { "s" }
+        ));
+        print(args, &report)?;
+    }
+    Ok(())
+}
+
+fn bar(total: u64) -> anyhow::Result<ProgressBar> {
+    Ok(if std::io::stderr().is_terminal() {
         ProgressBar::new(total).with_style(ProgressStyle::with_template(
             "{bar:30} {percent}% {human_pos} accesses, {per_sec}, {eta} left",
         )?)
     } else {
         ProgressBar::hidden()
-    };
-    let outcomes = compare(source, processor, options, |done| {
-        bar.set_position(done);
-        true
     })
-    .with_context(|| workload.clone())?;
-    bar.finish_and_clear();
-    let cold_start = options.cold_start;
-    let report = Report { workload, notes, processor: processor.clone(), cold_start, outcomes };
+}
+
+fn report(workload: &Workload, compared: Compared, setting: &Setting) -> Report {
+    let mut notes = workload.notes.clone();
+    notes.extend(compared.notes);
+    if setting.options.pcid {
+        notes.push("what if with PCIDs: invalidations follow from page-table stores".to_owned());
+    }
+    Report {
+        workload: workload.name.clone(),
+        origin: workload.origin,
+        notes,
+        processor: setting.processor.clone(),
+        hypervisor: setting.hypervisor.clone(),
+        cold_start: setting.options.cold_start,
+        outcomes: compared.outcomes,
+        timeline: compared.timeline,
+    }
+}
+
+fn print(args: &Args, report: &Report) -> anyhow::Result<()> {
     if let Some(path) = &args.html {
         write_whole(path, &report.html())?;
     }
@@ -168,30 +264,19 @@ fn one<S: Source>(
         report.csv()
     } else {
         let mut text = report.text();
-        if args.grid {
-            text.push('\n');
-            text.push_str(&report.grid());
-        }
-        if args.cycles {
-            text.push('\n');
-            text.push_str(&report.cycles());
+        for (wanted, more) in [
+            (args.advice, Report::advice_text as fn(&Report) -> String),
+            (args.grid, Report::grid),
+            (args.cycles, Report::cycles),
+        ] {
+            if wanted {
+                text.push('\n');
+                text.push_str(&more(report));
+            }
         }
         text
     };
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.display().to_string())
-}
-
-fn processor(name: &str) -> anyhow::Result<Processor> {
-    let path = Path::new(name);
-    if path.extension().is_some_and(|extension| extension == "toml") {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-        return Ok(Processor::parse(name, &text)?);
-    }
-    Ok(Processor::bundled(name)?)
 }
 
 fn explain(term: &str) -> anyhow::Result<ExitCode> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::ProgressBar;
-use slat_sim::reproduce::{Verdict, reproduce};
+use slat_sim::reproduce::{Effort, Verdict, reproduce};
 use slat_trace::recording::{Error, Recording};
 
 #[derive(clap::Args)]
@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         if path.exists() { Recording::open(path).map(Some) } else { Ok(None) }
     };
     let mut progress = |what: &str| bar.set_message(what.to_owned());
-    let report = reproduce(&mut open, &mut progress)?;
+    let report = reproduce(&mut open, Effort::default(), &mut progress)?;
     bar.finish_and_clear();
     let text = if args.json {
         format!("{}\n", serde_json::to_string(&report.json())?)

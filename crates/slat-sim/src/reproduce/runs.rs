@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use slat_mmu::shadow::Discipline;
 use slat_trace::recording::{self, Recording};
 
-use super::{Open, ReproduceError};
-use crate::compare::{CycleShares, Estimate, Options, Outcome, Scheme, compare};
-use crate::preset::Processor;
+use super::{Effort, Open, ReproduceError};
+use crate::compare::{Estimate, Facts, Options, Outcome, Scheme, compare_with};
+use crate::cost::{Cycles, propagate};
+use crate::generated::{self, Generated};
+use crate::hypervisor::Hypervisor;
+use crate::preset::{Confidence, Processor, SecondStage};
 
-/// Recordings are run up to here: a bound on the time that the command takes.
-pub(super) const MOST_ACCESSES: u64 = 32_000_000;
-
-/// The outcomes of one recording on one processor.
+/// The outcomes of one workload on one processor.
 #[derive(Clone, Debug)]
 pub(super) struct Run(Vec<Outcome>);
 
@@ -25,40 +25,65 @@ impl Run {
         self.scheme(Scheme::Native)
     }
 
-    /// Shadow tables that may be out of step until the guest invalidates: what KVM and Xen do.
-    pub(super) fn shadow(&self) -> Option<&Outcome> {
-        self.scheme(Scheme::Shadow(Discipline::OutOfSync))
+    /// Shadow tables under this discipline.
+    pub(super) fn shadow_of(&self, discipline: Discipline) -> Option<&Outcome> {
+        self.scheme(Scheme::Shadow(discipline))
     }
 
-    /// Shadow tables every store to whose guest tables traps.
-    pub(super) fn shadow_trap(&self) -> Option<&Outcome> {
-        self.scheme(Scheme::Shadow(Discipline::TrapAll))
+    /// Shadow tables that may be out of step until the guest invalidates: what KVM and Xen do.
+    pub(super) fn shadow(&self) -> Option<&Outcome> {
+        self.shadow_of(Discipline::OutOfSync)
+    }
+
+    /// The host's second stage of this processor's maker, with pages of this size (log2).
+    pub(super) fn nested(&self, shift: u8) -> Option<&Outcome> {
+        self.scheme(Scheme::Ept(shift)).or_else(|| self.scheme(Scheme::Npt(shift)))
     }
 }
 
-/// Runs made so far, by recording and machine.
+/// Runs made so far, by workload and machine.
 pub(super) struct Runs<'a> {
     open: &'a mut Open<'a>,
     progress: &'a mut dyn FnMut(&str),
+    effort: Effort,
     made: HashMap<(String, String), Option<Run>>,
 }
 
 impl<'a> Runs<'a> {
-    pub(super) fn new(open: &'a mut Open<'a>, progress: &'a mut dyn FnMut(&str)) -> Self {
-        Runs { open, progress, made: HashMap::new() }
+    pub(super) fn new(
+        open: &'a mut Open<'a>,
+        effort: Effort,
+        progress: &'a mut dyn FnMut(&str),
+    ) -> Self {
+        Runs { open, progress, effort, made: HashMap::new() }
     }
 
-    /// This recording on this bundled processor; `None` where there is no such recording.
+    /// This workload on this bundled processor; `None` where there is no such recording.
     pub(super) fn on(
         &mut self,
         workload: &str,
         preset: &str,
     ) -> Result<Option<Run>, ReproduceError> {
         let processor = Processor::bundled(preset)?;
-        self.with(workload, preset, &processor, &Options::default())
+        let options = schemes(workload, &processor);
+        self.with(workload, preset, &processor, &options)
     }
 
-    /// This recording on a processor that goes by `key` here.
+    /// The same, exits handled as this bundled hypervisor does.
+    pub(super) fn under(
+        &mut self,
+        workload: &str,
+        preset: &str,
+        hypervisor: &str,
+    ) -> Result<Option<Run>, ReproduceError> {
+        let mut processor = Processor::bundled(preset)?;
+        processor.cycles = Hypervisor::bundled(hypervisor)?.cycles(&processor.cycles);
+        let key = format!("{preset} {hypervisor}");
+        let options = schemes(workload, &processor);
+        self.with(workload, &key, &processor, &options)
+    }
+
+    /// This workload on a processor that goes by `key` here.
     pub(super) fn with(
         &mut self,
         workload: &str,
@@ -71,29 +96,79 @@ impl<'a> Runs<'a> {
             return Ok(run.clone());
         }
         (self.progress)(&format!("{workload} on {}", processor.name));
-        let run = match (self.open)(workload).map_err(|error| failed(workload, error))? {
-            None => None,
-            Some(recording) => Some(Run(outcomes(&recording, workload, processor, options)?)),
+        let run = if workload.starts_with(generated::PREFIX) {
+            Some(Run(generated(workload, processor, options, self.effort)?))
+        } else {
+            match (self.open)(workload).map_err(|error| failed(workload, error))? {
+                None => None,
+                Some(recording) => {
+                    let most = self.effort.recorded;
+                    Some(Run(recorded(&recording, workload, processor, options, most)?))
+                }
+            }
         };
         self.made.insert(key, run.clone());
         Ok(run)
     }
 }
 
+/// What rows ask of a workload: the second stage is that of the processor's maker, or EPT where it has
+/// none; 1 GiB host pages only for recordings.
+fn schemes(workload: &str, processor: &Processor) -> Options {
+    let nested = match processor.second_stage.value {
+        SecondStage::Npt => Scheme::Npt,
+        _ => Scheme::Ept,
+    };
+    let mut schemes = vec![
+        Scheme::Native,
+        Scheme::Shadow(Discipline::TrapAll),
+        Scheme::Shadow(Discipline::OutOfSync),
+        nested(12),
+        nested(21),
+    ];
+    if !workload.starts_with(generated::PREFIX) {
+        schemes.push(nested(30));
+    }
+    Options { schemes: Some(schemes), ..Options::default() }
+}
+
 fn failed(workload: &str, error: recording::Error) -> ReproduceError {
     ReproduceError::Recording { workload: workload.to_owned(), error: Box::new(error) }
 }
 
-fn outcomes(
+/// What is known of a recording: of the pointer chases, that they wait for each load.
+fn facts(workload: &str) -> Facts {
+    let chase = workload.starts_with("chase");
+    Facts { exposed: chase.then_some(1.0), ..Facts::RECORDED }
+}
+
+fn recorded(
     recording: &Recording,
     workload: &str,
     processor: &Processor,
     options: &Options,
+    most: u64,
 ) -> Result<Vec<Outcome>, ReproduceError> {
     let mut reader = recording
         .reader(&recording::Options::default())
         .map_err(|error| failed(workload, error))?;
-    compare(&mut reader, processor, options, |done| done < MOST_ACCESSES)
+    let facts = |_: &_| facts(workload);
+    compare_with(&mut reader, processor, options, facts, |done| done < most)
+        .map(|compared| compared.outcomes)
+        .map_err(|error| ReproduceError::Compare { workload: workload.to_owned(), error })
+}
+
+fn generated(
+    workload: &str,
+    processor: &Processor,
+    options: &Options,
+    effort: Effort,
+) -> Result<Vec<Outcome>, ReproduceError> {
+    // The first third is the guest's start, and that of the hypervisor's shadow.
+    let mut guest = Generated::open(workload, effort.generated)?;
+    let options = Options { warm_up: effort.generated / 3, ..options.clone() };
+    compare_with(&mut guest, processor, &options, Generated::facts, |_| true)
+        .map(|compared| compared.outcomes)
         .map_err(|error| ReproduceError::Compare { workload: workload.to_owned(), error })
 }
 
@@ -108,52 +183,60 @@ pub(super) enum Part {
     Walks,
 }
 
-fn beyond(cycles: &CycleShares, part: Part, end: fn(&Estimate) -> f64) -> f64 {
-    let walks = end(&cycles.guest_walk) + end(&cycles.host_walk);
-    let exits = || cycles.exits.iter().map(|(_, estimate)| end(estimate)).sum::<f64>();
+fn part_of(cycles: &Cycles, part: Part) -> f64 {
     match part {
-        Part::All => walks + end(&cycles.second_tlb) + exits(),
-        Part::WithoutExits => walks + end(&cycles.second_tlb),
-        Part::Walks => walks,
+        Part::All => cycles.total(),
+        Part::WithoutExits => cycles.total() - cycles.all_exits(),
+        Part::Walks => cycles.walks(),
     }
 }
 
-/// How many times as long one run takes as another. The ends of the range take the instructions at
-/// one end of theirs and all other parameters at the other, for both runs alike.
+/// How many times as long one run takes as another, by parts of them.
 pub(super) fn ratio(one: &Outcome, other: &Outcome, part: Part) -> Estimate {
-    let at = |instructions: fn(&Estimate) -> f64, end: fn(&Estimate) -> f64| {
-        let base = |outcome: &Outcome| match part {
-            Part::Walks => 0.0,
-            _ => instructions(&outcome.cycles.instructions),
-        };
-        let time = |outcome: &Outcome| base(outcome) + beyond(&outcome.cycles, part, end);
-        time(one) / time(other)
-    };
-    let value = at(|e| e.value, |e| e.value);
-    let ends = [at(|e| e.high, |e| e.low), at(|e| e.low, |e| e.high)];
-    Estimate { value, low: ends[0].min(ends[1]).min(value), high: ends[0].max(ends[1]).max(value) }
+    one.times(other, |cycles| part_of(cycles, part))
 }
 
 /// The share of a run's time that its exits take.
 pub(super) fn exit_share(outcome: &Outcome) -> Estimate {
-    let at = |instructions: fn(&Estimate) -> f64, end: fn(&Estimate) -> f64| {
-        let cycles = &outcome.cycles;
-        let all = beyond(cycles, Part::All, end);
-        let rest = beyond(cycles, Part::WithoutExits, end);
-        (all - rest) / (instructions(&cycles.instructions) + all)
-    };
-    let value = at(|e| e.value, |e| e.value);
-    let ends = [at(|e| e.high, |e| e.low), at(|e| e.low, |e| e.high)];
-    Estimate { value, low: ends[0].min(ends[1]), high: ends[0].max(ends[1]) }
+    propagate([&outcome.prices], |[prices]| {
+        let cycles = Cycles::of(&outcome.events, prices);
+        cycles.all_exits() / cycles.total()
+    })
 }
 
 /// Table entries read a walk.
 pub(super) fn references_per_walk(outcome: &Outcome) -> f64 {
-    let references: u64 = outcome.counts.grid.iter().flatten().sum();
-    references as f64 / outcome.counts.walks.max(1) as f64
+    outcome.references_per_walk()
+}
+
+/// What the exits of a run cost each, for print beside a ratio: `table-write 3,509, ...`.
+pub(super) fn exit_prices(processor: &Processor) -> String {
+    let costs = &processor.cycles;
+    let each = [
+        ("table store", &costs.handle_table_write),
+        ("fault", &costs.handle_shadow_fault),
+        ("CR3 load", &costs.handle_cr3),
+        ("INVLPG", &costs.handle_invlpg),
+    ];
+    let how = |confidence: Confidence| match confidence {
+        Confidence::Counted => "counted",
+        Confidence::Measured => "measured",
+        Confidence::Documented => "documented",
+        Confidence::Assumed => "assumed",
+    };
+    let list: Vec<String> = each
+        .iter()
+        .map(|(name, param)| format!("{name} {} ({})", param.value, how(param.confidence)))
+        .collect();
+    format!(
+        "cycles of an exit {} ({}), and of its handler: {}",
+        costs.exit.value,
+        how(costs.exit.confidence),
+        list.join(", ")
+    )
 }
 
 /// A count: nothing about it is uncertain.
 pub(super) fn exactly(value: f64) -> Estimate {
-    Estimate { value, low: value, high: value }
+    Estimate::exactly(value)
 }

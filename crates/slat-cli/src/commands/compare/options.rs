@@ -1,0 +1,169 @@
+//! What of the command line says how to compare.
+
+use std::path::Path;
+
+use anyhow::Context;
+use slat_sim::compare::{Discipline, Options, Scheme};
+use slat_sim::hypervisor::{Hypervisor, Means};
+use slat_sim::preset::{PageSize, Processor, SecondStage};
+
+use super::Args;
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum HostPage {
+    #[value(name = "4K", alias = "4k")]
+    Small,
+    #[value(name = "2M", alias = "2m")]
+    Large,
+    #[value(name = "1G", alias = "1g")]
+    Huge,
+}
+
+impl HostPage {
+    fn shift(self) -> u8 {
+        match self {
+            HostPage::Small => 12,
+            HostPage::Large => 21,
+            HostPage::Huge => 30,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum SchemeName {
+    Native,
+    ShadowTrap,
+    Shadow,
+    Ept,
+    Npt,
+    Stage2,
+    GStage,
+}
+
+impl SchemeName {
+    /// The schemes of this name, over these host pages.
+    fn schemes(self, pages: &[u8]) -> Vec<Scheme> {
+        let over = |make: fn(u8) -> Scheme| pages.iter().map(|&shift| make(shift)).collect();
+        match self {
+            SchemeName::Native => vec![Scheme::Native],
+            SchemeName::ShadowTrap => vec![Scheme::Shadow(Discipline::TrapAll)],
+            SchemeName::Shadow => vec![Scheme::Shadow(Discipline::OutOfSync)],
+            SchemeName::Ept => over(Scheme::Ept),
+            SchemeName::Npt => over(Scheme::Npt),
+            SchemeName::Stage2 => over(Scheme::Arm),
+            SchemeName::GStage => over(Scheme::RiscV),
+        }
+    }
+}
+
+/// The machine, the hypervisor and the schemes.
+pub(super) struct Setting {
+    pub(super) processor: Processor,
+    pub(super) hypervisor: Option<String>,
+    pub(super) options: Options,
+}
+
+impl Setting {
+    pub(super) fn of(args: &Args) -> anyhow::Result<Setting> {
+        let mut processor = processor(&args.processor)?;
+        let mut pages: Vec<u8> = args.host_page.iter().map(|page| page.shift()).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        let mut tagged = if args.no_tags { Some(false) } else { args.tags.then_some(true) };
+        let named = |names: &[SchemeName], pages: &[u8]| -> Vec<Scheme> {
+            // Run times are relative to native.
+            let mut schemes = vec![Scheme::Native];
+            for scheme in names.iter().flat_map(|name| name.schemes(pages)) {
+                if !schemes.contains(&scheme) {
+                    schemes.push(scheme);
+                }
+            }
+            schemes
+        };
+        let mut schemes = (!args.scheme.is_empty()).then(|| named(&args.scheme, &pages));
+        let mut name = None;
+        if let Some(wanted) = &args.hypervisor {
+            let hypervisor = hypervisor(wanted)?;
+            let means = hypervisor.means(&processor)?;
+            let largest = match hypervisor.largest_page(&processor) {
+                PageSize::Small => 12,
+                PageSize::Large => 21,
+                PageSize::Huge => 30,
+            };
+            pages.retain(|&shift| shift <= largest);
+            if pages.is_empty() {
+                pages.push(largest);
+            }
+            tagged = tagged.or_else(|| Some(hypervisor.tags(&processor)));
+            if schemes.is_none() {
+                let only = match means {
+                    Means::Shadow(Discipline::TrapAll) => SchemeName::ShadowTrap,
+                    Means::Shadow(Discipline::OutOfSync) => SchemeName::Shadow,
+                    Means::SecondStage(SecondStage::Npt) => SchemeName::Npt,
+                    Means::SecondStage(SecondStage::Arm) => SchemeName::Stage2,
+                    Means::SecondStage(_) => SchemeName::Ept,
+                };
+                schemes = Some(named(&[only], &pages));
+            }
+            processor.cycles = hypervisor.cycles(&processor.cycles);
+            name = Some(hypervisor.name);
+        }
+        let options = Options {
+            host_pages: pages,
+            tagged,
+            cold_start: args.cold_start,
+            pcid: args.pcid,
+            what_ifs: true,
+            transcribed: schemes.is_none(),
+            schemes,
+            warm_up: args.warm_up,
+            every_access: args.every_access,
+        };
+        Ok(Setting { processor, hypervisor: name, options })
+    }
+}
+
+/// The text of a preset's file, where `name` is one.
+fn file(name: &str) -> anyhow::Result<Option<String>> {
+    if Path::new(name).extension().is_none_or(|extension| extension != "toml") {
+        return Ok(None);
+    }
+    Ok(Some(std::fs::read_to_string(name).with_context(|| format!("cannot read {name}"))?))
+}
+
+fn processor(name: &str) -> anyhow::Result<Processor> {
+    Ok(match file(name)? {
+        Some(text) => Processor::parse(name, &text)?,
+        None => Processor::bundled(name)?,
+    })
+}
+
+fn hypervisor(name: &str) -> anyhow::Result<Hypervisor> {
+    Ok(match file(name)? {
+        Some(text) => Hypervisor::parse(name, &text)?,
+        None => Hypervisor::bundled(name)?,
+    })
+}
+
+/// What `--list` prints.
+pub(super) fn list() -> String {
+    let names = |names: &mut dyn Iterator<Item = &'static str>| -> String {
+        let mut lines = vec![String::from(" ")];
+        for name in names {
+            match lines.last_mut() {
+                Some(line) if line.len() + 1 + name.len() <= 90 => {
+                    line.push(' ');
+                    line.push_str(name);
+                }
+                _ => lines.push(format!("  {name}")),
+            }
+        }
+        lines.join("\n")
+    };
+    format!(
+        "{}\nProcessors (--processor):\n{}\n\nHypervisors (--hypervisor):\n{}\n",
+        slat_sim::generated::list(),
+        names(&mut Processor::names()),
+        names(&mut Hypervisor::names())
+    )
+}

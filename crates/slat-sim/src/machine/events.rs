@@ -1,0 +1,256 @@
+//! What the recording says beside accesses: table stores, registers, invalidations, exceptions.
+
+use slat::format::Format;
+use slat_mmu::shadow::Pager;
+use slat_trace::{At, Event, Invalidation, Root};
+
+use super::{Cause, Machine, space_of};
+use crate::guest::Guest;
+use crate::memory::{HOST_BASE, TooMuchMemory};
+
+impl<G: Guest, F2: Format> Machine<G, F2> {
+    pub(super) fn event(&mut self, at: &At) -> Result<(), TooMuchMemory> {
+        match at.event {
+            Event::TablePage { gpa, level, fresh } => {
+                self.memory.table_page(gpa, fresh)?;
+                if let Some(pcids) = &mut self.pcids {
+                    pcids.table(gpa, level);
+                }
+            }
+            Event::TableEntry { gpa, value } => {
+                self.memory.store(gpa, value)?;
+                if let Some(pcids) = &mut self.pcids {
+                    pcids.entry(gpa, value);
+                }
+            }
+            Event::TableStore { gpa, value } => {
+                if let Some(pcids) = &mut self.pcids {
+                    pcids.store(gpa, self.memory.guest_entry(gpa).unwrap_or(0), value);
+                }
+                self.memory.store(gpa, value)?;
+                self.shadow_store(gpa);
+            }
+            Event::TableRelease { gpa } => {
+                if let Some(number) = self.pcids.as_mut().and_then(|pcids| pcids.release(gpa)) {
+                    let own = space_of(self.start.vm, number).own.number();
+                    self.drop_translations(move |held| held != own);
+                }
+                if let Some(pager) = self.pager() {
+                    let (pager, host) = pager;
+                    pager.release(host, gpa);
+                    self.drop_translations(|_| false);
+                }
+            }
+            Event::Exception(exception) if exception.vector == 14 && self.shadow.is_some() => {
+                self.exit(Cause::TrueFault);
+            }
+            Event::Io { .. } if !matches!(self.hypervisor, super::Hypervisor::Native) => {
+                self.exit(Cause::Io);
+            }
+            Event::Invalidate(invalidation) => self.invalidate(at.vcpu, invalidation),
+            _ => self.register(at),
+        }
+        Ok(())
+    }
+
+    fn pager(&mut self) -> Option<(&mut Pager, &mut Vec<slat_mmu::shadow::Table>)> {
+        let pager = self.shadow.as_mut()?.pager.as_mut()?;
+        Some((pager, &mut self.memory.host))
+    }
+
+    fn shadow_store(&mut self, gpa: u64) {
+        let Some((pager, host)) = self.pager() else { return };
+        let stored = pager.store(host, gpa);
+        if stored.exits {
+            self.exit(Cause::TableWrite);
+        }
+        if stored.dropped {
+            self.drop_translations(|_| false);
+        }
+    }
+
+    /// Drops first-stage translations of every core whose tag's number `keep` does not keep.
+    fn drop_translations(&mut self, keep: impl Fn(u16) -> bool + Copy) {
+        for core in &mut self.cores {
+            core.tlb.retain(|held| keep(held.tag));
+            core.caches.retain_stage1(keep);
+        }
+    }
+
+    /// Drops first-stage translations of one core.
+    fn drop_core(&mut self, vcpu: u8) {
+        if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
+            core.tlb.retain(|_| false);
+            core.caches.retain_stage1(|_| false);
+        }
+    }
+
+    /// Makes shadow tables true to the guest's; says whether there are any.
+    fn synchronize(&mut self) -> bool {
+        let Some(pager) = self.shadow.as_mut().and_then(|state| state.pager.as_mut()) else {
+            return false;
+        };
+        let (host, guest) = self.memory.split();
+        pager.synchronize(host, &guest);
+        true
+    }
+
+    fn register(&mut self, at: &At) {
+        let Some(core) = self.cores.get_mut(usize::from(at.vcpu)) else { return };
+        let before = core.registers;
+        if !core.registers.apply(&at.event) {
+            return;
+        }
+        core.stage1 = G::stage(&core.registers);
+        let mut address_space = G::address_space(&core.registers);
+        let mut keeps = false;
+        if let (Some(pcids), Event::Root { root: Root::Cr3, value }) = (&mut self.pcids, at.event) {
+            let loaded = pcids.load(value);
+            address_space = loaded.number;
+            keeps = loaded.keeps;
+        } else if let Some(pcids) = &self.pcids {
+            address_space = pcids.current();
+        }
+        core.space = space_of(self.start.vm, address_space);
+        match at.event {
+            // MOV to CR3 without PCIDs drops all but global entries (Intel SDM 3A 5.10.4.1).
+            Event::Root { root: Root::Cr3, value } => {
+                let own = core.space.own.number();
+                if keeps {
+                    // The PCID's translations are still true.
+                } else if self.shadow.is_none() {
+                    core.tlb.retain(|held| held.tag != own);
+                    core.caches.retain_stage1(|tag| tag != own);
+                } else {
+                    core.tlb.retain(|_| false);
+                    core.caches.retain_stage1(|_| false);
+                    let first = before.roots[Root::Cr3 as usize] == 0;
+                    self.shadow_cr3(value, first);
+                }
+            }
+            // Changes of CR4.PGE and the like drop everything of the vCPU.
+            Event::Control { .. } if core.registers.controls != before.controls => {
+                self.drop_core(at.vcpu);
+                self.synchronize();
+            }
+            _ => {}
+        }
+    }
+
+    fn shadow_cr3(&mut self, cr3: u64, first: bool) {
+        let root_level = match self.cores.iter().find_map(|core| core.stage1.as_ref()) {
+            Some(stage) => G::root_level(&stage.format),
+            None => return,
+        };
+        let Some(state) = &mut self.shadow else { return };
+        let discipline = state.discipline;
+        let pager =
+            state.pager.get_or_insert_with(|| Pager::new(discipline, root_level, HOST_BASE));
+        let (host, guest) = self.memory.split();
+        pager.synchronize(host, &guest);
+        pager.root(host, cr3);
+        if !first {
+            self.exit(Cause::Cr3);
+        }
+    }
+
+    fn invalidate(&mut self, vcpu: u8, invalidation: Invalidation) {
+        match invalidation {
+            Invalidation::Invlpg { va } => {
+                if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
+                    core.tlb.retain(|held| !held.covers(va));
+                    // INVLPG drops all paging-structure-cache entries of the PCID (SDM 3A 5.10.4.1).
+                    core.caches.retain_stage1(|_| false);
+                    let cr3 = core.registers.roots[Root::Cr3 as usize];
+                    if let Some(pager) = self.shadow.as_mut().and_then(|state| state.pager.as_mut())
+                    {
+                        let root = pager.root(&mut self.memory.host, cr3);
+                        let (host, guest) = self.memory.split();
+                        pager.invalidate(host, &guest, root, va);
+                        self.exit(Cause::Invlpg);
+                    }
+                }
+            }
+            // Its kinds differ in what they keep; without PCIDs all of this vCPU's goes.
+            Invalidation::Invpcid { .. } => {
+                self.drop_core(vcpu);
+                if self.synchronize() {
+                    self.exit(Cause::Invlpg);
+                }
+            }
+            Invalidation::Tlbi { operation, operand } => self.tlbi(operation, operand),
+        }
+    }
+
+    /// TLBI of EL1 (Arm ARM D8.17): by address, by range, by ASID, or all; every core, since the
+    /// broadcast forms are what kernels use and the local ones are equal on one core.
+    fn tlbi(&mut self, operation: u16, operand: u64) {
+        let (crm, op2) = (operation >> 3 & 0xf, operation & 7);
+        let space = space_of(self.start.vm, (operand >> 48) as u16);
+        let (own, global) = (space.own.number(), space.global.number());
+        let of_asid = |held: u16| held == own || held == global;
+        // CRm 2, 5 and 6 are the forms by range (FEAT_TLBIRANGE), inner shareable, outer shareable
+        // and local; the others name one page.
+        let pages = match crm {
+            2 | 5 | 6 => range_of(operand),
+            _ => Range::page((operand & ((1 << 44) - 1)) << 12),
+        };
+        match op2 {
+            // VMALLE1
+            0 => self.drop_translations(|_| false),
+            // VAE1, VALE1: of one ASID, and global ones.
+            1 | 5 => self.drop_pages(pages, of_asid, op2 == 1),
+            // ASIDE1
+            2 => self.drop_translations(|held| held != own),
+            // VAAE1, VAALE1: of every ASID.
+            3 | 7 => self.drop_pages(pages, |_| true, op2 == 3),
+            _ => self.drop_translations(|_| false),
+        }
+    }
+
+    fn drop_pages(&mut self, pages: Range, of: impl Fn(u16) -> bool + Copy, tables: bool) {
+        for core in &mut self.cores {
+            core.tlb.retain(|held| !(of(held.tag) && pages.meets(held.va, held.entry.shift)));
+            if tables {
+                core.caches.retain_stage1(|tag| !of(tag));
+            }
+        }
+    }
+}
+
+/// Input addresses that a TLBI names: `bytes` from `start` on, compared without the bits that sign
+/// extension repeats.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Range {
+    start: u64,
+    bytes: u64,
+}
+
+impl Range {
+    /// Bits of an input address that are compared: 52, as the largest that there are.
+    const BITS: u64 = (1 << 52) - 1;
+
+    fn page(va: u64) -> Range {
+        Range { start: va & Range::BITS, bytes: 4096 }
+    }
+
+    fn meets(self, va: u64, shift: u8) -> bool {
+        let page = va & Range::BITS >> shift << shift;
+        page < self.start.saturating_add(self.bytes) && self.start < page + (1 << shift)
+    }
+}
+
+/// The operand of TLBI by range: BaseADDR in units of the granule TG, and (NUM + 1) x 2^(5 SCALE + 1)
+/// granules from there (Arm ARM C5.5, TLBI RVAE1).
+fn range_of(operand: u64) -> Range {
+    let granule = match operand >> 46 & 3 {
+        2 => 14,
+        3 => 16,
+        _ => 12,
+    };
+    let base = operand & ((1 << 37) - 1);
+    // Sign-extended from 37 bits of page number.
+    let base = ((base << 27) as i64 >> 27) as u64;
+    let pages = ((operand >> 39 & 0x1f) + 1) << (5 * (operand >> 44 & 3) + 1);
+    Range { start: base << granule & Range::BITS, bytes: pages << granule }
+}

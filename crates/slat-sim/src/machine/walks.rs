@@ -1,0 +1,150 @@
+//! Misses: walks natively, through a second stage, and of shadow tables.
+
+use slat::format::Format;
+use slat::{Gpa, Gva, Kind, Privilege, Spa, Stage, Updates};
+use slat_mmu::shadow::Filled;
+use slat_mmu::tlb::Entry;
+use slat_mmu::walker::{Context, Globals};
+use slat_trace::{Access, Root};
+
+use super::{Cause, Machine, vm_tag};
+use crate::guest::Guest;
+use crate::memory::GUEST_BASE;
+use crate::native::Shifted;
+
+impl<G: Guest, F2: Format> Machine<G, F2> {
+    pub(super) fn walk_off(&mut self, access: &Access, va: u64, kind: Kind) -> Option<Entry> {
+        let core = self.cores.get_mut(usize::from(access.vcpu))?;
+        let stage1 = core.stage1.as_ref()?;
+        // Natively the guest's memory is the machine's, at its place in this simulation.
+        let stage2 = Stage::<_, Gpa, Spa>::new(Shifted, ());
+        let context = Context {
+            stage1,
+            stage2: &stage2,
+            regime: &self.regime,
+            space: core.space,
+            vm: vm_tag(self.start.vm),
+            globals: G::GLOBALS,
+            dirty_tracked: true,
+        };
+        let gva = Gva::new(va);
+        let walked = core
+            .caches
+            .walk(&context, &mut self.memory, gva, kind, access.user(), &self.grid)
+            .ok()?;
+        core.tlb.insert(va, core.space, kind, walked.entry);
+        Some(walked.entry)
+    }
+
+    pub(super) fn walk_nested(
+        &mut self,
+        stage2: &Stage<F2, Gpa, Spa>,
+        access: &Access,
+        va: u64,
+        kind: Kind,
+    ) -> Option<Entry> {
+        let core = self.cores.get_mut(usize::from(access.vcpu))?;
+        let context = Context {
+            stage1: core.stage1.as_ref()?,
+            stage2,
+            regime: &self.regime,
+            space: core.space,
+            vm: vm_tag(self.start.vm),
+            globals: G::GLOBALS,
+            dirty_tracked: true,
+        };
+        let gva = Gva::new(va);
+        let walked = core
+            .caches
+            .walk(&context, &mut self.memory, gva, kind, access.user(), &self.grid)
+            .ok()?;
+        if walked.entry.shift < walked.guest_shift {
+            self.counts.splintered += 1;
+        }
+        core.tlb.insert(va, core.space, kind, walked.entry);
+        self.touch_host_page(walked.entry.base - GUEST_BASE);
+        Some(walked.entry)
+    }
+
+    /// A host page's first touch is a violation: the hypervisor backs it then.
+    fn touch_host_page(&mut self, gpa: u64) {
+        if !self.start.cold {
+            return;
+        }
+        let page = gpa >> self.memory.backed;
+        let (word, bit) = ((page >> 6) as usize, page & 63);
+        if self.touched.len() <= word {
+            self.touched.resize(word + 1, 0);
+        }
+        if self.touched[word] >> bit & 1 == 0 {
+            self.touched[word] |= 1 << bit;
+            self.exit(Cause::Violation);
+        }
+    }
+
+    pub(super) fn exit(&mut self, cause: Cause) {
+        self.counts.exits[cause as usize] += 1;
+        if !self.start.tagged {
+            // Without VPID or ASID, entries do not survive a trip to the hypervisor.
+            for core in &mut self.cores {
+                core.tlb.retain(|_| false);
+                core.caches.retain_stage1(|_| false);
+                core.caches.retain_stage2(|_| false);
+            }
+        }
+    }
+
+    pub(super) fn walk_shadow(&mut self, access: &Access, va: u64, kind: Kind) -> Option<Entry> {
+        // A walk, and one more after each fill.
+        for _ in 0..3 {
+            let core = self.cores.get_mut(usize::from(access.vcpu))?;
+            let pager = self.shadow.as_mut()?.pager.as_mut()?;
+            let cr3 = core.registers.roots[Root::Cr3 as usize];
+            let root = pager.root(&mut self.memory.host, cr3);
+            let guest = core.stage1.as_ref()?;
+            let stage1 = Stage::<G::Format, Gva, Gpa>::new(guest.format, G::shadow_root(root)?)
+                .with_updates(Updates::OnSuccess);
+            let context = Context {
+                stage1: &stage1,
+                stage2: &self.off,
+                regime: &self.regime,
+                space: core.space,
+                vm: vm_tag(self.start.vm),
+                globals: Globals::None,
+                dirty_tracked: true,
+            };
+            let gva = Gva::new(va);
+            let walked =
+                core.caches.walk(&context, &mut self.memory, gva, kind, access.user(), &self.grid);
+            if let Ok(walked) = walked {
+                core.tlb.insert(va, core.space, kind, walked.entry);
+                return Some(walked.entry);
+            }
+            let privilege = if access.user() { Privilege::User } else { Privilege::Supervisor };
+            let asked = slat::Access::new(kind, privilege);
+            let (host, mut half) = self.memory.split();
+            let filled = pager.fill(host, &mut half, guest, &self.regime, va, &asked);
+            // What the walk cache holds of this path may be of before.
+            core.caches.retain_stage1(|_| false);
+            match filled {
+                Filled::Hidden(exit) => self.exit(exit.into()),
+                Filled::True => return None,
+            }
+        }
+        None
+    }
+
+    /// A recording is a window on a guest that has been running: what its tables say was accessed
+    /// before has long been filled into the shadow.
+    pub(super) fn fill_shadow(&mut self) {
+        for core in &self.cores {
+            let Some(pager) = self.shadow.as_mut().and_then(|state| state.pager.as_mut()) else {
+                return;
+            };
+            let Some(stage1) = &core.stage1 else { continue };
+            let cr3 = core.registers.roots[Root::Cr3 as usize];
+            let (host, mut guest) = self.memory.split();
+            pager.fill_accessed(host, &mut guest, stage1, &self.regime, cr3);
+        }
+    }
+}

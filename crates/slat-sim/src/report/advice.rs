@@ -1,0 +1,115 @@
+//! What takes the time, and what to change about it.
+
+use super::{Report, exit_words};
+use crate::compare::{Outcome, Scheme, WhatIf};
+
+/// One thing to change, with its simulated effect.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Advice {
+    /// What to do, in plain words.
+    pub text: String,
+    /// The run time relative to native that it leads to.
+    pub predicted: Option<f64>,
+    /// The run time relative to native without.
+    pub from: f64,
+}
+
+/// Less of an effect than this is none.
+const LEAST: f64 = 0.005;
+
+impl Report {
+    /// Where most of shadow paging's, or else of the second stage's, extra time goes.
+    pub fn why(&self) -> Option<String> {
+        let (outcome, scheme) = match self.shadow() {
+            Some(shadow) => (shadow, "shadow"),
+            None => (self.nested(21)?, "the second stage"),
+        };
+        let native = self.outcome(Scheme::Native)?;
+        let extra = outcome.cycles.total() - native.cycles.total();
+        if extra < LEAST * native.cycles.total() {
+            return Some(format!("under {scheme} it takes less than 0.5 % longer."));
+        }
+        let own = &outcome.cycles;
+        let mut parts = vec![
+            ("longer page walks", own.walks() - native.cycles.walks()),
+            ("data displaced from the caches", own.data - native.cycles.data),
+            ("second-level TLB hits", own.second_tlb - native.cycles.second_tlb),
+        ];
+        for ((name, _), cycles) in outcome.shares.exits.iter().zip(own.exits) {
+            parts.push((exit_words(name), cycles));
+        }
+        parts.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        let share = |cycles: f64| 100.0 * cycles / extra;
+        let (what, most) = parts[0];
+        let (next, second) = parts[1];
+        let mut text = format!("{:.0} % of the extra time under {scheme} is {what}", share(most));
+        if share(second) >= 10.0 {
+            text.push_str(&format!(", {:.0} % {next}", share(second)));
+        }
+        text.push('.');
+        Some(text)
+    }
+
+    /// What to change, most effective first; each was simulated in the same pass.
+    pub fn advice(&self) -> Vec<Advice> {
+        let mut advice: Vec<Advice> = [
+            self.change(
+                self.nested(12),
+                self.nested(30),
+                "--host-page 1G: back the guest with 1G pages instead of 4K",
+            ),
+            self.change(
+                self.nested(12),
+                self.nested(21),
+                "--host-page 2M: back the guest with 2M pages instead of 4K",
+            ),
+            self.change(
+                self.nested(21),
+                self.nested(30),
+                "--host-page 1G: back the guest with 1G pages instead of 2M",
+            ),
+            self.change(
+                self.shadow(),
+                self.nested(21),
+                "use the processor's SLAT instead of shadow paging",
+            ),
+            self.change(
+                self.nested(21).or(self.nested(12)),
+                self.what_if(WhatIf::Pcid),
+                "let the guest use PCIDs (a what-if, for x86 guests recorded without)",
+            ),
+            self.change(
+                self.nested(21).or(self.nested(12)),
+                self.what_if(WhatIf::Tags),
+                "--tags: a processor or hypervisor with VPIDs or ASIDs",
+            ),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        advice.sort_by(|one, other| {
+            let gain = |advice: &Advice| advice.from - advice.predicted.unwrap_or(advice.from);
+            gain(other).total_cmp(&gain(one))
+        });
+        if let Some(outcome) = self.nested(12).or(self.nested(21)) {
+            let counts = outcome.counts();
+            if counts.splintered * 5 > counts.walks && counts.walks > 1_000 {
+                advice.push(Advice {
+                    text: format!(
+                        "{} of {} walks found a guest page larger than the host's: match them",
+                        counts.splintered, counts.walks
+                    ),
+                    predicted: None,
+                    from: outcome.time.map_or(1.0, |time| time.value),
+                });
+            }
+        }
+        advice
+    }
+
+    fn change(&self, from: Option<&Outcome>, to: Option<&Outcome>, text: &str) -> Option<Advice> {
+        let (from, to) = (from?.time?.value, to?.time?.value);
+        let advice = Advice { text: text.to_owned(), predicted: Some(to), from };
+        (to < from - LEAST).then_some(advice)
+    }
+}

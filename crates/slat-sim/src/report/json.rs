@@ -1,0 +1,125 @@
+//! The comparison for machines: JSON as `docs/json.md` specifies it, and CSV.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+use super::Report;
+use crate::compare::Outcome;
+use crate::machine::Cause;
+
+impl Report {
+    /// The JSON that `docs/json.md` specifies for `slat compare`.
+    pub fn json(&self) -> Value {
+        let scheme = |(nth, outcome): (usize, &Outcome)| {
+            let mut value = scheme_json(outcome);
+            value["misses_over_time"] = self
+                .timeline
+                .rates(nth)
+                .into_iter()
+                .map(|(accesses, rate)| json!([accesses, rate]))
+                .collect();
+            value
+        };
+        let all = || self.outcomes.iter().enumerate();
+        let schemes: Vec<Value> =
+            all().filter(|(_, outcome)| outcome.what_if.is_none()).map(scheme).collect();
+        let what_ifs: Vec<Value> =
+            all().filter(|(_, outcome)| outcome.what_if.is_some()).map(scheme).collect();
+        let advice: Vec<Value> = self
+            .advice()
+            .iter()
+            .map(|advice| {
+                json!({ "text": advice.text, "predicted": advice.predicted, "from": advice.from })
+            })
+            .collect();
+        json!({
+            "version": 1,
+            "workload": self.workload,
+            "origin": self.origin,
+            "notes": self.notes,
+            "processor": self.processor.name,
+            "hypervisor": self.hypervisor,
+            "start": if self.cold_start { "cold" } else { "running" },
+            "schemes": schemes,
+            "what_ifs": what_ifs,
+            "advice": advice,
+        })
+    }
+
+    /// One line a scheme, comma-separated, with a header.
+    pub fn csv(&self) -> String {
+        let mut out = String::from(
+            "scheme,host_page_bytes,time_vs_native,time_low,time_high,accesses,tlb_misses,walks,references,exits,table_bytes\n",
+        );
+        for outcome in self.schemes() {
+            let host = outcome.scheme.host_shift().map(|shift| 1u64 << shift);
+            let number = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.6}"));
+            let counts = outcome.counts();
+            let _ = writeln!(
+                out,
+                "{},{},{},{},{},{},{},{},{},{},{}",
+                outcome.scheme.name(),
+                host.map_or(String::new(), |bytes| bytes.to_string()),
+                number(outcome.time.map(|time| time.value)),
+                number(outcome.time.map(|time| time.low)),
+                number(outcome.time.map(|time| time.high)),
+                counts.accesses,
+                counts.walks,
+                counts.walks,
+                outcome.references(),
+                outcome.exits(),
+                outcome.guest_table_bytes + outcome.host_table_bytes,
+            );
+        }
+        out
+    }
+}
+
+fn scheme_json(outcome: &Outcome) -> Value {
+    let counts = outcome.counts();
+    let exits: Map<String, Value> = Cause::ALL
+        .iter()
+        .map(|&cause| (cause.name().to_owned(), counts.exits[cause as usize].into()))
+        .collect();
+    let shares = &outcome.shares;
+    let by_exit: Map<String, Value> =
+        shares.exits.iter().map(|(name, estimate)| ((*name).to_owned(), json!(estimate))).collect();
+    let events = &outcome.events;
+    json!({
+        "name": outcome.scheme.name(),
+        "transcribed": outcome.transcribed,
+        "what_if": outcome.what_if.map(|what_if| what_if.name()),
+        "host_page_bytes": outcome.scheme.host_shift().map(|shift| 1u64 << shift),
+        "time_vs_native": outcome.time,
+        "accesses": counts.accesses,
+        "instructions": counts.instructions,
+        "lookups": counts.lookups,
+        "second_tlb_hits": counts.second_hits,
+        "tlb_misses": counts.walks,
+        "walks": counts.walks,
+        "references": outcome.references(),
+        "grid": counts.grid,
+        "served": {
+            "guest": events.guest_reads,
+            "host": events.host_reads,
+            "data": events.data,
+        },
+        "splintered": counts.splintered,
+        "unexplained": counts.unexplained,
+        "exits": exits,
+        "cycles": {
+            "instructions": shares.instructions,
+            "data": shares.data,
+            "waiting": shares.waiting,
+            "second_tlb": shares.second_tlb,
+            "guest_walk": shares.guest_walk,
+            "host_walk": shares.host_walk,
+            "exits": by_exit,
+        },
+        "table_bytes": {
+            "guest": outcome.guest_table_bytes,
+            "host": outcome.host_table_bytes,
+        },
+    })
+}

@@ -1,0 +1,164 @@
+//! Claims without a number: what second stages, large pages and tags are said to do.
+
+use crate::compare::{Options, Scheme};
+use crate::cost::{Cycles, propagate};
+use crate::machine::Cause;
+use crate::reproduce::references::long_over_ept;
+use crate::reproduce::runs::{Run, Runs, exactly};
+use crate::reproduce::{Band, ReproduceError, Row};
+
+use super::{DEFINITION, EMPTY, VMWARE_EPT, judged, missing};
+
+pub(super) fn rows(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    let nested = long_over_ept(4, 0, 4, 0);
+    let mut rows = vec![
+        judged(
+            Row {
+                id: "C14",
+                claim: "SLAT doubles a page walk (\"twice the levels\")",
+                source: DEFINITION,
+                known: "Texts say \"twice the levels\" beside 24 references; some call a TLB miss a \
+                    page fault.",
+                setup: "a cold walk of 4 over 4 levels on real tables".into(),
+                quantity: "entries read, nested / native",
+                band: Some(Band::new(2.0, 2.0)),
+                reading: format!(
+                    "The levels double (4 + 4), the references do not: {nested} beside 4, six times. \
+                     The wording is about levels and wrong about work. And a TLB miss is no page \
+                     fault: the processor resolves it without the hypervisor."
+                ),
+                ..EMPTY
+            },
+            exactly(nested as f64 / 4.0),
+        ),
+        judged(
+            Row {
+                id: "C15",
+                claim: "A 2M page removes one level",
+                source: DEFINITION,
+                known: "Of the dimension that it is used in.",
+                setup: "cold walks with 2M pages in the guest, in the host, in both".into(),
+                quantity: "levels removed from the nested dimension",
+                band: Some(Band::new(1.0, 1.0)),
+                reading: format!(
+                    "One level, and five references of 24: {} with 2M in the host, {} with 2M in the \
+                     guest, {} with both.",
+                    long_over_ept(4, 0, 4, 1),
+                    long_over_ept(4, 1, 4, 0),
+                    long_over_ept(4, 1, 4, 1)
+                ),
+                ..EMPTY
+            },
+            exactly(((nested - long_over_ept(4, 0, 4, 1)) / 5) as f64),
+        ),
+    ];
+    let fork = runs.on("fork", "nehalem")?;
+    rows.push(large_host_pages(&fork));
+    rows.push(tag(runs)?);
+    rows.push(upkeep(&runs.on("compiler", "nehalem")?, &fork));
+    Ok(rows)
+}
+
+fn large_host_pages(fork: &Option<Run>) -> Row {
+    let row = Row {
+        id: "C16",
+        claim: "Large host pages shrink walks and table memory",
+        source: VMWARE_EPT,
+        known: "\"This cost can be reduced by effectively using large pages in the guest and the \
+            hypervisor\".",
+        setup: "fork on preset nehalem: EPT tables with 4K pages, with 2M, with 1G".into(),
+        quantity: "EPT table memory, 4K / 2M host pages",
+        band: Some(Band::at_least(1.0)),
+        ..EMPTY
+    };
+    let bytes = |shift| {
+        let outcome = fork.as_ref()?.scheme(Scheme::Ept(shift))?;
+        Some(outcome.host_table_bytes as f64 / 1024.0)
+    };
+    let (Some(small), Some(large), Some(huge)) = (bytes(12), bytes(21), bytes(30)) else {
+        return missing(row, &["fork"]);
+    };
+    judged(
+        Row {
+            reading: format!(
+                "{small:.0}, {large:.0} and {huge:.0} KiB; cold walks read {}, {} and {} entries.",
+                long_over_ept(4, 0, 4, 0),
+                long_over_ept(4, 0, 4, 1),
+                long_over_ept(4, 0, 4, 2)
+            ),
+            ..row
+        },
+        exactly(small / large),
+    )
+}
+
+fn tag(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
+    let row = Row {
+        id: "C17",
+        claim: "The tag (VPID, ASID) avoids TLB flushes at switches",
+        source: "Intel SDM 3C 30.1; AMD APM 2 15.16",
+        known: "A tag of the virtual machine: it saves the flush at exits and entries, not the one \
+            that a guest's own CR3 load makes.",
+        setup: "fork on preset nehalem, EPT with 4K host pages that the hypervisor backs at their first \
+            touch, tag off and on".into(),
+        quantity: "page walks without the tag / with",
+        band: Some(Band::at_least(1.01)),
+        ..EMPTY
+    };
+    let processor = crate::preset::Processor::bundled("nehalem")?;
+    let mut with = |tagged| {
+        let options = Options { tagged: Some(tagged), cold_start: true, ..Options::default() };
+        runs.with("fork", "nehalem", &processor, &options)
+    };
+    let (untagged, tagged) = (with(false)?, with(true)?);
+    let walks =
+        |run: &Option<Run>, scheme| Some(run.as_ref()?.scheme(scheme)?.counts().walks as f64);
+    let four = Scheme::Ept(12);
+    let (Some(off), Some(on)) = (walks(&untagged, four), walks(&tagged, four)) else {
+        return Ok(missing(row, &["fork"]));
+    };
+    Ok(judged(
+        Row {
+            reading: format!(
+                "{off:.0} walks without, {on:.0} with, for the exits of first touches. The more exits, \
+                 the more the tag saves; timer and device exits, which are not simulated, add to it."
+            ),
+            ..row
+        },
+        exactly(off / on),
+    ))
+}
+
+fn upkeep(compiler: &Option<Run>, fork: &Option<Run>) -> Row {
+    let row = Row {
+        id: "C18",
+        claim: "Shadow upkeep is the largest cost of memory-intensive work",
+        source: VMWARE_EPT,
+        known: "Said of shadow paging in general; no share is given.",
+        setup: "compiler (fork where that recording is not here), preset nehalem: exits for table \
+            stores, fills, dirty bits, CR3 loads and INVLPG"
+            .into(),
+        quantity: "share of the extra time over native that is upkeep",
+        band: Some(Band::new(0.5, 1.0)),
+        ..EMPTY
+    };
+    let Some(run) = compiler.as_ref().or(fork.as_ref()) else {
+        return missing(row, &["compiler", "fork"]);
+    };
+    let (Some(shadow), Some(native)) = (run.shadow(), run.native()) else { return row };
+    let faults = Cause::TrueFault as usize;
+    let value = propagate([&shadow.prices, &native.prices], |[own, others]| {
+        let with = Cycles::of(&shadow.events, own);
+        let without = Cycles::of(&native.events, others);
+        (with.all_exits() - with.exits[faults]) / (with.total() - without.total())
+    });
+    judged(
+        Row {
+            reading: "The rest is longer page walks and the guest's own page faults, which shadow \
+                paging must intercept."
+                .into(),
+            ..row
+        },
+        value,
+    )
+}
