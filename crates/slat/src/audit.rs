@@ -7,14 +7,15 @@
 
 use core::fmt;
 
-use crate::access::{Access, Kind, Privilege};
-use crate::address::Address;
-use crate::edit::{Encode, Word};
+use crate::access::{Access, Kind, Privilege, Stage1Page};
+use crate::address::{Address, Gpa};
 use crate::fault::{Cause, Reserved};
-use crate::format::{Decoded, Found, MAX_LEVELS, Path, Start};
+use crate::format::{Decoded, Format, Found, MAX_LEVELS, Path, Start};
 use crate::memory::Memory;
 use crate::memory_type::StageType;
 use crate::regime::Regime;
+use crate::translate::Permissions;
+use crate::walk::{Stage, walk};
 
 /// Who owns a frame, as the hypervisor's own records have it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +60,14 @@ pub enum Rule {
     LargeWritableWhileLogging,
     /// All mappings of one frame have one memory type.
     MemoryTypeAlias,
+    /// A leaf grants no more than the frame's owner permits (a split that wrote read, write and
+    /// execute whatever the large page had; read-only memory slots).
+    Widened,
+    /// A frame is mapped once, or its second address is declared (XSA-301: guest frames aliased
+    /// beyond the width that was mapped).
+    MappedTwice,
+    /// A guest's tables stay within their budget (XSA-409, XSA-410: pools that a guest exhausts).
+    TableBudget,
     /// Nothing is writable and executable at a time.
     WritableExecutable,
     /// No executable page is large (XSA-304, CVE-2018-12207: machine check on page-size change).
@@ -81,6 +90,9 @@ impl Rule {
             Rule::Reserved => "no entry is reserved",
             Rule::LargeWritableWhileLogging => "no large page is writable while writes are logged",
             Rule::MemoryTypeAlias => "all mappings of a frame have one memory type",
+            Rule::Widened => "a leaf grants no more than its frame's owner permits",
+            Rule::MappedTwice => "a frame is mapped once",
+            Rule::TableBudget => "the tables stay within their budget",
             Rule::WritableExecutable => "nothing is writable and executable",
             Rule::ExecutableLarge => "no large page is executable",
             Rule::LeftFrozen => "no entry stays frozen",
@@ -143,6 +155,95 @@ pub trait Ground {
         let _ = (base, bytes, memory_type);
         None
     }
+
+    /// What may be permitted at most of the `bytes` bytes from `base`, mapped at `input`.
+    /// Everything, where nobody says otherwise, forgoes [`Rule::Widened`].
+    fn most(&mut self, input: u64, base: u64, bytes: u64) -> Permissions {
+        let _ = (input, base, bytes);
+        Permissions { read: true, write: true, execute: true }
+    }
+
+    /// Whether the stage below lets some page of these be written and executed: true where there is
+    /// none ([`OverStage2`] asks one).
+    fn both_below(&mut self, base: u64, bytes: u64) -> bool {
+        let _ = (base, bytes);
+        true
+    }
+
+    /// Notes that the frames are mapped; false where some of them were before, and no alias of them is
+    /// declared. `true` always forgoes [`Rule::MappedTwice`].
+    fn first_mapping(&mut self, base: u64, bytes: u64) -> bool {
+        let _ = (base, bytes);
+        true
+    }
+}
+
+/// The ground of a first stage over a second one: [`Rule::WritableExecutable`] of the first holds where
+/// both stages together let a page be written and executed.
+///
+/// The first stage is audited through [`Nested`](crate::Nested) over the same second stage; `memory` is
+/// another handle of the memory below.
+pub struct OverStage2<'a, F: Format, M: Memory, G> {
+    /// The second stage.
+    pub stage2: &'a Stage<F, Gpa, M::Address>,
+    /// The memory that its tables are in.
+    pub memory: M,
+    /// State that both depend on.
+    pub regime: &'a Regime,
+    /// Who owns what, in guest-physical addresses.
+    pub ground: G,
+}
+
+impl<F: Format, M: Memory, G: Ground> Ground for OverStage2<'_, F, M, G> {
+    fn owner(&mut self, base: u64, bytes: u64) -> Owner {
+        self.ground.owner(base, bytes)
+    }
+
+    fn first_visit(&mut self, table: u64, level: u8) -> bool {
+        self.ground.first_visit(table, level)
+    }
+
+    fn other_type(&mut self, base: u64, bytes: u64, memory_type: StageType) -> Option<StageType> {
+        self.ground.other_type(base, bytes, memory_type)
+    }
+
+    fn most(&mut self, input: u64, base: u64, bytes: u64) -> Permissions {
+        self.ground.most(input, base, bytes)
+    }
+
+    fn first_mapping(&mut self, base: u64, bytes: u64) -> bool {
+        self.ground.first_mapping(base, bytes)
+    }
+
+    fn both_below(&mut self, base: u64, bytes: u64) -> bool {
+        let mut at = base;
+        let last = base.saturating_add(bytes.saturating_sub(1));
+        loop {
+            let mut step = 1u64 << self.stage2.format.shift(0);
+            let mut may = |kind| {
+                [Privilege::Supervisor, Privilege::User].into_iter().any(|privilege| {
+                    let page =
+                        Stage1Page { user: privilege == Privilege::User, ..Stage1Page::FLAT };
+                    let access = Access { page: Some(page), ..Access::new(kind, privilege) };
+                    let gpa = Gpa::new(at);
+                    match walk(self.stage2, &mut self.memory, gpa, &access, self.regime, &()) {
+                        Ok(found) => {
+                            step = 1u64.checked_shl(found.found.shift.into()).unwrap_or(1 << 63);
+                            true
+                        }
+                        Err(_) => false,
+                    }
+                })
+            };
+            if may(Kind::Write) && may(Kind::Execute) {
+                return true;
+            }
+            match (at & !(step - 1)).checked_add(step) {
+                Some(next) if next <= last => at = next,
+                _ => return false,
+            }
+        }
+    }
 }
 
 /// Which of the rules that depend on the hypervisor hold here, and how far to go.
@@ -154,6 +255,11 @@ pub struct Policy {
     pub write_xor_execute: bool,
     /// No large page may be executable.
     pub no_executable_large: bool,
+    /// The tables may be this many.
+    pub table_budget: u64,
+    /// The value that stands in an entry which is being changed
+    /// ([`Encode::frozen`](crate::edit::Encode::frozen)); `None` forgoes [`Rule::LeftFrozen`].
+    pub frozen: Option<u64>,
     /// After this many tables the audit ends, incomplete.
     pub most_tables: u64,
 }
@@ -165,6 +271,8 @@ impl Default for Policy {
             logging: false,
             write_xor_execute: false,
             no_executable_large: false,
+            table_budget: u64::MAX,
+            frozen: None,
             most_tables: 1 << 20,
         }
     }
@@ -185,7 +293,8 @@ pub struct Summary {
     pub complete: bool,
 }
 
-/// Audits the table that `root` names, in `memory`, and calls `report` with each finding.
+/// Audits the table that `root` names, in `memory`, and calls `report` with each finding. Where the
+/// two halves of the address space have a table each (Arm's stage 1), it is that of address 0.
 ///
 /// # Errors
 /// Where `root` cannot be walked at all: the stage is off, or the registers are out of range.
@@ -199,20 +308,34 @@ pub fn audit<F, M, G>(
     report: &mut impl FnMut(&Finding),
 ) -> Result<Summary, Cause>
 where
-    F: Encode,
+    F: Format,
     M: Memory,
     G: Ground,
 {
+    let format = &format.half(0);
     let (table, level) = match format.begin(root, 0, &Access::default(), regime) {
         Ok(Start::Table { table, level, .. }) if usize::from(level) < MAX_LEVELS => (table, level),
         Ok(_) => return Err(Cause::Disabled),
         Err((_, cause)) => return Err(cause),
     };
     let summary = Summary { complete: true, ..Summary::default() };
+    let root_bits = input_bits(format, root, regime, table).saturating_sub(format.shift(level));
     let mut auditor =
-        Auditor { format, memory, regime, policy, ground, report, summary, top: level };
+        Auditor { format, memory, regime, policy, ground, report, summary, top: level, root_bits };
     auditor.table(table, level, 0, Path::START);
     Ok(auditor.summary)
+}
+
+/// Width of the input that the root at `table` translates: that of the widest address that begins
+/// there, sign extension stripped.
+fn input_bits<F: Format>(format: &F, root: &F::Root, regime: &Regime, table: u64) -> u32 {
+    let width = |address| match format.begin(root, address, &Access::default(), regime) {
+        Ok(Start::Table { table: found, input, .. }) if found == table => {
+            64 - input.leading_zeros()
+        }
+        _ => 0,
+    };
+    (0..64).map(|bits| width(u64::MAX >> bits)).max().unwrap_or(0)
 }
 
 struct Auditor<'a, F, M, G, R> {
@@ -224,6 +347,8 @@ struct Auditor<'a, F, M, G, R> {
     report: &'a mut R,
     summary: Summary,
     top: u8,
+    /// Index bits of the root.
+    root_bits: u32,
 }
 
 /// Where an entry is.
@@ -235,7 +360,7 @@ struct Place {
     entry_address: u64,
 }
 
-impl<F: Encode, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R> {
+impl<F: Format, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R> {
     fn found(&mut self, rule: Rule, place: Place, reserved: Option<Reserved>) {
         let Place { input, level, entry, entry_address } = place;
         self.summary.findings += 1;
@@ -249,12 +374,16 @@ impl<F: Encode, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R
             return;
         }
         self.summary.tables += 1;
-        let bits = if level == self.top {
-            self.format.input_bits() - self.format.shift(level)
-        } else {
-            self.format.index_bits(level)
-        };
-        let size = <F::Word as Word>::SIZE.bytes();
+        if self.summary.tables == self.policy.table_budget.saturating_add(1) {
+            // The first table too many.
+            self.found(
+                Rule::TableBudget,
+                Place { input, level, entry: 0, entry_address: table },
+                None,
+            );
+        }
+        let bits = if level == self.top { self.root_bits } else { self.format.index_bits(level) };
+        let size = self.format.layout().size.bytes();
         let whole = Place { input, level, entry: 0, entry_address: table };
         if self.ground.owner(table, size << bits) != Owner::Tables {
             self.found(Rule::TableNotOwned, whole, None);
@@ -279,7 +408,7 @@ impl<F: Encode, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R
     fn entry(&mut self, place: Place, path: Path) {
         let Place { input, level, entry, .. } = place;
         match self.format.decode(entry, level) {
-            Decoded::Empty if entry == self.format.frozen() => {
+            Decoded::Empty if Some(entry) == self.policy.frozen => {
                 self.found(Rule::LeftFrozen, place, None);
             }
             Decoded::Empty | Decoded::Restart => {}
@@ -324,11 +453,23 @@ impl<F: Encode, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R
                 self.format.check(&Found { kind, ..found }, &access, self.regime).is_ok()
             })
         };
-        let (write, execute) = (may(Kind::Write), may(Kind::Execute));
+        let granted = Permissions {
+            read: may(Kind::Read),
+            write: may(Kind::Write),
+            execute: may(Kind::Execute),
+        };
+        let Permissions { write, execute, .. } = granted;
+        if granted.and(self.ground.most(input, base, bytes)) != granted {
+            self.found(Rule::Widened, place, None);
+        }
+        if !self.ground.first_mapping(base, bytes) {
+            self.found(Rule::MappedTwice, place, None);
+        }
         if self.policy.logging && write && level > 0 {
             self.found(Rule::LargeWritableWhileLogging, place, None);
         }
-        if self.policy.write_xor_execute && write && execute {
+        if self.policy.write_xor_execute && write && execute && self.ground.both_below(base, bytes)
+        {
             self.found(Rule::WritableExecutable, place, None);
         }
         if self.policy.no_executable_large && execute && level > 0 {

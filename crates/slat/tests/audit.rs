@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use slat::audit::{Finding, Ground, Owner, Policy, Rule, Summary, audit};
+use slat::audit::{Finding, Ground, OverStage2, Owner, Policy, Rule, Summary, audit};
 use slat::edit::{Arena, Leaves, Quiet, Slots, Step, Tables, ept};
 use slat::format::ept::{Ept, Features};
 use slat::invalidate::Context;
@@ -17,10 +17,15 @@ const BLOCK: u64 = 2 << 20;
 const TABLES: u64 = 16 * PAGE;
 const GUEST: u64 = 1 << 30;
 
+#[derive(Default)]
 struct Records {
     owners: BTreeMap<u64, Owner>,
     visited: BTreeSet<u64>,
     types: BTreeMap<u64, StageType>,
+    /// Read-only frames, and those that are mapped.
+    read_only: BTreeSet<u64>,
+    mapped: BTreeSet<u64>,
+    aliases: bool,
 }
 
 impl Ground for Records {
@@ -36,6 +41,15 @@ impl Ground for Records {
     fn other_type(&mut self, base: u64, _: u64, memory_type: StageType) -> Option<StageType> {
         let earlier = *self.types.entry(base).or_insert(memory_type);
         (earlier != memory_type).then_some(earlier)
+    }
+    fn most(&mut self, _: u64, base: u64, bytes: u64) -> Permissions {
+        let write = self.read_only.range(base..base + bytes).next().is_none();
+        Permissions { read: true, write, execute: true }
+    }
+    fn first_mapping(&mut self, base: u64, bytes: u64) -> bool {
+        let pages = (base..base + bytes).step_by(PAGE as usize);
+        let again = pages.filter(|page| !self.mapped.insert(*page)).count();
+        again == 0 || self.aliases
     }
 }
 
@@ -72,8 +86,7 @@ fn audited(
 ) -> (Vec<Finding>, Summary) {
     let (mut bytes, root) = right();
     let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
-    let mut records =
-        Records { owners: BTreeMap::new(), visited: BTreeSet::new(), types: BTreeMap::new() };
+    let mut records = Records::default();
     plant(&mut memory, &mut records);
     let mut findings = vec![];
     let summary = audit(
@@ -224,7 +237,8 @@ fn a_large_page_that_is_writable_while_logging() {
 
 #[test]
 fn one_frame_with_two_memory_types() {
-    let (findings, _) = audited(Policy::default(), |memory, _| {
+    let (findings, _) = audited(Policy::default(), |memory, records| {
+        records.aliases = true;
         // The second page maps the first one's frame, uncacheable.
         let entry = address_of(page(PAGE));
         memory.poke(Spa::new(entry), EntryLayout::LE64, page(0) & !0x38).unwrap();
@@ -252,7 +266,8 @@ fn writable_and_executable_and_executable_large() {
 #[test]
 fn what_was_left_frozen_and_what_cannot_be_read() {
     use slat::edit::Encode;
-    let (findings, _) = audited(Policy::default(), |memory, _| {
+    let policy = Policy { frozen: Some(format().frozen()), ..Policy::default() };
+    let (findings, _) = audited(policy, |memory, _| {
         let entry = Spa::new(address_of(page(PAGE)));
         memory.poke(entry, EntryLayout::LE64, format().frozen()).unwrap();
     });
@@ -264,4 +279,124 @@ fn what_was_left_frozen_and_what_cannot_be_read() {
     });
     assert_eq!(rules(&findings), [(Rule::Unreadable, BLOCK)]);
     assert!(!summary.complete);
+}
+
+/// A split that writes read, write and execute whatever the large page permitted.
+#[test]
+fn a_leaf_that_a_split_has_widened() {
+    let frame = GUEST + 2 * PAGE;
+    let (findings, _) = audited(Policy::default(), |memory, records| {
+        let entry = Spa::new(address_of(page(2 * PAGE)));
+        memory.poke(entry, EntryLayout::LE64, page(2 * PAGE) & !2).unwrap();
+        records.read_only.insert(frame);
+    });
+    assert_eq!(findings, [], "read-only as its owner has it");
+    let (findings, _) = audited(Policy::default(), |_, records| {
+        records.read_only.insert(frame);
+    });
+    assert_eq!(rules(&findings), [(Rule::Widened, 2 * PAGE)]);
+}
+
+/// XSA-301: one frame at two guest addresses.
+#[test]
+fn xsa_301_a_frame_that_is_mapped_twice() {
+    let alias = |memory: &mut SliceMemory<'_, Spa>| {
+        let entry = Spa::new(address_of(page(PAGE)));
+        memory.poke(entry, EntryLayout::LE64, page(0)).unwrap();
+    };
+    let (findings, _) = audited(Policy::default(), |memory, _| alias(memory));
+    assert_eq!(rules(&findings), [(Rule::MappedTwice, PAGE)]);
+    let (findings, _) = audited(Policy::default(), |memory, records| {
+        records.aliases = true;
+        alias(memory);
+    });
+    assert_eq!(findings, [], "the alias is declared");
+}
+
+/// XSA-409, XSA-410.
+#[test]
+fn xsa_409_tables_beyond_their_budget() {
+    let (findings, _) = audited(Policy { table_budget: 4, ..Policy::default() }, |_, _| {});
+    assert_eq!(findings, []);
+    let (findings, summary) = audited(Policy { table_budget: 3, ..Policy::default() }, |_, _| {});
+    assert_eq!(rules(&findings), [(Rule::TableBudget, 0)], "once, at the first too many");
+    assert!(summary.complete);
+}
+
+/// W^X over both stages: what the guest maps writable and executable is neither here nor there while
+/// the hypervisor lets no page be both.
+#[test]
+fn writable_and_executable_in_both_stages_together() {
+    use slat::format::any::AnyFormat;
+    use slat::format::x86::long::{Long, Processor};
+    use slat::{Nested, Stage};
+    let (mut bytes, root) = right();
+    let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    let mut set = |at: u64, entry: u64| {
+        memory.poke(Spa::new(at), EntryLayout::LE64, entry).unwrap();
+    };
+    // The guest's tables in its pages 0 to 2 would lie at GUEST, which this memory does not hold: its
+    // second stage maps GPA 0x100000 to frames of this memory instead.
+    let lowest = address_of(page(0)) & !0xfff;
+    for n in 0..3u64 {
+        set(lowest + 8 * (0x100 + n), ((10 + n) << 12) | 0x33);
+    }
+    set(10 << 12, 0x10_1000 | 7);
+    set(11 << 12, 0x10_2000 | 7);
+    // One leaf of 2 MiB over GPA 0: writable and executable.
+    set(12 << 12, 0x87);
+    let processor = Processor::default();
+    let long = Long::four(slat::format::x86::Controls::default(), processor);
+    let stage1 = AnyFormat::Long(long, 0x10_0000);
+    let stage2: Stage<_, Gpa, Spa> = Stage::new(format(), root);
+    let regime = Regime::default();
+    let mut audit_stage1 = |entry: Option<u64>| {
+        if let Some(entry) = entry {
+            let at = Spa::new(lowest + 8 * 3);
+            memory.poke(at, EntryLayout::LE64, entry).unwrap();
+        }
+        let mut copy = bytes_of(&mut memory);
+        let below = SliceMemory::new(Spa::new(0), &mut copy);
+        struct Guest;
+        impl Ground for Guest {
+            fn owner(&mut self, base: u64, _: u64) -> Owner {
+                if base >= 0x10_0000 { Owner::Tables } else { Owner::Guest }
+            }
+            fn first_visit(&mut self, _: u64, _: u8) -> bool {
+                true
+            }
+        }
+        let mut ground =
+            OverStage2 { stage2: &stage2, memory: below, regime: &regime, ground: Guest };
+        let policy = Policy { write_xor_execute: true, ..Policy::default() };
+        let mut findings = vec![];
+        let mut guest = Nested::new(&stage2, &mut memory, &regime, &());
+        let summary =
+            audit(&stage1, &(), &mut guest, &regime, &policy, &mut ground, &mut |found| {
+                findings.push(*found)
+            });
+        let summary = summary.unwrap();
+        assert!(summary.complete);
+        assert_eq!((summary.tables, summary.leaves), (3, 1));
+        rules(&findings)
+    };
+    // The second stage maps the pages writable, none executable.
+    assert_eq!(audit_stage1(None), []);
+    // One of them both.
+    let both = page(3 * PAGE) | 4;
+    assert_eq!(audit_stage1(Some(both)), [(Rule::WritableExecutable, 0)]);
+    // Executable and not writable.
+    assert_eq!(audit_stage1(Some(both & !2)), []);
+}
+
+/// The bytes of a memory, for a second handle of it.
+fn bytes_of(memory: &mut SliceMemory<'_, Spa>) -> Vec<u8> {
+    use slat::Memory;
+    (0..TABLES)
+        .step_by(8)
+        .flat_map(|at| {
+            let read = memory.read(Spa::new(at), EntryLayout::LE64, &slat::Access::default());
+            read.unwrap().value.to_le_bytes()
+        })
+        .collect()
 }

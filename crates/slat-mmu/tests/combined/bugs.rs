@@ -70,6 +70,14 @@ fn cve_2026_23401_a_shadow_leaf_is_overwritten_without_a_zap() {
         drop(cursor.finish());
         let found = world.complete();
         assert!(found.iter().any(|finding| finding.why == Why::Moved), "{found:?}");
+        // The audit of the table finds it as well.
+        let host = world.lower.stage();
+        let (mut ram, regime) = (world.ram, slat::Regime::default());
+        let mut backed = slat::Nested::new(&host, &mut ram, &regime, &());
+        let mut wrong = Vec::new();
+        let leaves =
+            world.combined.audit(&world.tables, &mut backed, |leaf| wrong.push(leaf.start));
+        assert_eq!((leaves, wrong), (Ok(1), vec![at]));
     });
     // Not planted: the page moves without an invalidation, and L2's first write faults.
     mapped(64, |world| {

@@ -7,7 +7,7 @@ use super::install::Zapped;
 use super::reverse::{Key, What};
 use super::{Backed, Combined, Track};
 use crate::address::{Gpa, L2Gpa, Spa};
-use crate::edit::{Cursor, Error, FrameSource, Mode, Step, TableMemory};
+use crate::edit::{Cursor, Error, FrameSource, Mapping, Mode, Step, TableMemory, Tables};
 
 /// How far [`Combined::resync`] or [`Combined::fill`] has come through its range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,20 +72,55 @@ impl<F: Combine> Combined<'_, F> {
                 return Ok(Step::Done);
             };
             let (start, end) = (leaf.start.raw(), leaf.start.raw() + leaf.bytes);
-            let seen = Seen::default();
-            let same = match self.probe(format, backed, leaf.start, &seen)?.0 {
-                Some(composed) => {
-                    let differing = (composed.entry ^ leaf.entry) & !format.history(leaf.entry);
-                    composed.level == leaf.level && differing == 0
-                }
-                None => false,
-            };
-            if !same && let Zapped::Invalidate(step) = self.zap(cursor, start, end - 1)? {
+            if !self.agrees(format, backed, &leaf)?
+                && let Zapped::Invalidate(step) = self.zap(cursor, start, end - 1)?
+            {
                 return Ok(step);
             }
             pass.at = end;
         }
         Ok(if pass.is_done() { Step::Done } else { Step::Yield })
+    }
+
+    /// Reports every combined leaf that does not say what the two stages say, and changes nothing: an
+    /// audit, between two sync points of which there should be nothing to report (CVE-2026-23401,
+    /// CVE-2026-23402). Returns how many leaves there are.
+    ///
+    /// # Errors
+    /// Of the editor.
+    pub fn audit<B, M>(
+        &self,
+        tables: &Tables<F, L2Gpa, Spa, M>,
+        backed: &mut B,
+        mut report: impl FnMut(&Mapping<L2Gpa, Spa>),
+    ) -> Result<u64, Error>
+    where
+        B: Backed,
+        M: TableMemory<F::Word>,
+    {
+        let whole = 1u64 << tables.format().input_bits();
+        let mut leaves = 0;
+        for leaf in tables.mappings(L2Gpa::new(0), whole)? {
+            leaves += 1;
+            if !self.agrees(tables.format(), backed, &leaf)? {
+                report(&leaf);
+            }
+        }
+        Ok(leaves)
+    }
+
+    /// Whether a combined leaf says what the two stages say.
+    fn agrees<B: Backed>(
+        &self,
+        format: &F,
+        backed: &mut B,
+        leaf: &Mapping<L2Gpa, Spa>,
+    ) -> Result<bool, Error> {
+        let seen = Seen::default();
+        Ok(self.probe(format, backed, leaf.start, &seen)?.0.is_some_and(|composed| {
+            let differing = (composed.entry ^ leaf.entry) & !format.history(leaf.entry);
+            composed.level == leaf.level && differing == 0
+        }))
     }
 
     /// Makes every leaf of the pass that the tables have and the combined table lacks, without
