@@ -74,6 +74,11 @@ mod in_your_hypervisor {}
 #[doc = include_str!("../../../docs/src/nested.md")]
 mod nested {}
 
+/// And another.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/views.md")]
+mod views {}
+
 pub mod access;
 pub mod address;
 pub mod audit;

@@ -126,6 +126,7 @@ mod sealed {
     impl Sealed for super::super::Split {}
     impl Sealed for super::super::Collapse {}
     impl<W> Sealed for super::super::Remap<W> {}
+    impl Sealed for super::super::Own {}
 }
 
 /// What an [`Operation`] does. Implemented by this library's verbs alone.
@@ -579,6 +580,11 @@ where
         let end = start + (1u64 << self.tables.reach(level));
         let address = self.address(start);
         self.note(start, end, ((2u16 << level) - 1) as u8, Effect::Stale);
-        self.gather().detach(Detached { table: next, level, start: address });
+        if self.source.release(next) {
+            self.gather().detach(Detached { table: next, level, start: address });
+        } else {
+            // Another view's entry points at it: it stays.
+            self.gather().tables_changed();
+        }
     }
 }

@@ -73,6 +73,9 @@ pub enum Error {
     /// No slot was lent in which the operation could note what it must: a detached table, or an
     /// entry to be remade after an invalidation.
     NoSlot,
+    /// The frame source does not count the entries that point at a table, so that tables cannot be
+    /// shared.
+    Uncounted,
 }
 
 impl fmt::Display for Error {
@@ -109,6 +112,9 @@ impl fmt::Display for Error {
                 f.write_str("the gather has not come back; resume the cursor with its proof")
             }
             Error::NoSlot => f.write_str("the gather has no slots for tables or remade entries"),
+            Error::Uncounted => {
+                f.write_str("the frame source keeps no counts of tables; use Counted")
+            }
         }
     }
 }

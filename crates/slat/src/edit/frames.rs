@@ -66,6 +66,28 @@ pub trait FrameSource {
 
     /// Takes a frame back that nothing uses any more.
     fn put(&self, frame: Frame);
+
+    /// Counts one more entry that points at the table in the frame at `table`. `false` where this
+    /// source keeps no counts: its tables cannot be shared by [`Views`](super::Views).
+    #[inline(always)]
+    fn share(&self, table: u64) -> bool {
+        let _ = table;
+        false
+    }
+
+    /// Whether more than one entry points at the table.
+    #[inline(always)]
+    fn is_shared(&self, table: u64) -> bool {
+        let _ = table;
+        false
+    }
+
+    /// Counts one entry less, and says whether it was the last: the table is then detached.
+    #[inline(always)]
+    fn release(&self, table: u64) -> bool {
+        let _ = table;
+        true
+    }
 }
 
 impl<S: FrameSource + ?Sized> FrameSource for &S {
@@ -77,6 +99,21 @@ impl<S: FrameSource + ?Sized> FrameSource for &S {
     #[inline]
     fn put(&self, frame: Frame) {
         (**self).put(frame);
+    }
+
+    #[inline]
+    fn share(&self, table: u64) -> bool {
+        (**self).share(table)
+    }
+
+    #[inline]
+    fn is_shared(&self, table: u64) -> bool {
+        (**self).is_shared(table)
+    }
+
+    #[inline]
+    fn release(&self, table: u64) -> bool {
+        (**self).release(table)
     }
 }
 

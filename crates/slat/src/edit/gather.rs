@@ -534,12 +534,22 @@ pub struct Reclaim<'t, 'g, F: Encode, I, O, M> {
 }
 
 impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
-    /// The next frame. `witness` sees every leaf that was in it, with the accessed and dirty bits
+    /// The next frame, of tables that nothing shares ([`into_source`](Reclaim::into_source) knows
+    /// of shared ones). `witness` sees every leaf that was in it, with the accessed and dirty bits
     /// that hardware left at the very last.
     ///
     /// # Errors
     /// [`Error::NotLent`] where a table is not in the memory; its subtree is lost.
     pub fn next_frame<W: Witness>(&mut self, witness: &mut W) -> Result<Option<Frame>, Error> {
+        self.next_released(witness, |_| true)
+    }
+
+    /// The next frame, passing by tables of which `last` says that another entry points at them.
+    fn next_released<W: Witness>(
+        &mut self,
+        witness: &mut W,
+        last: impl Fn(u64) -> bool,
+    ) -> Result<Option<Frame>, Error> {
         let format = &self.tables.format;
         loop {
             let Some(at) = self.depth.checked_sub(1) else {
@@ -565,7 +575,7 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
                 let entry = F::Word::load(cell, Ordering::Acquire);
                 let address = start + ((index as u64) << format.shift(level));
                 match format.decode(entry, level) {
-                    Decoded::Table { next } if level > 0 => {
+                    Decoded::Table { next } if level > 0 && last(next) => {
                         self.path[at].index = index as u64 + 1;
                         self.path[self.depth] =
                             Scan { table: next, index: 0, start: address, level: level - 1 };
@@ -591,7 +601,7 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
     /// # Errors
     /// As [`next_frame`](Reclaim::next_frame); what was given back stays given back.
     pub fn into_source<S: super::FrameSource>(mut self, source: &S) -> Result<Ready<'g>, Error> {
-        while let Some(frame) = self.next_frame(&mut ())? {
+        while let Some(frame) = self.next_released(&mut (), |table| source.release(table))? {
             source.put(frame);
         }
         match self.finish() {

@@ -269,7 +269,10 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
 
     /// The lowest table on the way to `input`, the entry there, and its level.
     #[cold]
-    fn lowest(&self, input: u64) -> Result<(u64, &<F::Word as Word>::Atomic, u8), Error> {
+    pub(super) fn lowest(
+        &self,
+        input: u64,
+    ) -> Result<(u64, &<F::Word as Word>::Atomic, u8), Error> {
         let format = &self.format;
         let (mut table, mut level) = (self.root, self.top);
         loop {
