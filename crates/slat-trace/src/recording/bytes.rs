@@ -89,7 +89,8 @@ impl<'a> Bytes<'a> {
     pub(crate) fn partial(&mut self, len: usize) -> Result<u64, Short> {
         if let Some(word) = self.rest.first_chunk::<8>() {
             // Reading the whole word and cutting it costs no branch on the length.
-            let value = u64::from_le_bytes(*word) & (u64::MAX >> (64 - 8 * len));
+            let kept = u64::MAX.checked_shr(64 - 8 * len as u32).unwrap_or(0);
+            let value = u64::from_le_bytes(*word) & kept;
             self.rest = &self.rest[len..];
             return Ok(value);
         }
@@ -101,12 +102,27 @@ impl<'a> Bytes<'a> {
 
     #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, Short> {
-        let first = self.byte()?;
-        if first < 0x80 {
-            return Ok(u64::from(first));
+        // Its length cannot be foreseen: four bytes are read and cut where the number ends.
+        if let Some(four) = self.rest.first_chunk::<4>() {
+            let four = u32::from_le_bytes(*four);
+            let ends = !four & 0x8080_8080;
+            if ends != 0 {
+                let bytes = ends.trailing_zeros() / 8 + 1;
+                let kept = four & (u32::MAX >> (32 - 8 * bytes));
+                let value = kept & 0x7f
+                    | kept >> 1 & 0x3f80
+                    | kept >> 2 & 0x1f_c000
+                    | kept >> 3 & 0xfe0_0000;
+                self.rest = &self.rest[bytes as usize..];
+                return Ok(value.into());
+            }
         }
-        let mut value = u64::from(first & 0x7f);
-        for shift in (7..64).step_by(7) {
+        self.varint_by_byte()
+    }
+
+    fn varint_by_byte(&mut self) -> Result<u64, Short> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {

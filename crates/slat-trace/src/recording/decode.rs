@@ -1,10 +1,12 @@
 //! From the streams of one block of the file back to accesses and events.
 
+mod turn;
+
 use super::bytes::{Bytes, Short};
 use super::events::{EventState, get_event};
 use super::layout::{MAX_DEFINITIONS, MAX_SHAPE, Section};
-use super::model::{Definition, Model, Page, TooManySites, code, length};
-use crate::event::{Access, At, Batch, Event, Kind};
+use super::model::{Definition, Model, TooManySites};
+use crate::event::{Batch, Event};
 
 /// The streams contradict each other or end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +142,7 @@ impl Decoder {
         for (model, stream) in self.models.iter_mut().zip(&mut self.streams) {
             stream.read = Default::default();
             if restart {
-                *model = Model::new();
+                model.restart();
             } else if !stream.sections[0].is_empty() {
                 model.reset();
             }
@@ -186,179 +188,6 @@ impl Decoder {
         (self.turn, self.left) = (vcpu, codes);
         Ok(true)
     }
-
-    fn read_turn<const WITH_FRAMES: bool>(
-        &mut self,
-        definitions: &[Definition],
-        batch: &mut Batch,
-        enough: usize,
-    ) -> Result<(), Inconsistent> {
-        let vcpu = self.turn;
-        let several = self.models.len() > 1;
-        let model = &mut self.models[usize::from(vcpu)];
-        let user = &mut self.users[usize::from(vcpu)];
-        let Stream { sections, read } = &mut self.streams[usize::from(vcpu)];
-        let codes = &sections[0][read[0]..][..self.left];
-        let rest = |index: usize| Bytes::new(&sections[index][read[index]..]);
-        let mut successors = rest(1);
-        let mut shapes = rest(2);
-        let mut lengths = rest(3);
-        let mut differences = rest(4);
-        let mut pages = rest(5);
-        let mut frames = rest(6);
-        let mut events = Bytes::new(&self.events[self.events_read..]);
-        let out = &mut batch.accesses;
-        let start = out.len();
-        let mut template = Access::new(Kind::Load, 0, 0).on(vcpu).with_user(*user);
-        let mut done = 0;
-        let mut instructions = 0;
-        // One block of instructions may go beyond what is enough.
-        out.reserve(enough + MAX_SHAPE + 1 - start.min(enough));
-
-        for &flags in codes {
-            if out.len() >= enough || batch.events.len() >= enough {
-                break;
-            }
-            done += 1;
-            if flags & code::EVENTS != 0 {
-                for _ in 0..flags & !code::EVENTS {
-                    if several && events.byte()? != vcpu {
-                        return Err(Inconsistent);
-                    }
-                    let before = out.len() as u32;
-                    get_event(&mut events, &mut self.event_state, |event| {
-                        if let Event::Mode { user: now } = event {
-                            *user = now;
-                            template = template.with_user(now);
-                        }
-                        batch.events.push(At { before, vcpu, event });
-                    })?;
-                }
-                continue;
-            }
-            let mut number = model.by_history();
-            if flags & code::SUCCESSOR != 0 {
-                number = match successors.varint()? {
-                    0 => model.by_last(),
-                    number => u32::try_from(number).map_err(|_| Inconsistent)?,
-                };
-            }
-            let id = number.wrapping_sub(1);
-            if id as usize >= definitions.len() {
-                return Err(Inconsistent);
-            }
-            let block = model.enter(id, definitions)?;
-            if block.bytes != 0 {
-                let frame = block.gpa >> 12;
-                if flags & code::PAGE != 0 {
-                    let page = pages.difference(model.last_page)?;
-                    model.last_page = page;
-                    *model.page(frame) = Page { from: frame, to: page };
-                }
-                let page = model.page(frame).to;
-                instructions += u64::from(block.instructions);
-                let va = page << 12 | block.gpa & 0xfff;
-                let frame = if WITH_FRAMES { frame as u32 } else { Access::NO_FRAME };
-                out.push(template.fetch(va, block.bytes, frame));
-            }
-            let first = out.len();
-            let mut count = usize::MAX;
-            if flags & code::SHAPE != 0 {
-                let shape = shapes.varint()?;
-                count = usize::try_from(shape >> 1).map_err(|_| Inconsistent)?;
-                if count > MAX_SHAPE {
-                    return Err(Inconsistent);
-                }
-                if shape & 1 != 0 {
-                    model.reshape(shapes.take(count)?)?;
-                }
-            }
-            let mut moved = model.moved;
-            let sites = model.sites();
-            let count = count.min(sites.len());
-            let sites = &mut sites[..count];
-            if flags & code::ADDRESSES == 0 {
-                out.extend(sites.iter_mut().map(|site| {
-                    site.last = site.last.wrapping_add(site.stride);
-                    moved = site.stride;
-                    template.data(site.last, site.shape)
-                }));
-            } else {
-                let lengths = lengths.take(count)?;
-                for (site, &length) in sites.iter_mut().zip(lengths) {
-                    let difference = match length {
-                        length::PREDICTED => site.stride,
-                        length::ALONG => moved,
-                        1..=length::LONGEST => {
-                            let coded = differences.partial(usize::from(length))?;
-                            super::bytes::unzigzag(coded)
-                        }
-                        length::WHOLE => differences.u64()?.wrapping_sub(site.last),
-                        _ => return Err(Inconsistent),
-                    };
-                    site.last = site.last.wrapping_add(difference);
-                    site.stride = difference;
-                    moved = difference;
-                    out.push(template.data(site.last, site.shape));
-                }
-            }
-            model.moved = moved;
-            if WITH_FRAMES {
-                let mut from = first;
-                if flags & code::FRAMES != 0 {
-                    loop {
-                        let skip = usize::try_from(frames.varint()?).map_err(|_| Inconsistent)?;
-                        if skip == 0 {
-                            break;
-                        }
-                        let at = from.checked_add(skip - 1).ok_or(Inconsistent)?;
-                        let known = out.get(at).ok_or(Inconsistent)?.va >> 12;
-                        fill_frames(model, &mut out[from..at])?;
-                        let last = model.last_frame;
-                        let guess = last.to.wrapping_add(known).wrapping_sub(last.from);
-                        let page = Page { from: known, to: frames.difference(guess)? };
-                        *model.frame(known) = page;
-                        model.last_frame = page;
-                        fill_frames(model, &mut out[at..=at])?;
-                        from = at + 1;
-                    }
-                }
-                fill_frames(model, &mut out[from..])?;
-            }
-        }
-
-        batch.instructions += instructions;
-        let made = (out.len() - start) as u64;
-        self.expected = self.expected.checked_sub(made).ok_or(Inconsistent)?;
-        let left = [
-            codes.len() - done,
-            successors.remaining(),
-            shapes.remaining(),
-            lengths.remaining(),
-            differences.remaining(),
-            pages.remaining(),
-            frames.remaining(),
-        ];
-        read[0] += done;
-        for index in 1..read.len() {
-            read[index] = sections[index].len() - left[index];
-        }
-        self.events_read = self.events.len() - events.remaining();
-        self.left -= done;
-        Ok(())
-    }
-}
-
-#[inline]
-fn fill_frames(model: &mut Model, accesses: &mut [Access]) -> Result<(), Inconsistent> {
-    for access in accesses {
-        let page = *model.frame(access.va >> 12);
-        if page.from != access.va >> 12 {
-            return Err(Inconsistent);
-        }
-        access.frame = page.to as u32;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

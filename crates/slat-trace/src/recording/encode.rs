@@ -335,17 +335,18 @@ impl Encoder {
 
         // In which physical pages.
         let mut from = 0;
+        let (frames, last_frame) = model.frames();
         for (ordinal, data) in data.iter().enumerate() {
             let known = Page { from: data.va >> 12, to: data.frame.into() };
-            let slot = model.frame(known.from);
+            let slot = frames.of(known.from);
             if *slot != known {
                 *slot = known;
                 flags |= code::FRAMES;
                 put_varint(&mut sections[FRAMES], (ordinal + 1 - from) as u64);
-                let last = model.last_frame;
+                let last = *last_frame;
                 let guess = last.to.wrapping_add(known.from).wrapping_sub(last.from);
                 put_difference(&mut sections[FRAMES], known.to, guess);
-                model.last_frame = known;
+                *last_frame = known;
                 from = ordinal + 1;
             }
         }
@@ -426,7 +427,7 @@ impl Encoder {
             self.numbers.clear();
             self.known.clear();
             for stream in &mut self.streams {
-                stream.model = Model::new();
+                stream.model.restart();
                 stream.pending.root = 0;
             }
         }

@@ -33,13 +33,12 @@ pub(crate) struct Definition {
 /// A block of instructions: what is known of it in this block of the file. The definition's numbers
 /// are repeated here, so that executing it touches one place.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
 struct State {
     gpa: u64,
     epoch: u32,
     /// Where its sites begin.
     first: u32,
-    /// What followed the last time, plus 1.
-    next: u32,
     /// How many accesses the last execution made.
     len: u16,
     /// For how many accesses there is room.
@@ -48,18 +47,21 @@ struct State {
     instructions: u16,
 }
 
-/// What a block of instructions is, as far as its fetch is concerned.
+/// What a block of instructions is: its fetch, and where its sites are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Code {
     pub(crate) gpa: u64,
     pub(crate) bytes: u16,
     pub(crate) instructions: u16,
+    first: u32,
+    len: u16,
 }
 
 impl State {
     #[inline]
     fn code(&self) -> Code {
-        Code { gpa: self.gpa, bytes: self.bytes, instructions: self.instructions }
+        let Self { gpa, bytes, instructions, first, len, .. } = *self;
+        Code { gpa, bytes, instructions, first, len }
     }
 }
 
@@ -79,18 +81,22 @@ pub(crate) struct TooManySites;
 pub(crate) struct Model {
     epoch: u32,
     states: Vec<State>,
+    /// What followed each the last time, plus 1. It is written at each execution, the states are only
+    /// read: apart, no read has to wait for a write beside it.
+    next: Vec<u32>,
     sites: Vec<Site>,
-    history: Box<[u32]>,
+    history: Box<[u32; HISTORY]>,
     before: u32,
     current: u32,
     /// How far the last access of the vCPU was from where its site had been the time before.
     pub(crate) moved: u64,
     /// Physical to virtual pages of fetches.
-    pages: Box<[Page]>,
+    pages: Box<[Page; PAGES]>,
     pub(crate) last_page: u64,
-    /// Virtual to physical pages of data.
-    frames: Box<[Page]>,
-    pub(crate) last_frame: Page,
+    /// Virtual to physical pages of data; made when the first is asked for, which a reader that
+    /// wants no physical pages never does.
+    frames: Option<Box<Frames>>,
+    last_frame: Page,
 }
 
 impl Model {
@@ -98,14 +104,15 @@ impl Model {
         Self {
             epoch: 1,
             states: Vec::new(),
+            next: Vec::new(),
             sites: Vec::new(),
-            history: vec![0; HISTORY].into(),
+            history: Box::new([0; HISTORY]),
             before: 0,
             current: 0,
             moved: 0,
-            pages: vec![NOWHERE; PAGES].into(),
+            pages: Box::new([NOWHERE; PAGES]),
             last_page: 0,
-            frames: vec![NOWHERE; FRAMES].into(),
+            frames: None,
             last_frame: Page { from: 0, to: 0 },
         }
     }
@@ -116,14 +123,24 @@ impl Model {
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
             self.states.clear();
+            self.next.clear();
             self.epoch = 1;
         }
         self.sites.clear();
         self.history.fill(0);
         (self.before, self.current, self.moved, self.last_page) = (0, 0, 0, 0);
         self.pages.fill(NOWHERE);
-        self.frames.fill(NOWHERE);
+        if let Some(frames) = &mut self.frames {
+            frames.0.fill(NOWHERE);
+        }
         self.last_frame = Page { from: 0, to: 0 };
+    }
+
+    /// Forgets everything, the blocks of instructions too, as where definitions start again.
+    pub(crate) fn restart(&mut self) {
+        self.states.clear();
+        self.next.clear();
+        self.reset();
     }
 
     pub(crate) fn sites_in_use(&self) -> usize {
@@ -148,14 +165,14 @@ impl Model {
         match self.current {
             0 => 0,
             current => {
-                let state = self.states[current as usize - 1];
-                if state.epoch == self.epoch { state.next } else { 0 }
+                let current = current as usize - 1;
+                if self.states[current].epoch == self.epoch { self.next[current] } else { 0 }
             }
         }
     }
 
     /// Notes that block `id` is executed; there must be a definition of it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(
         &mut self,
         id: u32,
@@ -163,8 +180,8 @@ impl Model {
     ) -> Result<Code, TooManySites> {
         let slot = self.slot();
         self.history[slot] = id + 1;
-        if let Some(state) = self.states.get_mut((self.current as usize).wrapping_sub(1)) {
-            state.next = id + 1;
+        if let Some(next) = self.next.get_mut((self.current as usize).wrapping_sub(1)) {
+            *next = id + 1;
         }
         self.before = self.current;
         self.current = id + 1;
@@ -178,9 +195,10 @@ impl Model {
     fn first_entry(&mut self, id: u32, definitions: &[Definition]) -> Result<Code, TooManySites> {
         if self.states.len() <= id as usize {
             self.states.resize(definitions.len(), State::default());
+            self.next.resize(definitions.len(), 0);
         }
         let definition = &definitions[id as usize];
-        let first = self.sites.len();
+        let first = self.sites_in_use();
         let len = definition.shape.len();
         if first + len > MAX_SITES {
             return Err(TooManySites);
@@ -190,7 +208,8 @@ impl Model {
         let (first, len) = (first as u32, len as u16);
         let Definition { gpa, bytes, instructions, .. } = *definition;
         let epoch = self.epoch;
-        let state = State { gpa, epoch, first, next: 0, len, room: len, bytes, instructions };
+        let state = State { gpa, epoch, first, len, room: len, bytes, instructions };
+        self.next[id as usize] = 0;
         self.states[id as usize] = state;
         Ok(state.code())
     }
@@ -200,6 +219,12 @@ impl Model {
     pub(crate) fn sites(&mut self) -> &mut [Site] {
         let state = self.states[self.current as usize - 1];
         &mut self.sites[state.first as usize..][..usize::from(state.len)]
+    }
+
+    /// The sites of a block that was just entered, while it has the shape of then.
+    #[inline]
+    pub(crate) fn sites_of(&mut self, block: Code) -> &mut [Site] {
+        &mut self.sites[block.first as usize..][..usize::from(block.len)]
     }
 
     /// Gives the block that was entered last another shape; addresses of sites that stay are kept.
@@ -231,10 +256,29 @@ impl Model {
         &mut self.pages[frame as usize & (PAGES - 1)]
     }
 
-    /// What is known of the physical page of the virtual page `page` in data accesses.
+    /// What is known of the physical pages of data accesses, and the pair that was said last.
     #[inline]
-    pub(crate) fn frame(&mut self, page: u64) -> &mut Page {
-        &mut self.frames[(page ^ page >> 16) as usize & (FRAMES - 1)]
+    pub(crate) fn frames(&mut self) -> (&mut Frames, &mut Page) {
+        (self.frames.get_or_insert_with(Frames::nowhere), &mut self.last_frame)
+    }
+}
+
+/// A physical page for each virtual page of data accesses, as far as there is room.
+#[derive(Debug)]
+pub(crate) struct Frames([Page; FRAMES]);
+
+impl Frames {
+    #[cold]
+    fn nowhere() -> Box<Self> {
+        let pages: Box<[Page; FRAMES]> =
+            vec![NOWHERE; FRAMES].try_into().expect("as many as there are");
+        Box::new(Self(*pages))
+    }
+
+    /// What is known of the virtual page `page`.
+    #[inline]
+    pub(crate) fn of(&mut self, page: u64) -> &mut Page {
+        &mut self.0[(page ^ page >> 16) as usize & (FRAMES - 1)]
     }
 }
 

@@ -77,24 +77,87 @@ pub struct Verifier {
     mismatches: u64,
     by_shift: [u64; 64],
     kept: Vec<Mismatch>,
-    walks: Box<[Walked; WALKS]>,
-    /// Walks of an earlier time are void.
-    time: u64,
+    walks: Walks,
+    new_walks: u64,
+    /// Whether many of the last accesses had to be walked for.
+    scattered: bool,
     last_vcpu: u8,
 }
 
-/// A walk whose result agreed with no fault.
-#[derive(Clone, Copy, Default)]
-struct Walked {
-    time: u64,
-    /// The virtual page, the kind and the privilege.
-    key: u64,
-    /// The physical page.
-    page: u64,
-    shift: u8,
+/// Walks that agreed with the machine.
+struct Walks {
+    all: Box<[Walked; WALKS]>,
+    /// Walks of an earlier time are void.
+    time: u32,
 }
 
-const WALKS: usize = 512;
+#[derive(Clone, Copy, Default)]
+struct Walked {
+    /// The virtual page (52 bits), the privilege and the kind (3 bits), and above them the size of
+    /// the page as a shift less 10.
+    what: u64,
+    /// The physical page.
+    frame: u32,
+    time: u32,
+}
+
+/// As many pages as a program of 256 MiB has.
+const WALKS: usize = 1 << 16;
+const SHIFT_AT: u32 = 55;
+
+impl Walks {
+    fn new() -> Self {
+        let all: Box<[Walked]> = vec![Walked::default(); WALKS].into();
+        Self { all: all.try_into().unwrap_or_else(|_| unreachable!("as many")), time: 1 }
+    }
+
+    /// Makes all void.
+    #[inline]
+    fn forget(&mut self) {
+        self.time = self.time.wrapping_add(1);
+        if self.time == 0 {
+            self.all.fill(Walked::default());
+            self.time = 1;
+        }
+    }
+
+    /// What of an access a walk depends on, and where it would be.
+    #[inline]
+    fn key(access: &Access) -> (u64, usize) {
+        let page = access.va >> 12;
+        let class = u64::from(access.user()) << 2 | access.kind() as u64;
+        // Consecutive pages lie beside each other, the classes of one page apart.
+        (page << 3 | class, (page ^ page >> 16 ^ class << 11) as usize & (WALKS - 1))
+    }
+
+    /// The size of the page of an access, as a shift, if its walk is known to lead where the machine
+    /// went.
+    #[inline]
+    fn known(&self, access: &Access) -> Option<u8> {
+        let (what, slot) = Self::key(access);
+        let known = &self.all[slot];
+        let same = known.what & ((1 << SHIFT_AT) - 1) == what;
+        let agrees = same && known.time == self.time && known.frame == access.frame;
+        agrees.then_some((known.what >> SHIFT_AT) as u8 + 10)
+    }
+
+    /// Brings what is known of some accesses into the cache, all at once: where accesses are
+    /// scattered, each would else wait for its own.
+    #[inline(never)]
+    fn touch(&self, accesses: &[Access]) {
+        let time = |access| self.all[Self::key(access).1].time;
+        std::hint::black_box(accesses.iter().map(time).fold(0, |all, time| all ^ time));
+    }
+
+    fn keep(&mut self, access: &Access, shift: u8) {
+        let (what, slot) = Self::key(access);
+        let what = what | u64::from(shift.saturating_sub(10)) << SHIFT_AT;
+        self.all[slot] = Walked { what, frame: access.frame, time: self.time };
+    }
+}
+
+/// Accesses that are checked between two looks at how scattered they are.
+const AT_ONCE: usize = 64;
 
 /// So many mismatches are kept to be shown.
 const KEPT: usize = 16;
@@ -119,8 +182,9 @@ impl Verifier {
             mismatches: 0,
             by_shift: [0; 64],
             kept: Vec::new(),
-            walks: Box::new([Walked::default(); WALKS]),
-            time: 1,
+            walks: Walks::new(),
+            new_walks: 0,
+            scattered: false,
             last_vcpu: 0,
         }
     }
@@ -144,14 +208,16 @@ impl Verifier {
 
     fn apply(&mut self, vcpu: u8, event: &Event) -> Result<(), TooManyTables> {
         self.memory.apply(event)?;
-        self.time += u64::from(matches!(
+        if matches!(
             event,
             Event::Root { .. }
                 | Event::Control { .. }
                 | Event::TablePage { .. }
                 | Event::TableEntry { .. }
                 | Event::TableStore { .. }
-        ));
+        ) {
+            self.walks.forget();
+        }
         let Some(vcpu) = self.vcpus.get_mut(usize::from(vcpu)) else { return Ok(()) };
         match *event {
             Event::Root { root, value } => vcpu.registers.roots[root as usize] = value,
@@ -170,6 +236,17 @@ impl Verifier {
 
     /// Checks accesses of one vCPU without an event between them.
     fn check_part(&mut self, accesses: &[Access]) {
+        for some in accesses.chunks(AT_ONCE) {
+            if self.scattered {
+                self.walks.touch(some);
+            }
+            let before = self.new_walks;
+            self.check_some(some);
+            self.scattered = self.new_walks - before > AT_ONCE as u64 / 16;
+        }
+    }
+
+    fn check_some(&mut self, accesses: &[Access]) {
         let first = self.number;
         self.number += accesses.len() as u64;
         let Some(vcpu) = accesses.first().and_then(|a| self.vcpus.get(usize::from(a.vcpu))) else {
@@ -177,20 +254,24 @@ impl Verifier {
         };
         if self.last_vcpu != accesses[0].vcpu {
             self.last_vcpu = accesses[0].vcpu;
-            self.time += 1;
+            self.walks.forget();
         }
-        let mut walked = 0;
+        let (mut walked, mut small) = (0, 0);
         for (number, access) in (first..).zip(accesses) {
             let Some(expected) = access.gpa() else { continue };
             walked += 1;
-            let page = access.va >> 12;
-            let key = page << 3 | u64::from(access.user()) << 2 | access.kind() as u64;
-            let slot = (page ^ page >> 9 ^ (key & 7) << 6) as usize & (WALKS - 1);
-            let known = self.walks[slot];
-            if known.time == self.time && known.key == key && known.page == expected >> 12 {
-                self.by_shift[usize::from(known.shift & 63)] += 1;
-                continue;
+            match self.walks.known(access) {
+                Some(12) => {
+                    small += 1;
+                    continue;
+                }
+                Some(shift) => {
+                    self.by_shift[usize::from(shift & 63)] += 1;
+                    continue;
+                }
+                None => {}
             }
+            self.new_walks += 1;
             let wanted = wanted(access);
             let input = Gva::new(access.va);
             let regime = &vcpu.regime;
@@ -212,7 +293,7 @@ impl Verifier {
                 Ok(mapped) if mapped.output.raw() == expected => {
                     let shift = mapped.found.shift;
                     self.by_shift[usize::from(shift & 63)] += 1;
-                    self.walks[slot] = Walked { time: self.time, key, page: expected >> 12, shift };
+                    self.walks.keep(access, shift);
                 }
                 other => {
                     self.mismatches += 1;
@@ -222,6 +303,7 @@ impl Verifier {
             }
         }
         self.walked += walked;
+        self.by_shift[12] += small;
     }
 
     /// How many accesses were walked for.
