@@ -180,34 +180,10 @@ fn sum_of(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn hash_tree(path: &Path, hasher: &mut Sha256) -> anyhow::Result<()> {
-    let kind = fs::symlink_metadata(path)?.file_type();
-    if kind.is_symlink() {
-        hasher.update(fs::read_link(path)?.as_os_str().as_encoded_bytes());
-    } else if kind.is_dir() {
-        let mut entries = fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            hasher.update(entry.file_name().as_encoded_bytes());
-            hash_tree(&entry.path(), hasher)?;
-        }
-    } else {
-        hasher.update(fs::read(path)?);
-    }
-    Ok(())
-}
-
 fn made_by(cache: &Cache, recipe: &Recipe, recording: &Recording) -> anyhow::Result<String> {
-    let mut hasher = Sha256::new();
-    hash_tree(&slat_setup::busybox(cache, recipe.arch)?, &mut hasher)?;
-    if let Guest::Command { words, files, before, .. } = &recipe.guest {
-        hasher.update(format!("{words:?}{before}"));
-        for (from, to) in files {
-            hasher.update(to);
-            hash_tree(from, &mut hasher)?;
-        }
-    }
-    let guest: String = hasher.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
+    // All that is in the guest but the kernel, the words that start the program among it.
+    let image = slat_setup::guest_image(cache, recipe)?.unwrap_or_default();
+    let guest = &sum_of(&image)[..16];
     let value = |key: &str| {
         recording.provenance().iter().find(|pair| pair.0 == key).map_or("", |pair| &pair.1)
     };

@@ -21,7 +21,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
         .env("LC_ALL", "C")
         .stdin(std::process::Stdio::null())
         .output()
-        .map_err(|source| Error::Run { program, source, remedy: REMEDY.into() })?;
+        .map_err(|error| Error::Run { program, error, remedy: REMEDY.into() })?;
     if !output.status.success() {
         let all = String::from_utf8_lossy(&output.stderr).into_owned();
         let tail: Vec<&str> = all.lines().rev().take(4).collect();

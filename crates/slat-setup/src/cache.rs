@@ -77,7 +77,7 @@ impl Cache {
             }
             // Another process was faster and its folder is as complete as ours.
             Err(_) if path.is_dir() => Ok(path),
-            Err(source) => Err(Error::Io { path, source }),
+            Err(error) => Err(Error::Io { path, error }),
         }
     }
 }

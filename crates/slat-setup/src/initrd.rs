@@ -125,8 +125,8 @@ impl Initrd {
 }
 
 fn odd_name(path: &Path) -> Error {
-    let source = std::io::Error::other("the name is not UTF-8");
-    Error::Io { path: path.into(), source }
+    let error = std::io::Error::other("the name is not UTF-8");
+    Error::Io { path: path.into(), error }
 }
 
 #[cfg(test)]

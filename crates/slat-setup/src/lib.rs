@@ -41,7 +41,7 @@ pub use kit::{Kit, Linux};
 pub use plugin::{find_or_build_recorder, find_recorder};
 pub use program::check_program;
 pub use qemu::{Qemu, find_or_fetch_qemu10, find_qemu10};
-pub use record::{Guest, Outcome, Progress, Recipe, Stage, record};
+pub use record::{Guest, Outcome, Progress, Recipe, Stage, guest_image, record};
 pub use tools::{Tool, find, find_or_install, install};
 
 use std::path::PathBuf;
@@ -64,20 +64,20 @@ pub enum Error {
         missing: String,
     },
     /// A file or folder could not be made, read or moved.
-    #[error("{}: {}", path.display(), system_says(source))]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A program could not be started at all.
-    #[error("cannot run {program}: {source}; {remedy}")]
+    #[error("cannot run {program}: {error}; {remedy}")]
     Run {
         /// The program's name.
         program: String,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
         /// What to do about it.
         remedy: String,
     },
@@ -114,11 +114,5 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.into();
-    move |source| Error::Io { path, source }
-}
-
-/// What the system said of a file, without the name that some errors repeat.
-fn system_says(error: &std::io::Error) -> String {
-    let named = error.get_ref().and_then(|inner| inner.source());
-    named.map_or_else(|| error.to_string(), ToString::to_string)
+    move |error| Error::Io { path, error }
 }

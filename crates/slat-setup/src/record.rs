@@ -12,7 +12,7 @@ use std::time::Duration;
 use self::machine::{Machine, Running, Tail, guest_memory, plain_cpu};
 pub use self::recipe::{Guest, Recipe, Stage};
 use crate::initrd::Initrd;
-use crate::{Arch, Cache, Error, Kit, Linux, Qemu, Result, io, marker};
+use crate::{Arch, Cache, Error, Kit, Linux, Qemu, Result, busybox, io, marker};
 
 /// How far a running recording is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +93,18 @@ fn build_initrd(
     Ok(initrd.finish())
 }
 
+/// The initial RAM disk of a guest that runs a command: all that is in the guest but its kernel. None
+/// for a guest of the user's own.
+///
+/// # Errors
+///
+/// Where busybox is missing or a file of the recipe cannot be read.
+pub fn guest_image(cache: &Cache, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
+    let Guest::Command { words, files, before, marks } = &recipe.guest else { return Ok(None) };
+    let busybox = busybox(cache, recipe.arch)?;
+    build_initrd(&busybox, recipe.arch, words, files, before, *marks).map(Some)
+}
+
 fn provenance(recipe: &Recipe, qemu: &Qemu, kernel: &str) -> String {
     let one_line = |text: &str| text.replace('\n', " ");
     let model = recipe.cpu.as_deref().unwrap_or(plain_cpu(recipe.arch));
@@ -130,7 +142,9 @@ pub fn record(
             for file in std::iter::once(kernel).chain(initrd) {
                 fs::File::open(file).map_err(io(file))?;
             }
-            (kernel.clone(), initrd.clone(), kernel.display().to_string())
+            // The name alone: where a file lies on this machine is nobody else's business.
+            let name = kernel.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            (kernel.clone(), initrd.clone(), name)
         }
         (Guest::Command { words, files, before, marks }, Some(Linux { kernel, busybox })) => {
             let bytes = build_initrd(&busybox, recipe.arch, words, files, before, *marks)?;
@@ -182,9 +196,9 @@ pub fn record(
     let errors = at("errors");
     let errors_file = fs::File::create(&errors).map_err(io(&errors))?;
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(errors_file);
-    let mut child = Running(command.spawn().map_err(|source| Error::Run {
+    let mut child = Running(command.spawn().map_err(|error| Error::Run {
         program: qemu.binary.display().to_string(),
-        source,
+        error,
         remedy: "run `slat record --setup`".into(),
     })?);
     let mut tail = Tail::new(&console);
@@ -211,10 +225,11 @@ pub fn record(
         let said = fs::read_to_string(&errors).unwrap_or_default();
         let console: Vec<&str> = all.lines().rev().take(5).collect();
         let console = console.into_iter().rev().collect::<Vec<_>>().join("\n");
+        let said = if said.trim().is_empty() { "nothing" } else { said.trim() };
+        let marker = if in_linux { "" } else { " It has to execute the marker, see --help." };
         return Err(failed(format!(
-            "QEMU ended ({status}) before the guest began to record. QEMU said: {}\nThe guest's \
-             console ends with:\n{console}",
-            said.trim()
+            "QEMU ended ({status}) before the guest began to record.{marker} QEMU said: {said}\n\
+             The guest's console ends with:\n{console}"
         )));
     };
     let mut outcome = parse_report(text.trim()).map_err(failed)?;
@@ -226,7 +241,7 @@ pub fn record(
         // A temporary file is for its owner alone; a recording is a file like others.
         open_to_others(file.path())?;
         file.persist(output)
-            .map_err(|error| Error::Io { path: output.into(), source: error.error })?;
+            .map_err(|error| Error::Io { path: output.into(), error: error.error })?;
     }
     Ok(outcome)
 }
