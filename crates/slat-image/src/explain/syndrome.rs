@@ -220,7 +220,7 @@ const NPF_FLAGS: &[(u64, &str)] = &[
     (1 << 6, "shadow stack"),
     (1 << 32, "final guest physical address"),
     (1 << 33, "guest page table"),
-    (1 << 37, "supervisor shadow stack"),
+    (1 << 37, "supervisor shadow-stack page"),
 ];
 
 const VIOLATION_FLAGS: &[(u64, &str)] = &[

@@ -112,6 +112,11 @@ impl Npt {
     }
 }
 
+/// Whether a nested leaf marks a supervisor shadow-stack page: read-only and dirty.
+pub(crate) const fn is_supervisor_shadow_stack_page(leaf: u64) -> bool {
+    leaf & (bits::RW | bits::D) == bits::D
+}
+
 impl Options {
     #[inline(always)]
     fn checked_kind(&self, access: &Access) -> Kind {
@@ -227,7 +232,7 @@ impl<M> In<M> {
             && access.flavor == Flavor::ShadowStack
             && access.privilege == Privilege::Supervisor
             && access.purpose == Purpose::Final
-            && !(found.path.and & bits::RW != 0 && found.entry & (bits::RW | bits::D) == bits::D)
+            && !(found.path.and & bits::RW != 0 && is_supervisor_shadow_stack_page(found.entry))
     }
 }
 

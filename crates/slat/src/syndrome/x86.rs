@@ -4,7 +4,7 @@ use crate::access::{Access, Flavor, Kind, Privilege, Purpose};
 use crate::address::Address;
 use crate::fault::{Cause, Denied, Fault};
 use crate::format::ept::{self, Ept};
-use crate::format::npt::Npt;
+use crate::format::npt::{Npt, is_supervisor_shadow_stack_page};
 use crate::format::x86::Controls;
 use crate::format::x86::hlat::Hlat;
 
@@ -186,22 +186,21 @@ pub fn nested_page_fault<I>(fault: &Fault<I>, format: &Npt) -> u64 {
         bits::U | NPF_TABLE | if write { bits::W } else { 0 }
     } else {
         // Every nested access is a user access, unless the guest mode execute trap tells them apart.
-        let supervisor = matches!(
-            fault.cause,
-            Cause::Permission(denied) if denied.contains(Denied::GUEST_MODE)
-        );
+        let supervisor = format.options().guest_mode_execute_trap
+            && fault.access.privilege == Privilege::Supervisor;
         access_bits(&fault.access, format.nxe()) | NPF_FINAL | if supervisor { 0 } else { bits::U }
     };
-    let by_shadow_stack = match fault.cause {
-        Cause::Permission(denied) if denied.contains(Denied::SHADOW_STACK) => NPF_SHADOW_STACK,
-        _ => 0,
-    };
-    by_cause | by_access | by_shadow_stack
+    // Of the page, not of the access: only a leaf denies permission.
+    let shadow_stack_page = format.options().supervisor_shadow_stack
+        && matches!(fault.cause, Cause::Permission(_))
+        && is_supervisor_shadow_stack_page(fault.entry);
+    by_cause | by_access | if shadow_stack_page { NPF_SHADOW_STACK } else { 0 }
 }
 
 /// `EXITINFO1` bit 32: the fault was on the guest's final physical address.
 pub const NPF_FINAL: u64 = 1 << 32;
-/// `EXITINFO1` bit 37: a supervisor shadow-stack access met a nested page that is none.
+/// `EXITINFO1` bit 37: the nested leaf marks a supervisor shadow-stack page, and the restrictions on
+/// those are enabled.
 pub const NPF_SHADOW_STACK: u64 = 1 << 37;
 /// `EXITINFO1` bit 33: the fault was on a guest table.
 pub const NPF_TABLE: u64 = 1 << 33;
@@ -254,6 +253,65 @@ mod tests {
         assert_eq!(code(Cause::Empty, 0, true), Some(0));
         assert_eq!(code(Cause::Empty, 1, false), Some(0));
         assert_eq!(code(Cause::NonCanonical, 0, false), None);
+    }
+
+    /// AMD APM 2 15.25.6: bit 37 is the page's, bit 6 the access's.
+    #[test]
+    fn bit_37_is_a_supervisor_shadow_stack_page_under_its_check() {
+        use crate::format::npt::{Npt, Options};
+        use crate::format::x86::long::Processor;
+        let read_only_dirty = 0x9000 | 1 << 6 | 1 << 2 | 1;
+        let code = |entry: u64, cause: Cause, flavor: Flavor, supervisor_shadow_stack: bool| {
+            let access = Access { flavor, ..Access::new(Kind::Write, Privilege::Supervisor) };
+            let fault = Fault {
+                stage: 2,
+                input: Gpa::new(0x5000),
+                level: 0,
+                entry,
+                entry_address: 0x8000,
+                path: Path { and: 7, ..Path::START },
+                cause,
+                access,
+            };
+            let options = Options { supervisor_shadow_stack, ..Options::default() };
+            let npt = Npt::four(true, Processor::default()).with_options(options);
+            nested_page_fault(&fault, &npt)
+        };
+        let denied = Cause::Permission(Denied::WRITE);
+        let others = NPF_FINAL | 0b111;
+        assert_eq!(code(read_only_dirty, denied, Flavor::Plain, true), others | 1 << 37);
+        assert_eq!(code(read_only_dirty, denied, Flavor::Plain, false), others);
+        assert_eq!(code(read_only_dirty & !(1 << 6), denied, Flavor::Plain, true), others);
+        assert_eq!(code(read_only_dirty | 2, denied, Flavor::Plain, true), others);
+        let none = Cause::Permission(Denied::SHADOW_STACK);
+        assert_eq!(code(0x9067, none, Flavor::ShadowStack, true), others | 1 << 6);
+        // What is not present is no leaf.
+        assert_eq!(code(1 << 6, Cause::Empty, Flavor::Plain, true), others & !1);
+    }
+
+    /// AMD APM 2 15.25.6: nested accesses are user accesses unless a feature says otherwise.
+    #[test]
+    fn bit_2_is_the_guests_privilege_under_the_execute_trap() {
+        use crate::format::npt::{Npt, Options};
+        use crate::format::x86::long::Processor;
+        let code = |privilege: Privilege, guest_mode_execute_trap: bool| {
+            let fault = Fault {
+                stage: 2,
+                input: Gpa::new(0x5000),
+                level: 0,
+                entry: 0,
+                entry_address: 0x8000,
+                path: Path::START,
+                cause: Cause::Empty,
+                access: Access::new(Kind::Read, privilege),
+            };
+            let options = Options { guest_mode_execute_trap, ..Options::default() };
+            let npt = Npt::four(true, Processor::default()).with_options(options);
+            nested_page_fault(&fault, &npt)
+        };
+        assert_eq!(code(Privilege::Supervisor, false), NPF_FINAL | 4);
+        assert_eq!(code(Privilege::Supervisor, true), NPF_FINAL);
+        assert_eq!(code(Privilege::User, true), NPF_FINAL | 4);
     }
 
     /// Intel SDM 3C table 29-7, bit 14.
