@@ -80,7 +80,7 @@ mod remake;
 mod remap;
 mod rewrite;
 mod split;
-mod sync;
+pub(crate) mod sync;
 mod unmap;
 mod views;
 mod walkers;

@@ -40,6 +40,7 @@ pub mod ids;
 pub mod intel;
 mod pages;
 pub mod riscv;
+pub mod running;
 
 /// Whose translations a gather is about: the ids that hardware tags them with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -130,7 +131,8 @@ impl fmt::Display for Context {
 /// When [`invalidate`](Invalidate::invalidate) returns `Ok`, no CPU (and no device that shares the
 /// tables) uses a translation, a table entry or an invalid entry of the gather's context and
 /// ranges that it read before the call, and none will: every CPU that may hold the id has flushed,
-/// or must do so before it next enters the guest. Frames are freed on the strength of this.
+/// or must do so before it next enters the guest ([`running`] keeps account of that). Frames are freed
+/// on the strength of this.
 pub trait Invalidate {
     /// Why it could not be done.
     type Error;

@@ -2,9 +2,9 @@
 //! order in which threads can meet.
 
 #[cfg(not(all(test, loom)))]
-pub(super) use core::sync::atomic::{AtomicU32, AtomicU64, fence};
+pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 #[cfg(all(test, loom))]
-pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
 
 /// A constructor that is `const` but under loom, whose atomics are not.
 macro_rules! constructor {
@@ -18,4 +18,4 @@ macro_rules! constructor {
         pub fn $name($($argument: $kind),*) -> $result $body
     };
 }
-pub(super) use constructor;
+pub(crate) use constructor;
