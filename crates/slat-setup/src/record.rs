@@ -158,9 +158,8 @@ pub fn record(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let cannot_write = io(output);
-    let file =
-        tempfile::Builder::new().prefix(".slat-").tempfile_in(folder).map_err(cannot_write)?;
+    fs::metadata(folder).map_err(io(folder))?;
+    let file = tempfile::Builder::new().prefix(".slat-").tempfile_in(folder).map_err(io(folder))?;
     let (provenance_file, progress, report) = (at("provenance"), at("progress"), at("report"));
     fs::write(&provenance_file, provenance(recipe, &qemu, &version)).map_err(io(place.path()))?;
     let memory = guest_memory()?;
