@@ -276,6 +276,62 @@ mod tests {
     }
 
     #[test]
+    fn arm_partitions_move_between_arm_hosts() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (("cortex-a57", "kvm-3.11"), ("neoverse-n1", "kvm-3.11"));
+        let Moved { source, destination } = migrate(folder.path(), from, to, u32::MAX);
+        assert!(matches!(source.1, Departure::HandedOver { confirmed: true, .. }));
+        let (mut two, arrival) = destination;
+        assert!(matches!(arrival, Arrival::Here { translations: true, .. }), "{arrival:?}");
+        two.run("vm", 500).unwrap();
+        let moved = two.partition("vm").unwrap();
+        let mut alone = host("neoverse-v1", "kvm-3.11", &[32 << 20]);
+        alone.power_on(&partition("vm", 8 << 20)).unwrap();
+        alone.run("vm", moved.vcpu.steps).unwrap();
+        let stayed = alone.partition("vm").unwrap();
+        assert_eq!(moved.digest(&two.memory), stayed.digest(&alone.memory));
+        // Not to a host of another architecture: the source keeps it.
+        let folder = tempfile::tempdir().unwrap();
+        let to = ("haswell", "kvm-3.0");
+        let Moved { source, destination } = migrate(folder.path(), from, to, u32::MAX);
+        let Departure::Kept { why } = source.1 else { panic!("{:?}", source.1) };
+        assert!(why.to_string().contains("architecture"), "{why}");
+        assert!(matches!(destination.1, Arrival::StayedThere { .. }));
+    }
+
+    #[test]
+    fn holes_in_the_guests_memory_move_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut one = host("nehalem", "kvm-3.0", &[32 << 20]);
+        let spec = super::super::PartitionSpec {
+            holes: vec![(9 << 20, 4096), (10 << 20, 1 << 20)],
+            ..partition("vm", 12 << 20)
+        };
+        one.power_on(&spec).unwrap();
+        one.run("vm", 500).unwrap();
+        let ranges = one.partition("vm").unwrap().ranges.clone();
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        let mut ownership = Ownership::open(folder.path(), "vm").unwrap();
+        ownership.begin("one").unwrap();
+        let mut two = host("core-2", "kvm-3.0", &[32 << 20]);
+        thread::scope(|scope| {
+            let folder = folder.path();
+            let receiving = scope.spawn(move || {
+                let arrival = receive(&mut two, folder, &mut there, &mut ()).unwrap();
+                assert!(matches!(arrival, Arrival::Here { .. }), "{arrival:?}");
+                (two, arrival)
+            });
+            let plan = Plan { most_rounds: 2, ..Plan::default() };
+            send(&mut one, &mut ownership, &mut here, &plan, &mut ()).unwrap();
+            let (mut two, _arrival) = receiving.join().unwrap();
+            two.run("vm", 500).unwrap();
+            let vm = two.partition("vm").unwrap();
+            assert_eq!(vm.ranges, ranges);
+            assert!(vm.locate(9 << 20).is_none() && vm.locate((9 << 20) + 4096).is_some());
+        });
+    }
+
+    #[test]
     fn a_link_that_breaks_leaves_exactly_one() {
         let (from, to) = (("haswell", "kvm-3.0"), ("core-2", "kvm-3.0"));
         let (mut kept, mut moved) = (0, 0);
