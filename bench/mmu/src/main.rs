@@ -16,6 +16,8 @@ use slat_mmu::array::{Array, Geometry};
 use slat_mmu::tlb::{BankConfig, Served, Space, Tag, Tlb, TlbConfig};
 use slat_mmu::walker::{Caches, Context, Globals, WalkCacheConfig, WalkerConfig};
 
+mod presets;
+
 const PAGE: u64 = 4096;
 /// Pages that are mapped: 256 MiB.
 const PAGES: u64 = 1 << 16;
@@ -208,6 +210,7 @@ fn main() {
         let share = 100.0 * f64::from(walks) / ACCESSES as f64;
         println!("{name:<34}{ours:>14.1}{limit:>14.1}   {share:.1} % walk");
     }
+    presets::print(space);
 }
 
 fn rate(started: Instant) -> f64 {

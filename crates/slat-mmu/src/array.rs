@@ -162,9 +162,15 @@ impl<T: Copy + Default> Array<T> {
     fn touch(&mut self, slot: usize) {
         match self.replacement {
             Replacement::Lru => {
-                if (self.links[slot].newer as usize) < self.slots.len() {
-                    self.unlink(slot);
-                    self.link(slot);
+                let Link { older, newer } = self.links[slot];
+                let set = self.slots[slot].set;
+                if newer != set {
+                    let links = &mut self.links[..];
+                    links[older as usize].newer = newer;
+                    links[newer as usize].older = older;
+                    let before = core::mem::replace(&mut links[set as usize].older, slot as u32);
+                    links[before as usize].newer = slot as u32;
+                    links[slot] = Link { older: before, newer: set };
                 }
             }
             Replacement::TreePlru => self.point_away(slot),

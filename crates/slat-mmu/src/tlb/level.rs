@@ -21,6 +21,8 @@ pub(crate) struct Level {
     banks: Vec<Bank>,
     /// Page sizes that it holds, as bits by log2.
     sizes: u64,
+    /// The first array's first size is 4 KiB.
+    small_first: bool,
     /// The 4 KiB page found last and its entry: to find it again changes no order of replacement.
     last_page: u64,
     last: Entry,
@@ -46,7 +48,8 @@ impl Level {
             .collect::<Result<Vec<_>, BadGeometry>>()?;
         let shifts = banks.iter().flat_map(|bank| bank.shifts).filter(|&shift| shift != 0);
         let sizes = shifts.fold(0, |sizes, shift| sizes | 1 << shift);
-        Ok(Level { banks, sizes, last_page: NO_PAGE, last: Entry::default() })
+        let small_first = banks.first().is_some_and(|bank| bank.shifts[0] == 12);
+        Ok(Level { banks, sizes, small_first, last_page: NO_PAGE, last: Entry::default() })
     }
 
     #[inline(always)]
@@ -55,8 +58,18 @@ impl Level {
         if page == self.last_page {
             return Some(self.last);
         }
+        // Most pages are the first array's first size, if that is 4 KiB: its key is at hand.
+        if self.small_first
+            && let Some(bank) = self.banks.first_mut()
+            && let Some(entry) = bank.array.find(va >> 12, [page, key(va, 12, 0, space.global)])
+        {
+            (self.last_page, self.last) = (page, *entry);
+            return Some(*entry);
+        }
+        let mut skip = u8::from(self.small_first);
         for bank in &mut self.banks {
-            let mut left = bank.used;
+            let mut left = bank.used & !skip;
+            skip = 0;
             while left != 0 {
                 let class = left.trailing_zeros() as usize % MAX_SIZES;
                 left &= left - 1;
