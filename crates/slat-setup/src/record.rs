@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use self::machine::{Machine, Running, Tail, guest_memory, plain_cpu};
+use self::machine::{Machine, Running, Tail, guest_memory, option_value, plain_cpu};
 pub use self::recipe::{Guest, Recipe, Stage};
 use crate::initrd::Initrd;
 use crate::{Arch, Cache, Error, Kit, Linux, Qemu, Result, busybox, io, marker};
@@ -175,12 +175,12 @@ pub fn record(
     machine.describe(&mut command);
     let mut plugin = format!(
         "{},out={},ram={},provenance={},progress={},report={},level={},stage={}",
-        recorder.display(),
-        file.path().display(),
-        memory.display(),
-        provenance_file.display(),
-        progress.display(),
-        report.display(),
+        option_value(&recorder),
+        option_value(file.path()),
+        option_value(&memory),
+        option_value(&provenance_file),
+        option_value(&progress),
+        option_value(&report),
         recipe.level,
         recipe.stage.name(),
     );

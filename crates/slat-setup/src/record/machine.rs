@@ -8,6 +8,11 @@ use std::process::{Child, Command};
 use super::recipe::Recipe;
 use crate::{Arch, Result, io};
 
+/// A path as a value among QEMU's options, where a comma is written twice.
+pub(super) fn option_value(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
 /// The processor where none is asked for.
 pub(super) fn plain_cpu(arch: Arch) -> &'static str {
     match arch {
@@ -48,7 +53,7 @@ impl Machine<'_> {
         command.args(["-cpu", cpu.as_deref().unwrap_or(plain_cpu(*arch))]);
         let backend = format!(
             "memory-backend-file,id=ram,size={memory}M,mem-path={},share=on",
-            self.memory.display()
+            option_value(self.memory)
         );
         command.args(["-object", &backend, "-machine", &format!("{machine},memory-backend=ram")]);
         command.arg("-kernel").arg(self.image);
@@ -111,6 +116,11 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commas_in_paths_do_not_end_an_option() {
+        assert_eq!(option_value(Path::new("/a,b/c")), "/a,,b/c");
+    }
 
     #[test]
     fn a_tail_gives_each_part_once() {
