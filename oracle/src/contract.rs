@@ -64,14 +64,14 @@ impl Machine {
         arena: 0x300_0000..0x380_0000,
         devices: [0xC000_0000..0x1_0000_0000, 0..0],
     };
-    /// QEMU's `virt` machine for Arm: RAM begins with the device tree.
+    /// QEMU's `virt` machine for Arm without high memory: RAM begins with the device tree.
     pub const ARM: Machine = Machine {
         ram: 0x4000_0000..0x4800_0000,
         monitor: Some(0x4020_0000),
         header: 0x4040_0000,
         queue: 0x4041_0000..0x4100_0000,
         arena: 0x4300_0000..0x4380_0000,
-        devices: [0..0x4000_0000, 0x40_0000_0000..1 << 52],
+        devices: [0..0x4000_0000, 0..0],
     };
     /// QEMU's `virt` machine for RISC-V: RAM ends with the device tree.
     pub const RISCV: Machine = Machine {

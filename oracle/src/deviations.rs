@@ -340,30 +340,6 @@ pub static ALL: &[Deviation] = &[
         }),
     },
     Deviation {
-        name: "assertion-at-level-minus-1",
-        models: &[Model::QemuAarch64],
-        section: "Arm ARM D24.2.41",
-        what: "A stage-2 fault on a stage-1 table of level -1 is reported like any other; the model \
-               ends with a failed assertion in arm_fi_to_lfsc (7.2), and gives no answer.",
-        shows: Shows::InReport(|case, seen| {
-            let tcr = case.probe.state[4];
-            let levels = tcr >> 59 & 1 != 0 && tcr & 0x3F < 16 && tcr >> 14 & 3 == 0;
-            let on_table = match case.expected {
-                Outcome::Stage2 { syndrome, .. } if case.probe.operation == 1 => {
-                    syndrome & 1 << 7 != 0
-                }
-                Outcome::Stage2 { syndrome, .. } => syndrome & 1 << 8 != 0,
-                _ => false,
-            };
-            let undone = seen.outcome == Outcome::Other([u64::MAX; 4]) && levels && on_table;
-            if undone {
-                seen.outcome = case.expected;
-                seen.words = case.compared.iter().map(|(_, _, after)| *after).collect();
-            }
-            undone
-        }),
-    },
-    Deviation {
         name: "device-combined-with-normal",
         models: &[Model::QemuAarch64, Model::QemuArm],
         section: "Arm ARM D8.6.5 (combining the memory types of both stages)",

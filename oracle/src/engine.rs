@@ -6,7 +6,7 @@ use crate::contract::{Answer, Command, Info, Job, Machine, Segment};
 use crate::deviations::{self, Deviation, Seen, Shows};
 use crate::launch::{Launcher, Station};
 use crate::monitor::Monitor;
-use crate::probe::{Case, Coverage, Outcome, Probe, Subject, again, complete};
+use crate::probe::{Case, Coverage, Draft, Outcome, Probe, Subject, again, complete};
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::world::World;
@@ -194,13 +194,37 @@ pub(crate) fn accessed_aside(accessed: u64, case: &Case, one: &Seen, other: &See
         && case.compared.iter().zip(words).all(only_accessed)
 }
 
+/// The questions of a seed, one after another: they depend on the seed and the generator alone, not on
+/// what the walker says of them.
+pub(crate) struct Drafts<'a> {
+    subject: &'a dyn Subject,
+    seed: u64,
+    made: u64,
+    coverage: Coverage,
+}
+
+impl<'a> Drafts<'a> {
+    pub(crate) fn new(subject: &'a dyn Subject, seed: u64) -> Self {
+        Drafts { subject, seed, made: 0, coverage: Coverage::default() }
+    }
+
+    /// The next question, with its number. `world` is the template.
+    pub(crate) fn next(&mut self, world: &World) -> (u64, Probe) {
+        let seed = Random::new(self.seed.wrapping_add(self.made)).bits();
+        let draft = self.subject.generate(world, &mut Random::new(seed), &mut self.coverage);
+        self.made += 1;
+        let Draft { operation, state, words, .. } = draft;
+        (self.made - 1, Probe { operation, state, words })
+    }
+}
+
 /// How many probes are made up before they are asked.
 const BATCH: usize = 16384;
 /// How many kinds of disagreement are kept with all their detail.
 const KEPT: usize = 24;
 
-/// Receives each answered case, for those who keep golden vectors.
-pub type Keep<'a> = &'a mut dyn FnMut(&Case, &Seen);
+/// Receives each answered case with the number of its draft, for those who keep golden vectors.
+pub type Keep<'a> = &'a mut dyn FnMut(u64, &Case, &Seen);
 
 /// Asks a variant `probes` questions.
 ///
@@ -224,32 +248,31 @@ pub fn ask(
     let subject = subject.as_ref();
     let names: Vec<&'static str> = in_walk(oracle.model).map(|deviation| deviation.name).collect();
     let astray = subject.deviating(&names);
-    let mut random = Random::new(seed);
+    let mut drafts = Drafts::new(subject, seed);
     let mut world = subject.template();
     begin(variant, &info);
     let memory = world.segments();
     let mut tally = Tally::default();
-    let mut cases: Vec<Case> = Vec::new();
+    let mut cases: Vec<(u64, Case)> = Vec::new();
     while tally.probes < probes {
         cases.clear();
         let want = (probes - tally.probes).min(BATCH as u64) as usize;
         while cases.len() < want {
-            let draft = subject.generate(&world, &mut random, coverage);
-            let probe =
-                Probe { operation: draft.operation, state: draft.state, words: draft.words };
+            let (draft, probe) = drafts.next(&world);
+            coverage.set_class(subject.class(&probe));
             let Some(case) = complete(subject, &mut world, probe, coverage) else { continue };
             let deviant = again(astray.as_ref(), &mut world, &case);
             let deviant = deviant.as_ref().map(|case| &case.expected);
             if !subject.is_hopeless(&case.probe, &case.expected, deviant) {
-                cases.push(case);
+                cases.push((draft, case));
             }
         }
-        let commands: Vec<Command> = cases.iter().map(Case::command).collect();
+        let commands: Vec<Command> = cases.iter().map(|(_, case)| case.command()).collect();
         let answers = answer(&mut station, variant, &memory, &commands)?;
-        for (case, answer) in cases.iter().zip(&answers) {
+        for ((draft, case), answer) in cases.iter().zip(&answers) {
             let seen = see(subject, case, answer);
             tally.probes += 1;
-            keep(case, &seen);
+            keep(*draft, case, &seen);
             let verdict = judge(oracle.model, subject, &mut world, case, &seen);
             let detail = |seen| Disagreement {
                 variant: variant.name.clone(),

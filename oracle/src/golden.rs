@@ -1,21 +1,29 @@
 //! Golden vectors: what hardware models answered, kept so that the walker can be held to it on a
 //! machine without emulators.
 //!
-//! A file is zstd over: the magic, the recipe's byte, the model's byte, the monitor's information
-//! (length and bytes), the number of probes, then the probes. Numbers are LEB128. A probe's state is
-//! XORed with that of the probe before; addresses count words from the start of the arena, modulo
-//! 2^64. Of memory afterwards only the words that changed are kept.
+//! The questions themselves are not kept: they follow from the seed, whoever asks. A file is zstd
+//! over: the magic, the recipe's byte, the model's byte, the monitor's information (length and bytes),
+//! the seed, the number of probes, a hash of the questions, then three columns, each with its length:
+//!
+//! * for each probe how many drafts were passed over before it, its kind of outcome, and how many words
+//!   of memory it changed;
+//! * names: of the outcome's words and of what changed, each as its place among what the question
+//!   holds ([`named`]), or as one more than the last;
+//! * the values of those that had no such place.
+//!
+//! Numbers are LEB128. Of memory afterwards only the words that changed are kept, XORed with what they
+//! held.
 
 use anyhow::{Context, bail, ensure};
 
-use crate::contract::{Info, STATE};
+use crate::contract::Info;
 use crate::deviations::{Model, Seen};
-use crate::engine::{Verdict, judge};
+use crate::engine::{Drafts, Verdict, judge};
 use crate::probe::{Case, Coverage, Met, Outcome, Probe, complete};
 use crate::recipe::Recipe;
 use crate::world::World;
 
-const MAGIC: &[u8] = b"slat golden 1\n";
+const MAGIC: &[u8] = b"slat golden 2\n";
 /// The most bytes that a file may unpack to.
 const MOST: usize = 256 << 20;
 
@@ -33,11 +41,13 @@ const MODELS: [Model; 8] = [
 /// Writes golden vectors of one subject.
 #[derive(Debug)]
 pub struct Writer {
-    bytes: Vec<u8>,
     head: Vec<u8>,
+    start: u64,
     count: u64,
-    state: [u64; STATE],
-    world: World,
+    hash: u64,
+    /// The draft after the last one that was kept.
+    next: u64,
+    columns: [Vec<u8>; 3],
 }
 
 fn put(bytes: &mut Vec<u8>, mut value: u64) {
@@ -48,67 +58,75 @@ fn put(bytes: &mut Vec<u8>, mut value: u64) {
     bytes.push(value as u8);
 }
 
+/// The values that an answer is likely to name, from the question: zero, the state, the addresses and
+/// values of its words.
+fn named(probe: &Probe) -> Vec<u64> {
+    let words = probe.words.iter().flat_map(|&(address, value)| [address, value]);
+    std::iter::once(0).chain(probe.state).chain(words).collect()
+}
+
+/// Writes a value as its place among the names, or after the last of them as a literal.
+fn name(names: &[u64], places: &mut Vec<u8>, literals: &mut Vec<u8>, value: u64, literal: u64) {
+    match names.iter().position(|name| *name == value) {
+        Some(place) => put(places, place as u64),
+        None => {
+            put(places, names.len() as u64);
+            put(literals, literal);
+        }
+    }
+}
+
+/// FNV-1a over the words of a question.
+fn digest(mut hash: u64, probe: &Probe) -> u64 {
+    let words = named(probe);
+    for word in std::iter::once(u64::from(probe.operation)).chain(words) {
+        hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3);
+    }
+    hash
+}
+
+const BASIS: u64 = 0xCBF2_9CE4_8422_2325;
+
 impl Writer {
-    /// Begins a file.
+    /// Begins a file of the answers to the questions of this seed.
     #[must_use]
-    pub fn new(recipe: Recipe, model: Model, info: &Info) -> Writer {
+    pub fn new(recipe: Recipe, model: Model, info: &Info, seed: u64) -> Writer {
         let mut head = MAGIC.to_vec();
         let place = MODELS.iter().position(|m| *m == model).unwrap_or(0);
         head.extend([recipe.code(), place as u8]);
         put(&mut head, info.bytes().len() as u64);
         head.extend(info.bytes());
-        let world = recipe.subject(info).template();
-        Writer { bytes: Vec::new(), head, count: 0, state: [0; STATE], world }
+        put(&mut head, seed);
+        let start = recipe.subject(info).template().machine().arena.start;
+        let columns = [Vec::new(), Vec::new(), Vec::new()];
+        Writer { head, start, count: 0, hash: BASIS, next: 0, columns }
     }
 
-    fn address(&mut self, address: u64) {
-        let start = self.world.machine().arena.start;
-        put(&mut self.bytes, (address.wrapping_sub(start) as i64 >> 3) as u64);
-    }
-
-    /// Adds a probe with its answer.
-    pub fn add(&mut self, case: &Case, seen: &Seen) {
-        put(&mut self.bytes, u64::from(case.probe.operation));
-        let mut changed = 0;
-        for (i, (new, old)) in case.probe.state.iter().zip(&self.state).enumerate() {
-            changed |= u64::from(new != old) << i;
-        }
-        put(&mut self.bytes, changed);
-        for (new, old) in case.probe.state.iter().zip(&self.state) {
-            if new != old {
-                put(&mut self.bytes, new ^ old);
-            }
-        }
-        self.state = case.probe.state;
-        // A word that holds what the template holds says nothing.
-        let words: Vec<(u64, u64)> = case
-            .probe
-            .words
-            .iter()
-            .copied()
-            .filter(|&(address, value)| self.world.word(address) != Some(value))
-            .collect();
-        put(&mut self.bytes, words.len() as u64);
-        for (address, value) in words {
-            self.address(address);
-            put(&mut self.bytes, value);
-        }
-        self.bytes.push(seen.outcome.kind());
+    /// Adds the probe that was this draft, with its answer.
+    pub fn add(&mut self, draft: u64, case: &Case, seen: &Seen) {
+        let names = named(&case.probe);
+        let [shape, places, literals] = &mut self.columns;
+        put(shape, draft - self.next);
+        shape.push(seen.outcome.kind());
         for word in seen.outcome.words() {
-            put(&mut self.bytes, word);
+            name(&names, places, literals, word, word);
         }
-        let after: Vec<(u64, u64)> = case
+        let changed: Vec<(u64, u64)> = case
             .compared
             .iter()
             .zip(&seen.words)
             .filter(|((_, before, _), after)| *before != **after)
             .map(|(&(address, before, _), &after)| (address, before ^ after))
             .collect();
-        put(&mut self.bytes, after.len() as u64);
-        for (address, change) in after {
-            self.address(address);
-            put(&mut self.bytes, change);
+        put(shape, changed.len() as u64);
+        for (address, change) in changed {
+            let offset = (address.wrapping_sub(self.start) as i64 >> 3) as u64;
+            name(&names, places, literals, address, offset);
+            // Mostly a bit or two.
+            put(literals, change.rotate_right(5));
         }
+        self.hash = digest(self.hash, &case.probe);
+        self.next = draft + 1;
         self.count += 1;
     }
 
@@ -118,8 +136,12 @@ impl Writer {
     /// Where compression fails.
     pub fn finish(mut self) -> anyhow::Result<Vec<u8>> {
         put(&mut self.head, self.count);
-        self.head.extend(&self.bytes);
-        zstd::bulk::compress(&self.head, 19).context("cannot compress golden vectors")
+        put(&mut self.head, self.hash);
+        for column in &self.columns {
+            put(&mut self.head, column.len() as u64);
+            self.head.extend(column);
+        }
+        zstd::bulk::compress(&self.head, 22).context("cannot compress golden vectors")
     }
 }
 
@@ -144,16 +166,13 @@ impl Reader<'_> {
         bail!("golden vectors hold a number of more than 64 bits")
     }
 
-    /// Addresses, counted from `start`, each with a value.
-    fn pairs(&mut self, start: u64) -> anyhow::Result<Vec<(u64, u64)>> {
-        let count = self.number()?;
-        ensure!(count <= self.0.len() as u64, "golden vectors are cut off");
-        (0..count)
-            .map(|_| {
-                let address = self.number()?.wrapping_shl(3).wrapping_add(start);
-                Ok((address, self.number()?))
-            })
-            .collect()
+    /// As many bytes as the next number says.
+    fn column(&mut self) -> anyhow::Result<Self> {
+        let length = self.number()? as usize;
+        let (column, rest) =
+            self.0.split_at_checked(length).context("golden vectors are cut off")?;
+        self.0 = rest;
+        Ok(Reader(column))
     }
 }
 
@@ -185,29 +204,47 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
     let mut reader = Reader(bytes);
     let recipe = Recipe::from_code(reader.byte()?).context("an unknown recipe")?;
     let model = *MODELS.get(usize::from(reader.byte()?)).context("an unknown model")?;
-    let length = reader.number()? as usize;
-    let (info, rest) = reader.0.split_at_checked(length).context("golden vectors are cut off")?;
-    let info = Info::from_bytes(info).context("the monitor's information is cut off")?;
-    reader.0 = rest;
+    let info =
+        Info::from_bytes(reader.column()?.0).context("the monitor's information is cut off")?;
     let subject = recipe.subject(&info);
     let mut world = subject.template();
     let start = world.machine().arena.start;
+    let seed = reader.number()?;
     let count = reader.number()?;
-    let mut state = [0; STATE];
+    let expected = reader.number()?;
+    let [mut shape, mut places, mut literals] =
+        [reader.column()?, reader.column()?, reader.column()?];
+    ensure!(reader.0.is_empty(), "golden vectors have more bytes than columns");
+    ensure!(count <= shape.0.len() as u64, "golden vectors are cut off");
+    let mut drafts = Drafts::new(subject.as_ref(), seed);
+    let mut hash = BASIS;
     let mut result = Replay::default();
     for _ in 0..count {
-        let operation = reader.number()? as u32;
-        let changed = reader.number()?;
-        for (i, word) in state.iter_mut().enumerate() {
-            if changed >> i & 1 != 0 {
-                *word ^= reader.number()?;
-            }
+        let passed = shape.number()?;
+        ensure!(passed < 1 << 20, "golden vectors pass over too many drafts");
+        for _ in 0..passed {
+            drafts.next(&world);
         }
-        let words = reader.pairs(start)?;
-        let kind = reader.byte()?;
-        let outcome = Outcome::from_words(kind, || reader.number())?;
-        let changes = reader.pairs(start)?;
-        let probe = Probe { operation, state, words };
+        let (_, probe) = drafts.next(&world);
+        hash = digest(hash, &probe);
+        let names = named(&probe);
+        let mut word = || -> anyhow::Result<u64> {
+            match names.get(places.number()? as usize) {
+                Some(value) => Ok(*value),
+                None => literals.number(),
+            }
+        };
+        let kind = shape.byte()?;
+        let outcome = Outcome::from_words(kind, &mut word)?;
+        let mut changes = Vec::new();
+        for _ in 0..shape.number()? {
+            let place = places.number()? as usize;
+            let address = match names.get(place) {
+                Some(address) => *address,
+                None => literals.number()?.wrapping_shl(3).wrapping_add(start),
+            };
+            changes.push((address, literals.number()?.rotate_left(5)));
+        }
         result.probes += 1;
         coverage.set_class(subject.class(&probe));
         let Some(mut case) = complete(subject.as_ref(), &mut world, probe, coverage) else {
@@ -226,7 +263,11 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
             )),
         }
     }
-    ensure!(reader.0.is_empty(), "golden vectors have more bytes than probes");
+    ensure!(
+        hash == expected,
+        "the generator asks other questions than those that were answered: run `cargo xtask oracle \
+         --bless` where the emulators are"
+    );
     for (class, stage, level, met) in coverage.met() {
         let name = subject.class_name(class);
         let format = name.split(" under ").nth(usize::from(stage) - 1).unwrap_or(&name);

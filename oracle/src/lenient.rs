@@ -29,8 +29,10 @@ pub(crate) struct Lenient<F> {
     pub(crate) ignored: [u64; 5],
     /// Reads of tables are checked as explicit loads, to which MXR applies.
     pub(crate) implicit_as_explicit: bool,
-    /// Arm blocks are taken for such at every level, with 48-bit addresses.
+    /// Arm blocks are taken for such at every level.
     pub(crate) any_block: bool,
+    /// Their addresses are those of LPA2, not of 48 bits.
+    pub(crate) lpa2: bool,
     /// Of a block, address bits below its size count for the check of the address size.
     pub(crate) whole_address: bool,
     /// DACR, where the domain of a short descriptor is checked before what it points to.
@@ -58,6 +60,7 @@ impl<F> Lenient<F> {
             ignored: [0; 5],
             implicit_as_explicit: false,
             any_block: false,
+            lpa2: false,
             whole_address: false,
             domains: None,
             managers: None,
@@ -149,7 +152,12 @@ impl<F: Format> Format for Lenient<F> {
         }
         if block && !leaf {
             let shift = self.inner.shift(level);
-            let base = entry & 0xFFFF_FFFF_F000 & !((1 << shift) - 1);
+            let whole = if self.lpa2 {
+                entry & 0x3_FFFF_FFFF_F000 | (entry >> 8 & 3) << 50
+            } else {
+                entry & 0xFFFF_FFFF_F000
+            };
+            let base = whole & !((1 << shift) - 1);
             return Decoded::Leaf { base, shift: shift as u8 };
         }
         decoded

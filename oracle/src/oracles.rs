@@ -78,7 +78,7 @@ fn arm64(emulator: Qemu, new: bool) -> Oracle {
         name: cpu.to_owned(),
         launcher: Launcher::Qemu {
             emulator: emulator.clone(),
-            machine: "virt,virtualization=on,gic-version=3",
+            machine: "virt,virtualization=on,gic-version=3,highmem=off",
             cpu: cpu.to_owned(),
         },
         monitor: Monitor::Aarch64,
@@ -101,7 +101,7 @@ fn arm32(emulator: Qemu, new: bool) -> Oracle {
         name: cpu.to_owned(),
         launcher: Launcher::Qemu {
             emulator: emulator.clone(),
-            machine: "virt,virtualization=on,gic-version=2",
+            machine: "virt,virtualization=on,gic-version=2,highmem=off",
             cpu: cpu.to_owned(),
         },
         monitor: Monitor::Armv7,
@@ -188,7 +188,7 @@ pub fn find() -> Found {
             model: Model::QemuX86,
             variants: vec![
                 on("max", "", Second::Npt4, 4),
-                on("max,la57", ",+la57", Second::Npt5, 2),
+                on("max,la57", ",+la57", Second::Npt5, 4),
                 on("max,phys-bits=52", ",+la57,phys-bits=52", Second::Npt4, 2),
                 on("max,pae-host", "", Second::NptPae, 1),
             ],

@@ -251,8 +251,8 @@ impl Draft {
         for _ in 0..count {
             let how = random.below(100);
             if how < 75 {
-                // Of a few candidates take the bit that was flipped least often so far.
-                let candidates = [(); 4].map(|()| {
+                // Of some candidates take the bit that was flipped least often so far.
+                let candidates = [(); 16].map(|()| {
                     let site = random.pick(&self.sites);
                     let bit = random.below(u64::from(site.bits)) as u8;
                     (coverage.flips(site, bit), site, bit)

@@ -3,11 +3,10 @@
 use crate::contract::{Info, Job};
 use crate::deviations::Seen;
 use crate::engine::{
-    Disagreement, Oracle, Tally, Variant, Verdict, accessed_aside, answer, judge, see,
+    Disagreement, Drafts, Oracle, Tally, Variant, Verdict, accessed_aside, answer, judge, see,
 };
 use crate::launch::{Launcher, Station};
-use crate::probe::{Coverage, Probe, Subject, again, complete};
-use crate::random::Random;
+use crate::probe::{Coverage, Subject, again, complete};
 use crate::recipe::Recipe;
 use crate::x86::X86;
 
@@ -83,7 +82,7 @@ pub fn compare(
     let (Some(mut a), Some(b)) = (left.subject(), right.subject()) else { return Ok(tally) };
     a.features.cr4 &= b.features.cr4;
     a.features.nx &= b.features.nx;
-    let mut random = Random::new(seed);
+    let mut drafts = Drafts::new(&a, seed);
     let coverage = &mut Coverage::default();
     let (mut world_a, mut world_b) = (a.template(), b.template());
     let memory = [world_a.segments(), world_b.segments()];
@@ -91,9 +90,7 @@ pub fn compare(
         let want = (probes - tally.probes).min(BATCH as u64) as usize;
         let mut cases = Vec::new();
         while cases.len() < want {
-            let draft = a.generate(&world_a, &mut random, coverage);
-            let probe =
-                Probe { operation: draft.operation, state: draft.state, words: draft.words };
+            let (_, probe) = drafts.next(&world_a);
             let Some(case) = complete(&a, &mut world_a, probe, coverage) else { continue };
             // What the models may differ in by themselves: memory that is not there, features.
             let Some(twin) = again(&b, &mut world_b, &case) else { continue };

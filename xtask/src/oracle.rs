@@ -181,12 +181,12 @@ fn ask(oracle: &Oracle, args: &Args, seed: u64) -> anyhow::Result<Tally> {
         let writer = std::cell::RefCell::new(None);
         let mut begin = |variant: &Variant, info: &Info| {
             if args.bless {
-                *writer.borrow_mut() = Some(Writer::new(variant.recipe, oracle.model, info));
+                *writer.borrow_mut() = Some(Writer::new(variant.recipe, oracle.model, info, seed));
             }
         };
-        let mut keep = |case: &Case, seen: &Seen| {
+        let mut keep = |draft, case: &Case, seen: &Seen| {
             if let Some(writer) = writer.borrow_mut().as_mut() {
-                writer.add(case, seen);
+                writer.add(draft, case, seen);
             }
         };
         let asked =
@@ -211,7 +211,8 @@ fn bless(
 ) -> anyhow::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../oracle/golden");
     std::fs::create_dir_all(&folder)?;
-    let model = oracle.split_whitespace().next().unwrap_or(oracle).to_lowercase();
+    // "QEMU 7.2.22" is qemu7 here.
+    let model = oracle.split('.').next().unwrap_or(oracle).replace(' ', "").to_lowercase();
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     let variant: String = variant.chars().map(plain).collect();
     let name = format!("{format}-{model}-{index}-{variant}.zst");

@@ -52,16 +52,27 @@ impl Machine<'_> {
                 _ => 0,
             }
         };
-        let unread1 = unread(s[4] >> 32, s[4] >> 14, s[4] >> 59 & 1 != 0);
-        let unread2 = unread(s[9] >> 16, s[9] >> 14, s[9] >> 32 & 1 != 0);
+        let (lpa2_1, lpa2_2) = (s[4] >> 59 & 1 != 0, s[9] >> 32 & 1 != 0);
+        let unread1 = unread(s[4] >> 32, s[4] >> 14, lpa2_1);
+        let unread2 = unread(s[9] >> 16, s[9] >> 14, lpa2_2);
         // Bits 5:2 of a root register are address bits 51:48 of LPA2.
         let unread_root = if unread1 == 3 << 8 { 0x3C } else { 0 };
         let root = Root { ttbr0: s[5] & !unread_root, ttbr1: s[6] & !unread_root };
         let whole_address = deviates("whole-block-address-checked");
-        let lenient1 =
-            Lenient { any_block, whole_address, unread: unread1, ..Lenient::exact(format1) };
-        let lenient2 =
-            Lenient { any_block, whole_address, unread: unread2, ..Lenient::exact(format2) };
+        let lenient1 = Lenient {
+            any_block,
+            lpa2: lpa2_1,
+            whole_address,
+            unread: unread1,
+            ..Lenient::exact(format1)
+        };
+        let lenient2 = Lenient {
+            any_block,
+            lpa2: lpa2_2,
+            whole_address,
+            unread: unread2,
+            ..Lenient::exact(format2)
+        };
         let stage1 = Stage::<_, Gva, Gpa>::new(lenient1, root).with_updates(Updates::OnSuccess);
         let stage2 = Stage::<_, Gpa, Spa>::new(lenient2, s[8]).with_updates(Updates::OnSuccess);
         let access = Access::new(kind, privilege);
@@ -209,8 +220,10 @@ pub(super) fn expect(
     };
     unusable |= outcome == UNUSABLE;
     if probe.operation == 1 {
-        // An external abort goes to EL1's vectors; AT shows it without them.
-        unusable |= matches!(outcome, Outcome::Bus { .. });
+        // An external abort goes to EL1's vectors.
+        let user = state[11] & 0xF == 0;
+        unusable |=
+            matches!(outcome, Outcome::Bus { .. }) && !machine.vectors_answer(world, watcher, user);
         // HVC is undefined at EL0 and goes to EL1's vectors too.
         if outcome.is_done() && state[11] & 0xF == 0 {
             unusable |= !machine.vectors_answer(world, watcher, true);

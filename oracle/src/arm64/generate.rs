@@ -165,7 +165,12 @@ pub(super) fn generate(
     // 16 tables side by side at the highest of these levels.
     let most = physical.min([52, 51, 52][shape2.granule]);
     let most = if shape2.ds || shape2.wide { most } else { most.min(48) };
-    let input2 = 32 + random.below(u64::from(most - 31)) as u32;
+    // The widest inputs alone reach the highest start levels, which only the newer model has.
+    let input2 = if new && shape2.ds && random.chance(50) {
+        most - random.below(4) as u32
+    } else {
+        32 + random.below(u64::from(most - 31)) as u32
+    };
     let (p, s) = (shape2.page_shift(), shape2.stride());
     let root_bits2 = |level: u32| input2.checked_sub(p + s * level).filter(|bits| *bits > 0);
     let lowest = usize::from(shape2.granule == 0 && !processor.small_tables) as u32;

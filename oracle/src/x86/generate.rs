@@ -172,6 +172,10 @@ impl Builder<'_> {
 }
 
 fn choose_mode(features: &Features, random: &mut Random) -> First {
+    // 5-level guests are seldom elsewhere.
+    if features.second == Second::Npt5 && features.cr4 & cr4::LA57 != 0 && random.chance(40) {
+        return First::Five;
+    }
     loop {
         let first = random.pick(&[
             First::Four,
