@@ -71,9 +71,6 @@ pub struct Options {
     pub schemes: Option<Vec<Scheme>>,
     /// So many accesses are run before counting begins: what starts up is left out.
     pub warm_up: u64,
-    /// Run every access one by one, instead of leaving those out that are certain to hit alike in
-    /// all schemes. The results are the same.
-    pub every_access: bool,
 }
 
 impl Default for Options {
@@ -87,7 +84,6 @@ impl Default for Options {
             transcribed: false,
             schemes: None,
             warm_up: 0,
-            every_access: false,
         }
     }
 }

@@ -47,6 +47,8 @@ th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:lef
 .range{position:relative;flex:1;height:1.2rem;border-left:1px solid var(--line)}
 .range i{position:absolute;top:.45rem;height:.3rem;background:var(--p2);opacity:.5}
 .range b{position:absolute;top:.1rem;width:.25rem;height:1rem;background:var(--p2)}
+.time{display:flex;align-items:flex-end;height:2.2rem;border-bottom:1px solid var(--line);min-width:0}
+.time i{display:block;flex:1 1 0;min-height:1px;background:var(--p2)}
 .grids{display:grid;grid-template-columns:repeat(auto-fill,minmax(21rem,1fr));gap:1.2rem}
 .grids td,.grids th{padding:.2rem .35rem;text-align:center;min-width:2.6rem;font-size:.8rem}
 @media (max-width:37rem){body{padding:.7rem;font-size:15px}.row{grid-template-columns:1fr}
@@ -65,8 +67,10 @@ pub fn page(report: &Report) -> String {
     if let Some(why) = report.why() {
         let _ = writeln!(out, "<p>Why: {}</p>", escaped(&why));
     }
-    for advice in report.advice().iter().take(1) {
-        let predicted = advice.predicted.map_or(String::new(), |v| format!(", predicted {v:.2}"));
+    for advice in report.advice().iter().take(3) {
+        let predicted = advice
+            .predicted
+            .map_or(String::new(), |to| format!(", predicted {to:.2} for {:.2}", advice.from));
         let _ = writeln!(out, "<p>Try: {}{predicted}.</p>", escaped(&advice.text));
     }
     for note in &report.notes {
@@ -76,6 +80,7 @@ pub fn page(report: &Report) -> String {
     stacked(&mut out, report, true);
     stacked(&mut out, report, false);
     page_sizes(&mut out, report);
+    over_time(&mut out, report);
     grids(&mut out, report);
     out.push_str(
         "<p class=\"dim\">The guest's own behaviour is what was recorded; it does not react to the \
@@ -203,6 +208,45 @@ fn page_sizes(out: &mut String, report: &Report) {
         );
     }
     out.push_str("<figcaption>The mark is the value, the band its range.</figcaption></figure>\n");
+}
+
+/// TLB misses a thousand accesses over the recording, a row a scheme: columns that CSS sizes.
+fn over_time(out: &mut String, report: &Report) {
+    let all: Vec<(String, Vec<(u64, f64)>)> = report
+        .outcomes
+        .iter()
+        .enumerate()
+        .filter(|(_, outcome)| outcome.what_if.is_none())
+        .map(|(nth, outcome)| (name(outcome), report.timeline.rates(nth)))
+        .filter(|(_, rates)| rates.len() > 1)
+        .collect();
+    let largest =
+        all.iter().flat_map(|(_, rates)| rates).map(|(_, rate)| *rate).fold(0.0, f64::max);
+    if largest <= 0.0 {
+        return;
+    }
+    out.push_str("<h2>TLB misses over time</h2>\n<figure>\n");
+    for (name, rates) in &all {
+        let _ =
+            write!(out, "<div class=\"row\"><div class=\"name\">{name}</div><div class=\"time\">");
+        let mut from = 0;
+        for (until, rate) in rates {
+            let _ = write!(
+                out,
+                "<i style=\"flex-grow:{};height:{:.2}%\" title=\"up to {:.1} M accesses: {rate:.3}\"></i>",
+                until - from,
+                100.0 * rate / largest,
+                *until as f64 / 1e6
+            );
+            from = *until;
+        }
+        out.push_str("</div></div>\n");
+    }
+    let _ = writeln!(
+        out,
+        "<figcaption>Misses a thousand accesses, from the beginning on the left to the end; the highest \
+         column is {largest:.2}.</figcaption></figure>"
+    );
 }
 
 fn grids(out: &mut String, report: &Report) {

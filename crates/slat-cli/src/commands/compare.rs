@@ -92,11 +92,6 @@ pub(crate) struct Args {
     #[arg(long)]
     cold_start: bool,
 
-    /// Run every access one by one, instead of leaving out those that hit alike everywhere; the
-    /// results are the same
-    #[arg(long)]
-    every_access: bool,
-
     /// Also print all advice, each with its simulated effect
     #[arg(long)]
     advice: bool,

@@ -117,7 +117,6 @@ impl Setting {
             transcribed: schemes.is_none(),
             schemes,
             warm_up: args.warm_up,
-            every_access: args.every_access,
         };
         Ok(Setting { processor, hypervisor: name, options })
     }
