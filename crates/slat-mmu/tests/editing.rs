@@ -280,10 +280,11 @@ const RANGES: arm64::Capabilities = arm64::Capabilities {
     ranges: true,
     level_hints: true,
     broadcast: true,
+    global_pages: false,
     most_operations: 32,
 };
 const SVINVAL: riscv::Capabilities =
-    riscv::Capabilities { svinval: true, sv32: false, most_pages: 64 };
+    riscv::Capabilities { svinval: true, sv32: false, global_pages: false, most_pages: 64 };
 
 fn ept() -> Subject<Ept> {
     let features = ept::Features { accessed_dirty: true, ..Default::default() };

@@ -622,6 +622,7 @@ fn of_arm() -> Subject<Stage2> {
                 ranges: true,
                 level_hints: true,
                 broadcast: true,
+                global_pages: false,
                 most_operations: 32,
             };
             let vmid = match gather.context() {
@@ -646,7 +647,12 @@ fn of_riscv() -> Subject<Sv> {
             Leaves::new(format, &attributes).unwrap()
         },
         flush: |checker, gather| {
-            let capabilities = riscv::Capabilities { svinval: true, sv32: false, most_pages: 64 };
+            let capabilities = riscv::Capabilities {
+                svinval: true,
+                sv32: false,
+                global_pages: false,
+                most_pages: 64,
+            };
             riscv::plan(gather, &capabilities, |step| checker.riscv(&step));
         },
     }

@@ -149,6 +149,7 @@ fn arm_operands_and_barriers() {
         ranges: false,
         level_hints: false,
         broadcast: true,
+        global_pages: false,
         most_operations: 512,
     };
     let new = arm64::Capabilities { ranges: true, level_hints: true, ..old };
@@ -176,6 +177,15 @@ fn arm_operands_and_barriers() {
         // 512 granules are 8 units of 64: SCALE 1, NUM 7.
         let range = tlbi(Operation::Ripas2le1, 1 << 46 | 1 << 44 | 7 << 39 | 2 << 37 | 0x4_0200);
         assert_eq!(on_arm(gather, new), [DsbStores, range, Dsb, combined, Dsb, Isb]);
+    });
+    // A whole ASID; where leaves may be global, they go by the whole VMID alone (Arm ARM D8.16: ASIDE1
+    // takes non-global entries).
+    pages(Context::Stage1 { asid: 5, vmid: None }, 0x4000, 3, |gather| {
+        let few = arm64::Capabilities { most_operations: 2, ..old };
+        let aside = tlbi(Operation::Aside1, 5 << 48);
+        assert_eq!(on_arm(gather, few), [DsbStores, aside, Dsb, Isb]);
+        let global = arm64::Capabilities { global_pages: true, ..few };
+        assert_eq!(on_arm(gather, global), [DsbStores, combined, Dsb, Isb]);
     });
     // With a detached table neither the last-level form nor a hint may be used.
     gathered(stage2, &[(TWO_MIB, PAGE), (TWO_MIB, TWO_MIB)], |gather| {
@@ -207,6 +217,7 @@ fn arm_ranges_cover_what_they_should() {
                 ranges: true,
                 level_hints: true,
                 broadcast: true,
+                global_pages: false,
                 most_operations: 1000,
             };
             let start = 0x4000_0000 + first * PAGE;
@@ -242,8 +253,9 @@ fn arm_ranges_cover_what_they_should() {
 
 #[test]
 fn riscv_operands() {
-    use riscv::Instruction::{Gvma, InvalidateBeforeRead, Vvma, WriteBeforeInvalidate};
-    let plain = riscv::Capabilities { svinval: false, sv32: false, most_pages: 16 };
+    use riscv::Instruction::{Gvma, InvalidateBeforeRead, Vma, Vvma, WriteBeforeInvalidate};
+    let plain =
+        riscv::Capabilities { svinval: false, sv32: false, global_pages: false, most_pages: 16 };
     let plan = |gather: &Gather<'_>, capabilities| {
         let mut seen = vec![];
         riscv::plan(gather, &capabilities, |instruction| seen.push(instruction));
@@ -272,6 +284,26 @@ fn riscv_operands() {
     pages(Context::SStage { asid: 2, vmid: Some(4) }, 0x3000, 1, |gather| {
         let fence = Vvma { invalidate_only: false, rs1: Some(0x3000), rs2: Some(2) };
         assert_eq!(plan(gather, plain), [fence]);
+        // A fence that names an ASID does not order global mappings.
+        let global = riscv::Capabilities { global_pages: true, ..plain };
+        let fence = Vvma { invalidate_only: false, rs1: Some(0x3000), rs2: None };
+        assert_eq!(plan(gather, global), [fence]);
+    });
+    pages(Context::SStage { asid: 2, vmid: None }, 0x3000, 17, |gather| {
+        let fence = |rs2| Vma { invalidate_only: false, rs1: None, rs2 };
+        assert_eq!(plan(gather, plain), [fence(Some(2))]);
+        let global = riscv::Capabilities { global_pages: true, ..plain };
+        assert_eq!(plan(gather, global), [fence(None)]);
+    });
+    pages(Context::All, 0x3000, 1, |gather| {
+        let (rs1, rs2, invalidate_only) = (None, None, false);
+        let expected = [
+            Gvma { invalidate_only, rs1, rs2 },
+            Vvma { invalidate_only, rs1, rs2 },
+            Vma { invalidate_only, rs1, rs2 },
+        ];
+        assert!(plan(gather, plain).ends_with(&expected[1..]));
+        assert!(plan(gather, plain).contains(&expected[0]));
     });
 }
 

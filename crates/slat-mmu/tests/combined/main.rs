@@ -186,13 +186,15 @@ fn on_arm<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
         ranges: true,
         level_hints: true,
         broadcast: true,
+        global_pages: false,
         most_operations: 32,
     };
     arm64::plan(gather, &capabilities, |step| checker.arm64(&step, 3));
 }
 
 fn on_riscv<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
-    let capabilities = riscv::Capabilities { svinval: true, sv32: false, most_pages: 64 };
+    let capabilities =
+        riscv::Capabilities { svinval: true, sv32: false, global_pages: false, most_pages: 64 };
     riscv::plan(gather, &capabilities, |step| checker.riscv(&step));
 }
 

@@ -20,6 +20,9 @@ pub struct Capabilities {
     pub level_hints: bool,
     /// Broadcast to the inner-shareable domain; otherwise this CPU alone.
     pub broadcast: bool,
+    /// Stage-1 leaves may be global (`nG` clear): `ASIDE1` passes them by, so that a whole ASID is
+    /// `VMALLE1`.
+    pub global_pages: bool,
     /// More operations than this become one of the whole VMID or ASID.
     pub most_operations: u64,
 }
@@ -105,7 +108,11 @@ pub fn plan(gather: &Gather<'_>, capabilities: &Capabilities, mut emit: impl FnM
         Context::Stage1 { asid, .. } => {
             let id = u64::from(asid) << 48;
             if operations(gather, capabilities) > capabilities.most_operations {
-                emit(tlbi(Operation::Aside1, id));
+                emit(if capabilities.global_pages {
+                    tlbi(Operation::Vmalle1, 0)
+                } else {
+                    tlbi(Operation::Aside1, id)
+                });
             } else {
                 let (one, range) = if gather.tables_changed() {
                     (Operation::Vae1, Operation::Rvae1)

@@ -14,6 +14,9 @@ pub struct Capabilities {
     pub svinval: bool,
     /// The tables are Sv32's: 10 bits a level.
     pub sv32: bool,
+    /// First-stage leaves may be global: a fence that names an ASID passes them by, so that every
+    /// ASID is named (the supervisor chapter's "SFENCE.VMA": "except for global mappings").
+    pub global_pages: bool,
     /// More pages than this are fenced with their whole id.
     pub most_pages: u64,
 }
@@ -64,16 +67,17 @@ pub fn plan(gather: &Gather<'_>, capabilities: &Capabilities, mut emit: impl FnM
     let pages = Pages::few(gather, 12, stride, capabilities.most_pages)
         .filter(|_| !gather.tables_changed());
     let context = gather.context();
+    let space = |asid| (!capabilities.global_pages).then_some(asid);
     let one = |invalidate_only, address: Option<u64>| match context {
         Context::GStage { vmid } => {
             let rs1 = address.map(|address| address >> 2);
             Instruction::Gvma { invalidate_only, rs1, rs2: Some(vmid) }
         }
         Context::SStage { asid, vmid: Some(_) } => {
-            Instruction::Vvma { invalidate_only, rs1: address, rs2: Some(asid) }
+            Instruction::Vvma { invalidate_only, rs1: address, rs2: space(asid) }
         }
         Context::SStage { asid, vmid: None } => {
-            Instruction::Vma { invalidate_only, rs1: address, rs2: Some(asid) }
+            Instruction::Vma { invalidate_only, rs1: address, rs2: space(asid) }
         }
         _ => Instruction::Gvma { invalidate_only, rs1: None, rs2: None },
     };
@@ -87,6 +91,8 @@ pub fn plan(gather: &Gather<'_>, capabilities: &Capabilities, mut emit: impl FnM
         None => emit(one(false, None)),
     }
     if context == Context::All {
+        // Of the VMID in `hgatp` alone: there is no such fence of every VMID.
+        emit(Instruction::Vvma { invalidate_only: false, rs1: None, rs2: None });
         emit(Instruction::Vma { invalidate_only: false, rs1: None, rs2: None });
     }
 }
