@@ -18,7 +18,11 @@ pub mod script;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[expect(unsafe_code, reason = "the library for KVM has no such request")]
 mod stats;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod translator;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use counted::{Counted, Paging, count, paging};
 pub use probe::{Capability, Probe, Unavailable, probe};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub use translator::{PagingState, Translator};
