@@ -15,8 +15,8 @@ use crate::monitor::Monitor;
 /// How long a machine may go without beginning another command before it counts as hung, and how
 /// long one may take altogether that does not show its progress. Either takes a second where nothing
 /// else runs; a loaded machine gets a lot more.
-const PATIENCE: Duration = Duration::from_secs(8);
-const WHOLE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(40);
+const WHOLE: Duration = Duration::from_secs(300);
 
 /// How an emulator is started.
 #[derive(Clone, Debug)]
