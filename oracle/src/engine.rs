@@ -123,6 +123,12 @@ pub enum Verdict {
     Disagree,
 }
 
+/// The subject with all deviations of a model that show in the walk.
+pub(crate) fn astray(model: deviations::Model, subject: &dyn Subject) -> Box<dyn Subject> {
+    let names: Vec<&'static str> = in_walk(model).map(|deviation| deviation.name).collect();
+    subject.deviating(&names)
+}
+
 /// The deviations of a model that show in the walk.
 fn in_walk(model: deviations::Model) -> impl Iterator<Item = &'static Deviation> {
     deviations::ALL
@@ -159,7 +165,8 @@ pub fn judge(
         let Some(deviant) = again(deviating.as_ref(), world, case) else {
             return Verdict::Masked(set[0]);
         };
-        if deviant.expected == case.expected && deviant.compared == case.compared {
+        let known = deviant.compared.iter().take(case.compared.len());
+        if deviant.expected == case.expected && known.eq(&case.compared) {
             continue;
         }
         let mut undone = seen.clone();
@@ -246,8 +253,7 @@ pub fn ask(
     };
     let subject = variant.recipe.subject(&info);
     let subject = subject.as_ref();
-    let names: Vec<&'static str> = in_walk(oracle.model).map(|deviation| deviation.name).collect();
-    let astray = subject.deviating(&names);
+    let astray = astray(oracle.model, subject);
     let mut drafts = Drafts::new(subject, seed);
     let mut world = subject.template();
     begin(variant, &info);
@@ -260,8 +266,11 @@ pub fn ask(
         while cases.len() < want {
             let (draft, probe) = drafts.next(&world);
             coverage.set_class(subject.class(&probe));
-            let Some(case) = complete(subject, &mut world, probe, coverage) else { continue };
+            let Some(mut case) = complete(subject, &mut world, probe, coverage) else { continue };
             let deviant = again(astray.as_ref(), &mut world, &case);
+            if let Some(deviant) = &deviant {
+                case.restore_too(deviant);
+            }
             let deviant = deviant.as_ref().map(|case| &case.expected);
             if !subject.is_hopeless(&case.probe, &case.expected, deviant) {
                 cases.push((draft, case));

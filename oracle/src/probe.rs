@@ -437,15 +437,40 @@ pub(crate) fn again(subject: &dyn Subject, world: &mut World, case: &Case) -> Op
     }
     let expectation = subject.expect(&case.probe, world, &Watcher::default());
     let strayed = world.strayed();
-    let compared = case
+    let mut compared: Vec<(u64, u64, u64)> = case
         .compared
         .iter()
         .map(|&(at, before, _)| (at, before, world.word(at).unwrap_or(0)))
         .collect();
+    // What this walk alone has reached.
+    let further: Vec<u64> = world
+        .seen()
+        .iter()
+        .copied()
+        .chain(expectation.reached.map(|at| at & !7))
+        .filter(|at| world.machine().ram.contains(at))
+        .collect();
+    let further: Vec<(u64, u64)> =
+        further.into_iter().map(|at| (at, world.word(at).unwrap_or(0))).collect();
     world.reset();
+    for (at, after) in further {
+        if !compared.iter().any(|(known, ..)| *known == at) {
+            compared.push((at, world.word(at).unwrap_or(0), after));
+        }
+    }
     (!strayed && !expectation.unusable).then(|| Case {
         probe: case.probe.clone(),
         compared,
         expected: expectation.outcome,
     })
+}
+
+impl Case {
+    /// Has the words restored as well that a deviating walk reaches and this one does not: what a machine
+    /// writes there must not stay for the probes that follow.
+    pub(crate) fn restore_too(&mut self, deviant: &Case) {
+        for &(at, before, _) in deviant.compared.iter().skip(self.compared.len()) {
+            self.compared.push((at, before, before));
+        }
+    }
 }

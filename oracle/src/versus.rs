@@ -3,7 +3,8 @@
 use crate::contract::{Info, Job};
 use crate::deviations::Seen;
 use crate::engine::{
-    Disagreement, Drafts, Oracle, Tally, Variant, Verdict, accessed_aside, answer, judge, see,
+    Disagreement, Drafts, Oracle, Tally, Variant, Verdict, accessed_aside, answer, astray, judge,
+    see,
 };
 use crate::launch::{Launcher, Station};
 use crate::probe::{Coverage, Subject, again, complete};
@@ -83,6 +84,7 @@ pub fn compare(
     a.features.cr4 &= b.features.cr4;
     a.features.nx &= b.features.nx;
     let mut drafts = Drafts::new(&a, seed);
+    let (lost_a, lost_b) = (astray(left.oracle.model, &a), astray(right.oracle.model, &b));
     let coverage = &mut Coverage::default();
     let (mut world_a, mut world_b) = (a.template(), b.template());
     let memory = [world_a.segments(), world_b.segments()];
@@ -94,9 +96,18 @@ pub fn compare(
             let Some(case) = complete(&a, &mut world_a, probe, coverage) else { continue };
             // What the models may differ in by themselves: memory that is not there, features.
             let Some(twin) = again(&b, &mut world_b, &case) else { continue };
-            if twin.expected == case.expected && twin.compared == case.compared {
-                cases.push((case, twin));
+            if twin.expected != case.expected || twin.compared != case.compared {
+                continue;
             }
+            // Both machines run what a deviation of either may have written.
+            let (mut case, mut twin) = (case, twin);
+            for (subject, world) in [(&lost_a, &mut world_a), (&lost_b, &mut world_b)] {
+                if let Some(deviant) = again(subject.as_ref(), world, &case) {
+                    case.restore_too(&deviant);
+                    twin.restore_too(&deviant);
+                }
+            }
+            cases.push((case, twin));
         }
         let commands: Vec<_> = cases.iter().map(|(case, _)| case.command()).collect();
         let answers_a = answer(&mut left.station, &left.variant, &memory[0], &commands)?;
