@@ -134,16 +134,18 @@ impl Ept {
             beyond | address_bits(12, 20) | unless(features.two_megabyte_pages),
             beyond | address_bits(12, 29) | unless(features.gigabyte_pages),
         ];
-        // A readable entry is neither empty nor writable without being readable.
+        // A readable entry is neither empty nor writable without being readable. Of the memory types
+        // only write-back is plain: it is nearly every leaf's, and takes no test of its own.
+        let (ones, zeros) = (bits::R | 6 << bits::MEMORY_TYPE_SHIFT, 1 << bits::MEMORY_TYPE_SHIFT);
         let mut masks = Masks::table(bits::R, bits::PS | table_reserved).with_leaf(
             0,
-            bits::R,
-            leaf_reserved[0],
+            ones,
+            zeros | leaf_reserved[0],
         );
         for (level, supported) in [(1, features.two_megabyte_pages), (2, features.gigabyte_pages)] {
             if supported {
                 let reserved = leaf_reserved[usize::from(level)];
-                masks = masks.with_leaf(level, bits::R | bits::PS, reserved);
+                masks = masks.with_leaf(level, ones | bits::PS, zeros | reserved);
             }
         }
         Ept {
@@ -288,12 +290,6 @@ fn memory_type(entry: u64) -> Option<Type> {
     }
 }
 
-/// Whether the memory type of a leaf is one of 0, 1, 4, 5 and 6.
-#[inline(always)]
-const fn has_memory_type(entry: u64) -> bool {
-    0b0111_0011 >> (entry >> bits::MEMORY_TYPE_SHIFT & 7) & 1 != 0
-}
-
 impl Format for Ept {
     /// EPTP; bits 11:0 are configuration and are masked.
     type Root = u64;
@@ -356,8 +352,7 @@ impl Format for Ept {
     fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
         let shift = self.shift(level);
         let base = entry & ADDRESS & (!0 << shift);
-        let plain = self.masks.is_leaf(entry, level) && has_memory_type(entry);
-        plain.then_some((base, shift as u8))
+        self.masks.is_leaf(entry, level).then_some((base, shift as u8))
     }
 
     #[inline(always)]
