@@ -21,20 +21,21 @@ const PARTS: &[(&str, &str)] = &[
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2024;--dim:#5b6470;--paper:#fff;--line:#d8dde3;--heat:20,92,170;
 --p0:#b8c0c9;--p1:#e0a800;--p2:#2a7de1;--p3:#0b3d7a;--e0:#7b4fc4;--e1:#c62f2f;--e2:#e8762c;--e3:#b0832a;
---e4:#8f2060;--e5:#d9609a;--e6:#5f8f2f;--e7:#2b8a8a;--e8:#3f5f9f;--p4:#8f99a5;--p5:#d5dae0}
+--e4:#8f2060;--e5:#d9609a;--e6:#5f8f2f;--e7:#2b8a8a;--e8:#6e5a4a;--p4:#8f99a5;--p5:#d5dae0}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--dim:#9aa4b0;--paper:#14171a;--line:#343b43;
 --heat:90,165,255;--p0:#59626c;--p1:#e7b92f;--p2:#4d9bff;--p3:#9cc8ff;--e0:#a988ea;--e1:#f06a6a;
---e2:#f39a5c;--e3:#d8b25e;--e4:#d977ab;--e5:#f5a3c8;--e6:#9acb66;--e7:#5fc4c4;--e8:#8fb0f0;--p4:#7d8894;--p5:#3a4148}}
+--e2:#f39a5c;--e3:#d8b25e;--e4:#d977ab;--e5:#f5a3c8;--e6:#9acb66;--e7:#5fc4c4;--e8:#b39d88;--p4:#7d8894;--p5:#3a4148}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:70rem;padding:1rem;background:var(--paper);color:var(--ink);
 font:16px/1.45 system-ui,sans-serif}
 h1{font-size:1.35rem;margin:.2rem 0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
 p{margin:.4rem 0}.dim,figcaption{color:var(--dim);font-size:.9rem}.lead{font-size:1.1rem}
 figure{margin:0}.wide{overflow-x:auto}
+.wide :is(th,td):first-child{position:sticky;left:0;background:var(--paper)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:left}
-.row{display:grid;grid-template-columns:13rem 1fr;gap:.15rem .6rem;align-items:center;margin:.3rem 0}
+.row{display:grid;grid-template-columns:17rem 1fr;gap:.15rem .6rem;align-items:center;margin:.3rem 0}
 .row>.name{font-size:.9rem}.bar{display:flex;align-items:center;gap:.4rem;min-width:0}
 .stack{display:flex;height:1.2rem;min-width:1px}.stack i{display:block;height:100%}
 .num{font-size:.85rem;color:var(--dim);white-space:nowrap}
@@ -47,8 +48,9 @@ th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:lef
 .range{position:relative;flex:1;height:1.2rem;border-left:1px solid var(--line)}
 .range i{position:absolute;top:.45rem;height:.3rem;background:var(--p2);opacity:.5}
 .range b{position:absolute;top:.1rem;width:.25rem;height:1rem;background:var(--p2)}
-.time{display:flex;align-items:flex-end;height:2.2rem;border-bottom:1px solid var(--line);min-width:0}
-.time i{display:block;flex:1 1 0;min-height:1px;background:var(--p2)}
+.time{display:flex;flex:1;align-items:flex-end;height:2.2rem;border-bottom:1px solid var(--line);min-width:0}
+.time i{display:block;flex:1 1 0;background:var(--p2)}
+.time+.num{min-width:3.2rem;text-align:right}
 .grids{display:grid;grid-template-columns:repeat(auto-fill,minmax(21rem,1fr));gap:1.2rem}
 .grids td,.grids th{padding:.2rem .35rem;text-align:center;min-width:2.6rem;font-size:.8rem}
 @media (max-width:37rem){body{padding:.7rem;font-size:15px}.row{grid-template-columns:1fr}
@@ -113,9 +115,10 @@ fn table(out: &mut String, report: &Report) {
         });
         let _ = writeln!(
             out,
-            "<tr><td>{}</td><td>{}</td><td>{value}</td><td>{range}</td><td>{:.3}</td>\
+            "<tr><td>{}{}</td><td>{}</td><td>{value}</td><td>{range}</td><td>{:.3}</td>\
              <td>{:.2}</td><td>{:.0}</td><td>{}</td></tr>",
             outcome.scheme.name(),
+            if outcome.transcribed { "*" } else { "" },
             outcome.scheme.host_shift().map_or("-", page_name),
             100.0 * counts.walks as f64 / counts.lookups.max(1) as f64,
             outcome.references_per_walk(),
@@ -124,6 +127,11 @@ fn table(out: &mut String, report: &Report) {
         );
     }
     out.push_str("</table></div>\n");
+    if report.schemes().any(|outcome| outcome.transcribed) {
+        out.push_str(
+            "<p class=\"dim\">* transcribed: the recorded tables, rewritten for that architecture.</p>\n",
+        );
+    }
 }
 
 /// Cycles of each part, in the order of the legend: [`PARTS`], then exits.
@@ -192,9 +200,12 @@ fn page_sizes(out: &mut String, report: &Report) {
     if largest <= 0.0 {
         return;
     }
+    // What is left of native's mark would be empty: the axis begins there.
+    let least = timed.iter().map(|(_, time)| time.low).fold(1.0, f64::min);
+    let span = (largest - least).max(f64::MIN_POSITIVE);
     out.push_str("<h2>Run time relative to native, by host page size</h2>\n<figure>\n");
     for (outcome, time) in timed {
-        let at = |value: f64| 97.0 * value / largest;
+        let at = |value: f64| 97.0 * (value - least) / span;
         let _ = writeln!(
             out,
             "<div class=\"row\"><div class=\"name\">{}</div><div class=\"bar\"><div class=\"range\">\
@@ -202,12 +213,16 @@ fn page_sizes(out: &mut String, report: &Report) {
              <span class=\"num\">{:.3}</span></div></div>",
             name(outcome),
             at(time.low),
-            at(time.high - time.low),
+            at(time.high) - at(time.low),
             at(time.value),
             time.value
         );
     }
-    out.push_str("<figcaption>The mark is the value, the band its range.</figcaption></figure>\n");
+    let _ = writeln!(
+        out,
+        "<figcaption>The mark is the value, the band its range; the axis goes from {least:.2} to \
+         {largest:.2} times native's time.</figcaption></figure>"
+    );
 }
 
 /// TLB misses a thousand accesses over the recording, a row a scheme: columns that CSS sizes.
@@ -227,25 +242,28 @@ fn over_time(out: &mut String, report: &Report) {
     }
     out.push_str("<h2>TLB misses over time</h2>\n<figure>\n");
     for (name, rates) in &all {
-        let _ =
-            write!(out, "<div class=\"row\"><div class=\"name\">{name}</div><div class=\"time\">");
+        let peak = rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+        let _ = write!(
+            out,
+            "<div class=\"row\"><div class=\"name\">{name}</div><div class=\"bar\"><div class=\"time\">"
+        );
         let mut from = 0;
         for (until, rate) in rates {
             let _ = write!(
                 out,
                 "<i style=\"flex-grow:{};height:{:.2}%\" title=\"up to {:.1} M accesses: {rate:.3}\"></i>",
                 until - from,
-                100.0 * rate / largest,
+                // One burst must not flatten all else.
+                100.0 * (rate / largest).sqrt(),
                 *until as f64 / 1e6
             );
             from = *until;
         }
-        out.push_str("</div></div>\n");
+        let _ = writeln!(out, "</div><span class=\"num\">{peak:.2}</span></div></div>");
     }
-    let _ = writeln!(
-        out,
-        "<figcaption>Misses a thousand accesses, from the beginning on the left to the end; the highest \
-         column is {largest:.2}.</figcaption></figure>"
+    out.push_str(
+        "<figcaption>Misses a thousand accesses, from the beginning on the left to the end; on the right \
+         the highest. Heights grow with the square root, on one scale for all rows.</figcaption></figure>\n",
     );
 }
 
@@ -253,7 +271,8 @@ fn grids(out: &mut String, report: &Report) {
     out.push_str(
         "<h2>Table entries read, per 1000 walks</h2>\n<p class=\"dim\">A row is what was translated: \
          the guest's table of that level, or the final guest-physical address (gPA). A column is \
-         the level of the nested table read for it; G is the guest's own entry.</p>\n\
+         the level of the nested table read for it; G is the \
+         guest's own entry, under shadow paging the shadow's.</p>\n\
          <div class=\"grids\">\n",
     );
     for outcome in report.schemes() {

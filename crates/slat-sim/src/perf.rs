@@ -1,6 +1,8 @@
 //! Which hardware events measure what a comparison counts, so that it can be held against a real
 //! machine.
 
+use crate::text::wrapped;
+
 /// One event and the count of ours that it equals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
@@ -184,25 +186,26 @@ pub fn events(processor: &str) -> Option<&'static Events> {
 
 /// What `--perf` prints.
 pub fn text(processor: &str) -> String {
+    let say = |text: &str| wrapped(text, 80).join("\n") + "\n";
+    let exits = "perf kvm stat record -a sleep 10 && perf kvm stat report";
     let Some(found) = events(processor) else {
-        return format!(
+        return say(&format!(
             "No events are known here for {processor}: its names and what they leave out were not \
-             looked up.\nOn any x86 host with KVM, exits by cause: perf kvm stat record -a sleep 10 \
-             && perf kvm stat report\n"
-        );
+             looked up."
+        )) + &say(&format!("On any x86 host with KVM, exits by cause: {exits}"));
     };
     let names: Vec<&str> = found.events.iter().map(|event| event.name).collect();
+    // One line, however long, that can be copied.
     let mut out = format!("perf stat -e {} -- COMMAND\n\n", names.join(","));
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
     out.push_str(&format!("{:<width$}  {:<30} {}\n", "event", "ours (--json)", "nested walk"));
     for event in found.events {
         out.push_str(&format!("{:<width$}  {:<30} {}\n", event.name, event.ours, event.nested));
     }
-    out.push_str(&format!(
-        "\n{}\nExits by cause, on the host: perf kvm stat record -a sleep 10 && perf kvm stat \
-         report\nNames and meanings: {}.\n",
-        found.missing, found.source
-    ));
+    out.push('\n');
+    out.push_str(&say(found.missing));
+    out.push_str(&format!("Exits by cause, on the host:\n  {exits}\n"));
+    out.push_str(&say(&format!("Names and meanings: {}.", found.source)));
     out
 }
 
@@ -214,7 +217,9 @@ mod tests {
     fn skylake_says_what_leaves_the_nested_walk_out() {
         let text = text("Skylake-SP");
         assert!(text.starts_with("perf stat -e inst_retired.any,dtlb_load_misses.stlb_hit,"));
-        assert!(text.contains("EPT page walk duration are excluded in Skylake"));
+        let words: Vec<&str> = text.split_whitespace().collect();
+        assert!(words.join(" ").contains("EPT page walk duration are excluded in Skylake"));
+        assert!(text.lines().skip(1).all(|line| line.chars().count() <= 80), "{text}");
         let left_out = events("skylake-sp").unwrap().events.iter();
         let left_out = left_out.filter(|event| event.nested == "left out");
         assert!(left_out.map(|event| event.name).eq([
@@ -226,7 +231,7 @@ mod tests {
 
     #[test]
     fn an_unknown_family_is_told_so() {
-        assert!(text("Bulldozer").contains("not looked up"));
+        assert!(text("Bulldozer").starts_with("No events are known"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::compare::{Outcome, Scheme, Timeline, WhatIf};
 use crate::preset::Processor;
 
 pub use self::advice::Advice;
-pub use self::terms::TERMS;
+pub use self::terms::{TERMS, explained};
 
 /// A finished comparison and what it was made of.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use slat_sim::compare::{Compared, Timeline, compare_with, share};
-use slat_sim::report::{Report, TERMS};
+use slat_sim::report::{Report, TERMS, explained};
 
 use self::options::{HostPage, SchemeName, Setting};
 use self::workload::{Workload, Workloads};
@@ -275,9 +275,9 @@ fn print(args: &Args, report: &Report) -> anyhow::Result<()> {
 }
 
 fn explain(term: &str) -> anyhow::Result<ExitCode> {
-    match TERMS.iter().find(|(name, _)| *name == term) {
-        Some((name, text)) => {
-            anstream::println!("{name}: {text}");
+    match explained(term) {
+        Some(text) => {
+            anstream::print!("{text}");
             Ok(ExitCode::SUCCESS)
         }
         None => {

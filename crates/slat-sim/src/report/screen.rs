@@ -99,7 +99,10 @@ impl Report {
                 Some(to) => format!("{:.3} times native's time becomes {to:.3}", advice.from),
                 None => "not simulated".to_owned(),
             };
-            say(&mut out, &format!("- {}: {effect}.", advice.text));
+            let text = format!("{}: {effect}.", advice.text);
+            for (nth, line) in wrapped(&text, WIDTH - 2).iter().enumerate() {
+                let _ = writeln!(out, "{} {line}", if nth == 0 { "-" } else { " " });
+            }
         }
         if out.is_empty() {
             out.push_str("Nothing that was simulated makes it faster by 0.5 % or more.\n");
@@ -197,12 +200,13 @@ impl Report {
             let cycles = &outcome.cycles;
             let _ = writeln!(
                 out,
-                "  walk cycles {:.2} M including the nested dimension, {:.2} M excluding it; {} walks \
-                 splintered",
+                "  walks take {:.2} M with the nested dimension, {:.2} M without",
                 cycles.walks() / 1e6,
-                cycles.guest_walk / 1e6,
-                outcome.counts().splintered
+                cycles.guest_walk / 1e6
             );
+            if outcome.counts().splintered > 0 {
+                let _ = writeln!(out, "  {} walks splintered", outcome.counts().splintered);
+            }
         }
         out
     }

@@ -1,6 +1,8 @@
 //! The words of the tables, explained.
 
-/// The words of the tables and what they mean: what `--explain` prints.
+use crate::text::wrapped;
+
+/// The words of the tables and what they mean.
 pub const TERMS: &[(&str, &str)] = &[
     (
         "scheme",
@@ -53,3 +55,10 @@ pub const TERMS: &[(&str, &str)] = &[
     ),
     ("second-tlb", "Lookups that the first-level TLB missed and the second served."),
 ];
+
+/// What `--explain` prints of one of [`TERMS`], in lines of at most 80 characters; `None` for
+/// another word.
+pub fn explained(term: &str) -> Option<String> {
+    let (name, text) = TERMS.iter().find(|(name, _)| *name == term)?;
+    Some(wrapped(&format!("{name}: {text}"), 80).join("\n") + "\n")
+}
