@@ -90,21 +90,22 @@ fn intel_control_registers() {
     use intel::Operation::{MovCr3, MovCr4};
     let all = |starts: &[&str]| on_intel().all(starts);
     // One PCID of the current machine, globals kept; with bit 63 nothing.
-    assert_eq!(by_intel(MovCr3 { pcid: 1, keep: false }, &HOST), all(&["host.1"]));
+    // Combined mappings of the VPID go too, without EPT in use and of every EP4TA.
+    assert_eq!(by_intel(MovCr3 { pcid: 1, keep: false }, &HOST), all(&["host.1", "plain.1"]));
     assert_eq!(by_intel(MovCr3 { pcid: 2, keep: false }, &ONE), all(&["one.2"]));
     assert_eq!(by_intel(MovCr3 { pcid: 1, keep: true }, &HOST), "");
     let (pge, pcide, smep, pae) = (1 << 7, 1 << 17, 1 << 20, 1 << 5);
     let cr4 = |old, new| by_intel(MovCr4 { old, new }, &HOST);
-    assert_eq!(cr4(0, pge), all(&["host"]));
-    assert_eq!(cr4(pge, 0), all(&["host"]));
-    assert_eq!(cr4(pcide, 0), all(&["host"]));
+    assert_eq!(cr4(0, pge), all(&["host", "plain"]));
+    assert_eq!(cr4(pge, 0), all(&["host", "plain"]));
+    assert_eq!(cr4(pcide, 0), all(&["host", "plain"]));
     assert_eq!(cr4(0, pcide), "");
-    assert_eq!(cr4(0, smep), all(&["host.1", "host.g"]));
+    assert_eq!(cr4(0, smep), all(&["host.1", "host.g", "plain.1", "plain.g"]));
     assert_eq!(cr4(smep, 0), "");
-    assert_eq!(cr4(pae, 0), all(&["host.1", "host.g"]));
+    assert_eq!(cr4(pae, 0), all(&["host.1", "host.g", "plain.1", "plain.g"]));
     assert_eq!(cr4(0, 1 << 9), "", "CR4.OSFXSR is no concern of translations");
     let cr0 = |old, new| by_intel(intel::Operation::MovCr0 { old, new }, &HOST);
-    assert_eq!(cr0(1 << 31, 0), all(&["host"]));
+    assert_eq!(cr0(1 << 31, 0), all(&["host", "plain"]));
     assert_eq!(cr0(0, 1 << 31), "");
     assert_eq!(cr0(1 << 16, 0), "", "CR0.WP is asked at each access");
 }
@@ -113,7 +114,10 @@ fn intel_control_registers() {
 #[test]
 fn intel_faults() {
     use intel::Operation::{EptViolation, PageFault};
-    assert_eq!(by_intel(PageFault { va: A }, &HOST), "host.1@a host.1t@a host.g@a");
+    assert_eq!(
+        by_intel(PageFault { va: A }, &HOST),
+        "host.1@a host.1t@a host.g@a plain.1@a plain.1t@a plain.g@a"
+    );
     assert_eq!(by_intel(PageFault { va: B }, &ONE), "one.1@b one.1t@b one.g@b");
     let violation = |va| by_intel(EptViolation { gpa: B, va }, &ONE);
     assert_eq!(violation(None), "gpa-a@b gpa-at@b");
@@ -125,13 +129,19 @@ fn intel_addresses_and_contexts() {
     use intel::Operation::{Invept, Invlpg, Invpcid, Invvpid, TransitionWithoutVpid};
     let all = |starts: &[&str]| on_intel().all(starts);
     // The page, global or not, and all table entries of the PCID.
-    assert_eq!(by_intel(Invlpg { va: A + 5 }, &HOST), "host.1@a host.1t@a host.1t@b host.g@a");
+    assert_eq!(
+        by_intel(Invlpg { va: A + 5 }, &HOST),
+        "host.1@a host.1t@a host.1t@b host.g@a plain.1@a plain.1t@a plain.1t@b plain.g@a"
+    );
+    // A guest that was in another view (VMFUNC) before.
+    let other_view = intel::Current { ep4ta: Some(EPT_B), ..ONE };
+    assert_eq!(by_intel(Invlpg { va: B }, &other_view), by_intel(Invlpg { va: B }, &ONE));
     assert_eq!(by_intel(Invlpg { va: B }, &ONE), "one.1@b one.1t@a one.1t@b one.g@b");
     let invpcid = |kind| by_intel(Invpcid { kind, pcid: 2, va: A }, &HOST);
-    assert_eq!(invpcid(0), "host.2@a host.2t@a", "globals may stay");
-    assert_eq!(invpcid(1), all(&["host.2"]));
-    assert_eq!(invpcid(2), all(&["host"]));
-    assert_eq!(invpcid(3), all(&["host.1", "host.2"]));
+    assert_eq!(invpcid(0), "host.2@a host.2t@a plain.2@a plain.2t@a", "globals may stay");
+    assert_eq!(invpcid(1), all(&["host.2", "plain.2"]));
+    assert_eq!(invpcid(2), all(&["host", "plain"]));
+    assert_eq!(invpcid(3), all(&["host.1", "host.2", "plain.1", "plain.2"]));
     // VPID 0 alone; guest-physical mappings stay.
     assert_eq!(by_intel(TransitionWithoutVpid, &HOST), all(&["host", "plain"]));
     let invvpid = |kind, vpid| by_intel(Invvpid { kind, vpid, va: A }, &HOST);
@@ -261,6 +271,13 @@ fn arm_encodings() {
         assert_eq!(of(0, 1, range(0, 31, 2)), Some((Operation::Vae1(7, hinted), reach)));
         assert_eq!(of(0, 1, A >> 12), None, "granule 0 is reserved");
     }
+    // The upper half: bit 36 of the operand is repeated above bit 48.
+    let upper = 0xffff_8000_0000_0000u64;
+    let operand = 1 << 46 | upper >> 12 & ((1 << 37) - 1);
+    let Some((operation, _)) = decode(0, 2, 3, operand) else { panic!("RVAAE1IS") };
+    let identity = Identity { vm: 0, ep4ta: None, addresses: Addresses::Global };
+    let item = Item { identity, what: What::Translation, start: upper, shift: 12 };
+    assert!(arm64::names(&operation, 0, &item), "{operation:?}");
     let ipa = A >> 12;
     let rows = [(0, 1, inner), (4, 1, local), (4, 0, outer)];
     for (crm, op2, reach) in rows {
@@ -393,8 +410,9 @@ fn riscv_scopes() {
     assert_eq!(by(HfenceGvma { rs1: None, rs2: Some(0) }), all(&["vm0", "gpa0"]));
     let by_address = by(HfenceGvma { rs1: Some(A >> 2), rs2: Some(3) });
     assert_eq!(
-        by_address, "vm3.1@a vm3.1@b vm3.2@a vm3.2@b vm3.g@a vm3.g@b gpa3@a",
-        "translations of both stages go with any address"
+        by_address,
+        "vm3.1@a vm3.1@b vm3.1t@a vm3.1t@b vm3.2@a vm3.2@b vm3.2t@a vm3.2t@b vm3.g@a vm3.g@b gpa3@a",
+        "what was made through both stages goes with any address"
     );
 }
 

@@ -65,7 +65,9 @@ impl Range {
         let level = !self.last_level || item.what == What::Translation;
         let hinted = match item.what {
             What::Table => self.leaf.is_none(),
-            What::Translation => self.leaf.is_none_or(|leaf| item.shift <= leaf),
+            // Contiguous or joined leaves are of the hinted level too: they are smaller than a leaf
+            // of the level above, which is at least 2^9 times as large in every granule.
+            What::Translation => self.leaf.is_none_or(|leaf| item.shift < leaf + 9),
         };
         level && hinted && item.overlaps(self.start, self.bytes.max(1))
     }
@@ -102,7 +104,8 @@ fn many(operand: u64, last_level: bool) -> Option<Range> {
     let (scale, number) = (operand >> 44 & 3, operand >> 39 & 0x1f);
     let hint = operand >> 37 & 3;
     let leaf = if hint == 0 { None } else { Some(leaf_of(granule, hint)) };
-    let start = (operand & ((1 << 37) - 1)) << granule;
+    // Bit 36 is the sign of the address: upper-half addresses have it in all bits above.
+    let start = (((operand << 27) as i64 >> 27) << granule) as u64;
     let bytes = (number + 1) << (5 * scale + 1) << granule;
     Some(Range { start, bytes, last_level, leaf })
 }

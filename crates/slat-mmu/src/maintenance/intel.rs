@@ -102,10 +102,8 @@ pub fn names(operation: &Operation, current: &Current, item: &Item) -> bool {
     let identity = item.identity;
     let global = identity.addresses == Addresses::Global;
     let in_space = |pcid: u16| identity.addresses == Addresses::Space(pcid);
-    // Linear mappings, or combined ones of the current EP4TA.
-    let mine = item.is_virtual()
-        && identity.vm == u32::from(current.vpid)
-        && identity.ep4ta == current.ep4ta;
+    // Linear mappings, and combined ones of all EP4TAs, whether EPT is in use or not (30.4.3.1).
+    let mine = item.is_virtual() && identity.vm == u32::from(current.vpid);
     match *operation {
         Operation::MovCr3 { keep: true, .. } => false,
         Operation::MovCr3 { pcid, keep: false } => mine && in_space(pcid),
@@ -140,7 +138,8 @@ pub fn names(operation: &Operation, current: &Current, item: &Item) -> bool {
             Addresses::GuestPhysical => identity.ep4ta == current.ep4ta && item.covers(gpa),
             _ => {
                 let here = in_space(current.pcid) || global;
-                mine && identity.ep4ta.is_some() && here && va.is_some_and(|va| item.covers(va))
+                let combined = identity.ep4ta.is_some() && identity.ep4ta == current.ep4ta;
+                mine && combined && here && va.is_some_and(|va| item.covers(va))
             }
         },
         // Of VPID 0, for all PCIDs and all EP4TAs.

@@ -59,9 +59,10 @@ pub fn names(operation: &Operation, vmid: u16, item: &Item) -> bool {
                 (Addresses::GuestPhysical, Some(gpa)) => {
                     item.what == What::Translation && item.covers(gpa << 2)
                 }
-                // A translation of both stages does not know the guest physical address it was
-                // made with: it goes with any.
-                (_, Some(_)) => item.what == What::Translation,
+                // What was made through both stages does not know the guest physical addresses it
+                // was made with: it goes with any. So do table entries, which are kept with the
+                // place that stage 2 gives the table.
+                (_, Some(_)) => true,
             }
         }
     }

@@ -219,8 +219,20 @@ impl Pager {
 
     /// Whether some path from `above` leads to `page`.
     fn is_below(&self, page: u32, above: u32) -> bool {
-        let mut parents = self.pages[page as usize].parents.iter();
-        page == above || parents.any(|&(parent, _)| self.is_below(parent, above))
+        // Each table once: a guest can make 512 links to a table at every level, and so 2^27 paths.
+        let mut seen = vec![false; self.pages.len()];
+        let mut left = vec![page];
+        while let Some(page) = left.pop() {
+            if page == above {
+                return true;
+            }
+            for &(parent, _) in &self.pages[page as usize].parents {
+                if !core::mem::replace(&mut seen[parent as usize], true) {
+                    left.push(parent);
+                }
+            }
+        }
+        false
     }
 
     /// Installs a leaf, as large as both the guest's and the host's pages allow, and returns the one

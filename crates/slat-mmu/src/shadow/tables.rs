@@ -121,6 +121,8 @@ impl Pager {
             return;
         }
         self.counts.tables_dropped += 1;
+        // The page is used for another table next: no processor may still walk through it.
+        self.flush_due = true;
         for index in 0..512 {
             self.zap(tables, page, index);
         }

@@ -148,7 +148,8 @@ impl Partition {
         match &mut self.translation {
             Translation::SecondStage(tables) => {
                 for backing in self.backing.values() {
-                    if !tables.has_dirty_flags() {
+                    // A page that is shared is not this partition's alone to write to.
+                    if !tables.has_dirty_flags() && !self.shared.contains_key(&backing.gpa) {
                         tables.let_write(
                             pool,
                             backing.gpa,

@@ -371,13 +371,15 @@ impl Partition {
             self.exits.count(Cause::Mmio);
             return Err(Trap::Mmio(gpa));
         }
+        // Logged before anything else: memory that is given here, as its own or in place of shared
+        // memory, is writable, and no later write to it would be seen.
+        if let Some(log) = &mut self.log {
+            log.mark(page);
+        }
         if denied {
             self.exits.count(Cause::WriteProtected);
             if self.shared.contains_key(&page) {
                 return self.unshare(memory, page).map_err(|_| Trap::NoMemory(gpa));
-            }
-            if let Some(log) = &mut self.log {
-                log.mark(page);
             }
             return self.let_write(memory, page).map_err(|_| Trap::NoMemory(gpa));
         }

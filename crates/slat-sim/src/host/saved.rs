@@ -126,8 +126,13 @@ impl Host {
     pub(super) fn finish(&mut self, name: &str, last: &Last) -> Result<bool, HostError> {
         let (partition, memory) = self.both(name)?;
         partition.vcpu = last.vcpu;
-        // A window that cannot be looked through is no guest of ours, and would take for ever.
-        Ok(last.vcpu.pages <= 1 << 16 && partition.last(memory) == *last)
+        // A window that cannot be looked through is no guest of ours, and would take for ever; nor
+        // is one whose tables lie where no partition has memory.
+        let vcpu = &last.vcpu;
+        let fits = vcpu.pages <= 1 << 16
+            && vcpu.steps <= u64::MAX / 2
+            && vcpu.roots.iter().chain(&vcpu.tables).all(|at| *at <= 4 * super::MAX_BYTES);
+        Ok(fits && partition.last(memory) == *last)
     }
 
     /// Writes a partition to a file, which is there wholly or not at all, and stops it.
@@ -162,6 +167,11 @@ impl Host {
         }
         temporary.as_file().sync_all().map_err(failed)?;
         temporary.persist(path).map_err(|error| failed(error.error))?;
+        // The partition stops for good: the file's name has to be on the disk before.
+        if cfg!(unix) {
+            let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+            folder.sync_all().map_err(failed)?;
+        }
         self.stop(name)?;
         Ok(())
     }

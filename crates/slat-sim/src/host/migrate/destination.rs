@@ -206,7 +206,13 @@ fn claim(
         .and_then(|()| due(link, &Message::Discarded));
     watch.step("destination: the source has discarded its copy, or is gone");
     let running = State::Running { host: here };
-    ownership.write(&Record { generation: generation + 1, state: running })?;
+    // Where the source has discarded its copy, this is the only one: it is not given up for a
+    // record that cannot be written (no space left). The lock is here, nobody else has the state.
+    if let Err(error) = ownership.write(&Record { generation: generation + 1, state: running })
+        && parted.is_err()
+    {
+        return Err(error.into());
+    }
     watch.step("destination: recorded that it runs it");
     let told = parted.and_then(|()| tell(link, &Message::Running));
     let (partition, memory) = host.both(&hello.name)?;

@@ -76,7 +76,12 @@ pub fn send(
         Left { window: partition.follow(memory, WINDOW), exits: partition.exits.clone() };
     let digest = last.digest;
     let paused = State::Paused { host: host.spec.name.clone(), digest };
-    ownership.write(&Record { generation, state: paused })?;
+    // Where that fails, the destination has not got all: with the lock here, the guest goes on.
+    if let Err(why) = ownership.write(&Record { generation, state: paused }) {
+        let state = State::Running { host: host.spec.name.clone() };
+        let _ = ownership.write(&Record { generation, state });
+        return Ok(Departure::Kept { why: why.into() });
+    }
     watch.step("source: recorded that it is paused");
 
     let mut discarded = false;
