@@ -1,5 +1,6 @@
 //! One module a subcommand: each parses its options, calls the crates below and prints.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -69,6 +70,23 @@ impl Command {
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     kind == Some(std::io::ErrorKind::BrokenPipe)
+}
+
+/// Refuses an output that exists and is no file of its own (a device, a pipe, a link, a directory): what is
+/// written whole replaces it. Refuses one of the inputs, too.
+fn may_replace(output: &Path, inputs: &[&Path]) -> anyhow::Result<()> {
+    let Ok(found) = std::fs::symlink_metadata(output) else { return Ok(()) };
+    if !found.is_file() {
+        anyhow::bail!(
+            "{}: is no regular file and would be replaced: name another file",
+            output.display()
+        );
+    }
+    let real = std::fs::canonicalize(output).ok();
+    if real.is_some() && inputs.iter().any(|input| std::fs::canonicalize(input).ok() == real) {
+        anyhow::bail!("{}: is the input and would be lost: name another file", output.display());
+    }
+    Ok(())
 }
 
 /// What `slat` without arguments prints: the verdict on this machine, and where to go from there.

@@ -9,7 +9,7 @@ use core::fmt;
 
 use crate::access::{Access, Kind, Privilege, Stage1Page};
 use crate::address::{Address, Gpa};
-use crate::fault::{Cause, Reserved};
+use crate::fault::{Cause, Failed, Reserved};
 use crate::format::{Decoded, Format, Found, MAX_LEVELS, Path, Start};
 use crate::memory::Memory;
 use crate::memory_type::StageType;
@@ -231,7 +231,13 @@ impl<F: Format, M: Memory, G: Ground> Ground for OverStage2<'_, F, M, G> {
                             step = 1u64.checked_shl(found.found.shift.into()).unwrap_or(1 << 63);
                             true
                         }
-                        Err(_) => false,
+                        Err(Failed::Here(fault)) => {
+                            // What one entry denies it denies of all that it translates.
+                            let shift = self.stage2.format.shift(fault.level);
+                            step = 1u64.checked_shl(shift).unwrap_or(1 << 63);
+                            false
+                        }
+                        Err(Failed::Below(_)) => false,
                     }
                 })
             };

@@ -92,12 +92,19 @@ fn read_state(file: &Path) -> anyhow::Result<Recorded> {
 
 /// Writes a file whole or not at all.
 pub(super) fn write_whole(file: &Path, content: &str) -> anyhow::Result<()> {
+    super::may_replace(file, &[])?;
     let directory = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let write = || -> std::io::Result<()> {
-        let mut temporary = tempfile::NamedTempFile::new_in(directory)?;
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let mut temporary = builder.tempfile_in(directory)?;
         temporary.write_all(content.as_bytes())?;
         temporary.persist(file)?;
         Ok(())

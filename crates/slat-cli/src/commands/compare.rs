@@ -85,7 +85,7 @@ pub(crate) struct Args {
     /// The workloads are virtual machines on the same cores: each runs so many accesses, then the
     /// next, over shared TLBs and caches; their own tags keep them apart
     #[arg(long, value_name = "ACCESSES")]
-    share: Option<usize>,
+    share: Option<std::num::NonZeroUsize>,
 
     /// The virtual machine has just started: first touches of host pages count, and shadow tables
     /// begin empty
@@ -148,7 +148,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         .context("cannot watch for an interrupt")?;
     let goes_on = || !interrupted.load(Ordering::Relaxed);
     if let Some(slice) = args.share {
-        together(&args, workloads, slice, &setting, &goes_on)?;
+        together(&args, workloads, slice.get(), &setting, &goes_on)?;
     } else {
         for workload in workloads {
             if goes_on() {
@@ -271,7 +271,11 @@ fn print(args: &Args, report: &Report) -> anyhow::Result<()> {
         }
         text
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough, as `head` does, is no trouble of ours.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write the result"),
+    }
 }
 
 fn explain(term: &str) -> anyhow::Result<ExitCode> {

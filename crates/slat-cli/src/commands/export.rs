@@ -9,7 +9,7 @@ use slat_trace::export::{Exporter, Form, Part};
 use slat_trace::recording::Recording;
 use slat_trace::{Batch, Source, open, recording};
 
-use super::is_closed_pipe;
+use super::{is_closed_pipe, may_replace};
 
 #[derive(clap::Args)]
 #[command(
@@ -76,6 +76,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         Some(path) => {
+            may_replace(path, &[&args.recording])?;
             let folder = match path.parent() {
                 Some(folder) if !folder.as_os_str().is_empty() => folder,
                 _ => Path::new("."),

@@ -97,9 +97,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         (_, true) => format!("{}\n", played.json()?),
         _ => played.text(),
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")?;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough, as `head` does, is no trouble of ours.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        result => result.context("cannot write the result")?,
+    }
     Ok(if played.as_said() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+/// More than any scenario has.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// A bundled scenario, or one from a file.
 fn open(name: &str) -> anyhow::Result<Scenario> {
@@ -109,6 +116,13 @@ fn open(name: &str) -> anyhow::Result<Scenario> {
     }
     if Scenario::names().any(|bundled| bundled == name) || !path.exists() {
         return Ok(Scenario::bundled(name)?);
+    }
+    // Where partitions move, each host's process reads it again: a pipe would be empty by then.
+    if !path.is_file() {
+        anyhow::bail!("{name}: not a regular file: write the scenario into one");
+    }
+    if path.metadata().is_ok_and(|found| found.len() > MOST_BYTES) {
+        anyhow::bail!("{name}: longer than 1 MiB, so this is no scenario");
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     Ok(Scenario::parse(name, &text)?)

@@ -119,6 +119,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         memory: args.memory << 30,
     };
+    let inputs: Vec<&Path> = args.traces.iter().map(PathBuf::as_path).collect();
+    super::may_replace(&args.output, &inputs)?;
     let damage = if args.until_damage { Damage::TakeWhatPrecedes } else { Damage::Refuse };
 
     let spinner = ProgressBar::new_spinner().with_message("reading the trace");

@@ -15,7 +15,7 @@ use super::import::grouped;
     long_about = "Tell what a recording is, from its header and index alone: the machine, who made it and \
                   how, and how long it is. The content is checked by `slat replay`.",
     after_help = "Examples:\n  slat info recordings/fork.slat\n  slat info --json run.slat\n\n\
-                  Exit codes: 0 whole, 2 damaged, cut off or no recording."
+                  Exit codes: 0 not cut off, 2 damaged, cut off or no recording."
 )]
 pub(crate) struct Args {
     /// The recording

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     command: Vec<String>,
 
     /// Find or fetch what recording needs (QEMU 10, a kernel, busybox, the recorder), and say where
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["output", "command", "kernel"])]
     setup: bool,
 
     /// A folder whose content is put into the guest's root, as for a program with its libraries
@@ -121,6 +121,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return setup(&cache, args.arch);
     }
     let output = args.output.as_deref().expect("required by clap");
+    super::may_replace(output, &[])?;
     let recipe = recipe(&args)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);

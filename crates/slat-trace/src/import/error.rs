@@ -94,11 +94,5 @@ impl fmt::Display for Cause {
     }
 }
 
-impl std::error::Error for ImportError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
-            Cause::Io(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+/// The text says the cause; a source would say it a second time.
+impl std::error::Error for ImportError {}

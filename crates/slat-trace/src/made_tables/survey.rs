@@ -205,7 +205,7 @@ impl Walk {
         match self.arch {
             Arch::X86_64 => {
                 let found = normal(5).ok_or_else(|| {
-                    Cause::Malformed(format!(
+                    Cause::Refused(format!(
                         "{address:#x} is no canonical address, not even with 57 bits"
                     ))
                 })?;
@@ -216,7 +216,7 @@ impl Walk {
                 let what = format!(
                     "{address:#x} is no address of a program (48 bits, the top byte ignored)"
                 );
-                Err(Cause::Malformed(what))
+                Err(Cause::Refused(what))
             }
         }
     }

@@ -308,6 +308,9 @@ impl<F: Combine> Combined<'_, F> {
             Ok(None)
         };
         let (first, last) = (*range.start(), *range.end());
+        if first > last {
+            return Ok(Step::Done);
+        }
         let top = format.top();
         // By their keys where that is less work than looking at every record.
         let pages = (last >> 12) - (first >> 12) + 1;

@@ -323,6 +323,12 @@ where
         input.wrapping_add(self.offset)
     }
 
+    /// Refuses what changes entries while the gather is away: there is nowhere to note it.
+    #[inline(always)]
+    pub(super) fn attended(&self) -> Result<(), Error> {
+        if self.inner.is_some() { Ok(()) } else { Err(Error::AwaitingInvalidation) }
+    }
+
     /// The gather; the caller has checked that it is here.
     #[inline(always)]
     pub(super) fn gather(&mut self) -> &mut Inner<'g> {

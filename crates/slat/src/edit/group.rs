@@ -54,6 +54,16 @@ pub(super) fn member<F: Encode>(format: &F, first: u64, base: u64, index: u64, l
     first & !format.place(base, level) | format.place(base + index * page, level)
 }
 
+/// Whether the entry of a group has a leaf by itself that maps the same: of a supersection above
+/// 4 GiB there is none (Arm ARM G5.4.1).
+fn is_divisible<F: Encode>(format: &F, entry: u64, index: usize, shift: u32, level: u8) -> bool {
+    let group = |entry| match format.decode(entry, level) {
+        Decoded::Leaf { base, .. } => Some(base >> shift),
+        _ => None,
+    };
+    group(entry) == group(format.ungrouped(entry, index as u64, level))
+}
+
 /// Entries of a group of this range and level.
 #[inline(always)]
 pub(super) fn count<F: Encode>(format: &F, shift: u32, level: u8) -> usize {
@@ -139,10 +149,10 @@ where
         let Some(shift) = format.group(entry, level) else { return Ok(entry) };
         let index = self.index(at, level);
         match around(format, self.located(level), index, shift, level) {
-            Some((first, _, leaf)) => {
+            Some((first, _, leaf)) if is_divisible(format, entry, index - first, shift, level) => {
                 Ok(format.inherit(format.ungrouped(entry, (index - first) as u64, level), leaf))
             }
-            None => Err(Error::Grouped { at: self.address(at), entry }),
+            _ => Err(Error::Grouped { at: self.address(at), entry }),
         }
     }
 
@@ -158,6 +168,9 @@ where
         let shift = format.group(entry, level).ok_or(torn)?;
         let (index, table) = (self.index(at, level), self.located(level));
         let (first, count, mut leaf) = around(format, table, index, shift, level).ok_or(torn)?;
+        if !is_divisible(format, entry, index - first, shift, level) {
+            return Err(torn);
+        }
         let alone = format.ungrouped(entry, (index - first) as u64, level);
         if F::BREAKS && format.breaks(entry, alone, level) {
             if !self.pending_room()? {

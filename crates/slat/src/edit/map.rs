@@ -90,13 +90,13 @@ where
         Ok(())
     }
 
-    /// Whether nothing below the table is occupied.
-    fn is_hollow(&self, table: u64, level: u8) -> Result<bool, Error> {
+    /// Whether every entry below the table is `vacant`, but for tables of such.
+    fn is_hollow(&self, table: u64, level: u8, vacant: u64) -> Result<bool, Error> {
         for cell in self.tables.cells(table, level)? {
             let entry = F::Word::load(cell, Ordering::Acquire);
             let hollow = match self.tables.format.decode(entry, level) {
-                Decoded::Table { next } if level > 0 => self.is_hollow(next, level - 1)?,
-                _ => entry == 0,
+                Decoded::Table { next } if level > 0 => self.is_hollow(next, level - 1, vacant)?,
+                _ => entry == vacant,
             };
             if !hollow {
                 return Ok(false);
@@ -335,10 +335,22 @@ impl Map<'_> {
                 }
                 Err(entry) => match format.decode(entry, level) {
                     Decoded::Table { next } if level > 0 => {
-                        if !cursor.is_hollow(next, level - 1)? {
+                        if !cursor.is_hollow(next, level - 1, 0)? {
                             return stopped(cursor, start, at, entry);
                         }
-                        match supplant(cursor, at, level, entry, next, leaf)? {
+                        if X::SHARED {
+                            // No fault may fill it any more, and none has since it was looked at.
+                            cursor.freeze_empty(next, level - 1)?;
+                            if !cursor.is_hollow(next, level - 1, format.frozen())? {
+                                cursor.thaw(next, level - 1)?;
+                                return stopped(cursor, start, at, entry);
+                            }
+                        }
+                        let outcome = supplant(cursor, at, level, entry, next, leaf);
+                        if X::SHARED && !matches!(outcome, Ok(Supplanted::Done)) {
+                            cursor.thaw(next, level - 1)?;
+                        }
+                        match outcome? {
                             Supplanted::Done => {}
                             // Tables that faults fill meanwhile are found occupied next time.
                             Supplanted::Lost => return Ok(Advance::To(at)),

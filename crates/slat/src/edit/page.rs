@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::cursor::Cursor;
-use super::encode::{Effect, Encode, Leaves};
+use super::encode::{Effect, Encode, Leaves, Refused};
 use super::frames::{Frame, FrameSource};
 use super::gather::{Gather, Inner, Leak, Slots, Stale};
 use super::memory::TableMemory;
@@ -103,10 +103,18 @@ where
         level: u8,
         leaves: &Leaves,
     ) -> Result<Served, Error> {
+        self.attended()?;
         let at = self.input_within(address)?;
         let tables = self.tables;
         let format = &tables.format;
         let page = 1u64 << format.shift(0);
+        if F::BREAKS {
+            // What was removed may still be held, as in `map` (Arm ARM D8.17.1).
+            let within = (1u64 << format.shift(level.min(tables.top))) - 1;
+            if self.is_stale(at & !within, (at | within) + 1) {
+                return Err(Error::Frozen { at: address.raw() });
+            }
+        }
         let base = output.raw();
         if level == 0
             && base & !(format.varying(0) & !(page - 1)) == 0
@@ -123,7 +131,7 @@ where
             && format.caches_invalid()
         {
             let bytes = 1u64 << format.shift(level);
-            self.note(at & !(bytes - 1), at | (bytes - 1), 1 << level, Effect::Stale);
+            self.note(at & !(bytes - 1), (at | (bytes - 1)) + 1, 1 << level, Effect::Stale);
             self.tables_changed();
         }
         Ok(served)
@@ -137,6 +145,7 @@ where
     /// a larger one or of a group, [`Error::Frozen`]: [`Cursor::unmap`] takes those.
     #[inline(always)]
     pub fn remove(&mut self, address: I) -> Result<u64, Error> {
+        self.attended()?;
         let at = self.input_within(address)?;
         let format = &self.tables.format;
         let bytes = 1u64 << format.shift(0);
@@ -355,6 +364,9 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         let format = &self.format;
         let raw = address.raw();
         let input = self.strip(raw).ok_or(Error::OutsideInput { at: raw })?;
+        if level > self.top {
+            return Err(Error::Refused(Refused::Level(level)));
+        }
         let mut want = level.min(leaves.largest());
         let page = (1u64 << format.shift(level)) - 1;
         let output = output.raw();

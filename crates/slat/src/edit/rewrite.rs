@@ -21,6 +21,7 @@ where
     /// returns whether it did: not where somebody has changed it meanwhile, where it is one of a
     /// group, or where the change needs break-before-make.
     pub(crate) fn rewrite(&mut self, at: I, level: u8, old: u64, new: u64) -> Result<bool, Error> {
+        self.attended()?;
         let tables = self.tables;
         let format = &tables.format;
         let at = tables.strip(at.raw()).ok_or(Error::OutsideInput { at: at.raw() })?;

@@ -66,7 +66,7 @@ where
 
     /// Freezes every empty entry of a table and of all below it, so that no fault can install
     /// anything there any more.
-    fn freeze_empty(&self, table: u64, level: u8) -> Result<(), Error> {
+    pub(super) fn freeze_empty(&self, table: u64, level: u8) -> Result<(), Error> {
         let format = &self.tables.format;
         for cell in self.tables.cells(table, level)? {
             let mut entry = F::Word::load(cell, Ordering::Acquire);
@@ -80,6 +80,33 @@ where
                 && level > 0
             {
                 self.freeze_empty(next, level - 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<F, I, O, M, S, X> Cursor<'_, '_, F, I, O, M, S, X>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    /// Takes back what [`Cursor::freeze_empty`] did to a table that stays.
+    #[cold]
+    pub(super) fn thaw(&self, table: u64, level: u8) -> Result<(), Error> {
+        let format = &self.tables.format;
+        for cell in self.tables.cells(table, level)? {
+            let entry = F::Word::load(cell, Ordering::Acquire);
+            if entry == format.frozen() {
+                let _ = F::Word::compare_exchange(cell, entry, 0);
+            } else if let Decoded::Table { next } = format.decode(entry, level)
+                && level > 0
+            {
+                self.thaw(next, level - 1)?;
             }
         }
         Ok(())
@@ -148,6 +175,34 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                         if reached & (bytes - 1) == 0 && end - reached >= bytes {
                             let index = cells.len() - others.len() - 1;
                             let group = &cells[index..index + count(format, shift, level)];
+                            // What is no leaf among them goes as it would by itself.
+                            for (number, cell) in (0u64..).zip(group) {
+                                let place = reached + (number << format.shift(level));
+                                let entry = F::Word::load(cell, Ordering::Acquire);
+                                let frozen = entry == format.frozen();
+                                let next = match format.decode(entry, level) {
+                                    Decoded::Table { next } if level > 0 => Some(next),
+                                    _ => None,
+                                };
+                                if frozen || next.is_some() && !cursor.room()? {
+                                    finish::<F, I, O, M, S, X>(cursor, at, reached, level, removed);
+                                    return match reached > at {
+                                        true => Ok(Advance::To(reached)),
+                                        false if frozen => {
+                                            Err(Error::Frozen { at: cursor.address(place) })
+                                        }
+                                        false => Ok(Advance::Invalidate),
+                                    };
+                                }
+                                if let Some(next) = next {
+                                    if X::SHARED {
+                                        cursor.freeze_empty(next, level - 1)?;
+                                    }
+                                    X::swap::<F::Word>(cell, 0);
+                                    cursor.publish(place, level, 1);
+                                    cursor.detach(place, next, level - 1);
+                                }
+                            }
                             rest = &cells[index + group.len()..];
                             self.remove_group::<F, X>(
                                 format,

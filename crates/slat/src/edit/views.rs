@@ -126,7 +126,9 @@ impl<F: Encode, I, O, M> View<F, I, O, M> {
 
 /// Several roots over shared tables, at most 64.
 ///
-/// Changes exclude each other (`&mut self`); processors run on every view meanwhile.
+/// Changes exclude each other (`&mut self`); processors run on every view meanwhile. Complete the
+/// gather of one change before the tables of the next, in another view, are reclaimed: a table that
+/// the first view let go of may be detached by the second, whose invalidation is of its own id alone.
 #[derive(Debug)]
 pub struct Views<'v, F: Encode, I, O, M> {
     views: &'v mut [Option<View<F, I, O, M>>],
