@@ -149,7 +149,6 @@ pub fn compare_with<S: Source>(
     let mut batch = Batch::default();
     let mut done = 0;
     let mut waited = 0;
-    let mut began = 0;
     let mut cold = options.warm_up > 0;
     let failed = |error: S::Error| CompareError::Source(Box::new(error));
     while source.next(&mut batch).map_err(failed)? {
@@ -157,7 +156,6 @@ pub fn compare_with<S: Source>(
         done += batch.accesses.len() as u64;
         if cold && done >= options.warm_up {
             cold = false;
-            began = done;
             waited = facts(source).waited_ns;
             run.machines.iter_mut().for_each(|machine| machine.forget());
             timeline = Timeline::after(done);
@@ -167,7 +165,7 @@ pub fn compare_with<S: Source>(
             break;
         }
     }
-    if done == began || cold {
+    if done == 0 || cold {
         return Err(CompareError::Empty);
     }
     let mut known = facts(source);

@@ -2,8 +2,9 @@
 //! somebody else wins, and a budget that ends and is not renewed.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::boxed::Box;
+use std::sync::Mutex;
 use std::vec;
 use std::vec::Vec;
 
@@ -44,16 +45,22 @@ const OUTPUT: u64 = 1 << 30;
 const RWX: Permissions = Permissions { read: true, write: true, execute: true };
 const RO: Permissions = Permissions { read: true, write: false, execute: false };
 
+/// The memory of all tables, one preparation after the other: there is one test.
+static CELLS: [AtomicU64; 24 * 512] = [const { AtomicU64::new(0) }; 24 * 512];
+/// All sources that were made, so that a leak checker finds them named.
+static KEPT: Mutex<Vec<&'static Rationed>> = Mutex::new(Vec::new());
+
 /// An arena that has only so many frames left.
 #[derive(Debug)]
 struct Rationed {
     arena: Arena<'static, u64>,
-    left: Cell<u32>,
+    left: AtomicU32,
 }
 
 impl FrameSource for Rationed {
     fn take(&self, bytes: u64) -> Option<Frame> {
-        self.left.set(self.left.get().checked_sub(1)?);
+        let less = |left: u32| left.checked_sub(1);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
         self.arena.take(bytes)
     }
     fn put(&self, frame: Frame) {
@@ -74,10 +81,11 @@ fn root<F: Encode>(format: &F) -> u64 {
 
 /// A block, a table of pages, a table of nothing, and nothing.
 fn prepare<F: Encode<Word = u64>>(format: F, leaves: &Leaves) -> (TablesOf<F>, &'static Rationed) {
-    let cells: Vec<AtomicU64> = (0..24 * 512).map(|_| AtomicU64::new(0)).collect();
-    let arena = Arena::new(0x10_0000, cells.leak()).unwrap();
+    CELLS.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
+    let arena = Arena::new(0x10_0000, &CELLS).unwrap();
     let source: &'static Rationed =
-        Box::leak(Box::new(Rationed { arena, left: Cell::new(u32::MAX) }));
+        Box::leak(Box::new(Rationed { arena, left: AtomicU32::new(u32::MAX) }));
+    KEPT.lock().unwrap().push(source);
     let mut tables = TablesOf::create(format, &source.arena, source).unwrap();
     let (small, large) = (leaves.up_to(0), leaves.up_to(1));
     run::<_, _, Quiet>(&mut tables, source, u32::MAX, u32::MAX, |c| {
@@ -201,7 +209,7 @@ macro_rules! each_failure {
         // A frame is missing, whichever; with frames it goes on.
         for frames in 0.. {
             let (mut tables, source) = fresh();
-            source.left.set(frames);
+            source.left.store(frames, Ordering::Relaxed);
             let ended =
                 run::<_, _, $mode>(&mut tables, source, u32::MAX, u32::MAX, |$cursor| $make)
                     .unwrap();
