@@ -33,15 +33,17 @@ fn cells(frames: usize) -> Vec<AtomicU64> {
 
 type EptTables<'a> = Tables<Ept, Gpa, Spa, &'a Arena<'a, u64>>;
 
-/// The cell of the leaf that maps `at`, found as hardware finds it.
-fn leaf_cell<'a>(arena: &'a Arena<'_, u64>, root: u64, at: u64) -> Option<&'a AtomicU64> {
+/// The cell of the smallest page that maps `at`, and the entry, found as hardware finds them: each
+/// entry is read once. Read again, a block's cell could hold a table by then.
+fn page_cell<'a>(arena: &'a Arena<'_, u64>, root: u64, at: u64) -> Option<(&'a AtomicU64, u64)> {
     let (mut table, mut level) = (root, 3);
     loop {
         let cells = arena.table(table, 512)?;
         let cell = &cells[(at >> format().shift(level)) as usize & 511];
-        match format().decode(cell.load(Ordering::Acquire), level) {
+        let entry = cell.load(Ordering::Acquire);
+        match format().decode(entry, level) {
             Decoded::Table { next } => (table, level) = (next, level - 1),
-            Decoded::Leaf { .. } => return Some(cell),
+            Decoded::Leaf { .. } if level == 0 => return Some((cell, entry)),
             _ => return None,
         }
     }
@@ -199,11 +201,9 @@ fn everything_at_once() {
                         continue;
                     }
                     let walker = shared.walker().unwrap();
-                    if let Some(cell) = leaf_cell(arena, root, page * PAGE) {
-                        let entry = cell.load(Ordering::Acquire);
-                        let writable = entry & 7 == 7 && entry & 0x200 == 0;
+                    if let Some((cell, entry)) = page_cell(arena, root, page * PAGE) {
                         // Announced before it is set, so that a report cannot come before it.
-                        if writable && entry & 0x80 == 0 {
+                        if entry & 7 == 7 && entry & 0x200 == 0 {
                             written[page as usize].store(true, Ordering::Release);
                             if u64::compare_exchange(cell, entry, entry | 0x300).is_ok() {
                                 dirtied.fetch_add(1, Ordering::Relaxed);
