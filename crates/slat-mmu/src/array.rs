@@ -7,6 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 mod geometry;
+mod order;
 
 pub use geometry::{BadGeometry, Geometry, MAX_ENTRIES, Replacement};
 
@@ -23,14 +24,11 @@ struct Slot<T> {
     /// The next slot of its chain, and the chain.
     next: u32,
     chain: u32,
-    /// Its set's node among the links.
-    set: u32,
-}
-
-/// Neighbours in a set's order of use (LRU) or of insertion, which is a ring: the set's own node lies
-/// between the newest and the oldest.
-#[derive(Clone, Copy, Debug)]
-struct Link {
+    /// When it was last used (LRU) or stored (FIFO); 0 where it is empty.
+    stamp: u64,
+    /// The stamp that it had when it was put where it is in its set's order.
+    put: u64,
+    /// Its neighbours in its set's order of `put`, which is a ring: the newest is before the oldest.
     older: u32,
     newer: u32,
 }
@@ -38,29 +36,31 @@ struct Link {
 /// An associative array of values under non-zero 64-bit keys.
 ///
 /// Held entries are found by chains of those whose index folds to the same bits, so that a lookup
-/// compares one key or none, however many ways there are; and the victim is the end of a list.
+/// compares one key or none, however many ways there are. A use writes one stamp and leaves the set's
+/// order for later: the victim is the oldest of the order that was not used since it was put there,
+/// and those before it, which were, are put where their stamps belong.
 #[derive(Clone, Debug)]
 pub struct Array<T> {
     slots: Vec<Slot<T>>,
     /// The first slot of each chain; a power of two of them.
     chains: Vec<u32>,
-    /// By slot, and by set after those.
-    links: Vec<Link>,
-    /// How many slots of each set are held.
+    /// How many low bits of a product are not its chain.
+    chain_shift: u32,
+    /// By set: the oldest slot of its order. Empty slots are older than others.
+    oldest: Vec<u32>,
+    /// The last stamp given.
+    now: u64,
+    /// Where sets have no order: how many slots of each are held.
     used: Vec<u32>,
     /// Tree pseudo-LRU: the nodes of each set as bits.
     trees: Vec<u64>,
-    /// `sets - 1` where that is a mask.
-    mask: Option<u64>,
+    /// One less than there are sets, and whether that is a mask.
+    mask: u64,
+    is_masked: bool,
     ways: usize,
     replacement: Replacement,
     /// The state of the random sequence.
     random: u64,
-}
-
-/// Nodes that are each a ring of their own.
-fn unlinked(nodes: usize) -> Vec<Link> {
-    (0..nodes as u32).map(|node| Link { older: node, newer: node }).collect()
 }
 
 impl<T: Copy + Default> Array<T> {
@@ -71,23 +71,29 @@ impl<T: Copy + Default> Array<T> {
     pub fn new(geometry: Geometry) -> Result<Array<T>, BadGeometry> {
         geometry.check()?;
         let entries = geometry.entries as usize;
-        let sets = entries / geometry.ways as usize;
-        let empty = |slot: usize| Slot {
-            key: EMPTY,
-            value: T::default(),
-            next: NONE,
-            chain: 0,
-            set: (entries + slot / geometry.ways as usize) as u32,
+        let ways = geometry.ways as usize;
+        let sets = entries / ways;
+        // A shift is less than 64.
+        let chains = (2 * entries).next_power_of_two().max(2);
+        let empty = |slot: usize| {
+            let first = slot - slot % ways;
+            let way = |n: usize| (first + n % ways) as u32;
+            let (older, newer) = (way(slot - first + ways - 1), way(slot - first + 1));
+            let value = T::default();
+            Slot { key: EMPTY, value, next: NONE, chain: 0, stamp: 0, put: 0, older, newer }
         };
         let tree = geometry.replacement == Replacement::TreePlru;
         Ok(Array {
             slots: (0..entries).map(empty).collect(),
-            chains: vec![NONE; (2 * entries).next_power_of_two()],
-            links: unlinked(entries + sets),
+            chains: vec![NONE; chains],
+            chain_shift: 64 - chains.ilog2(),
+            oldest: (0..sets).map(|set| (set * ways) as u32).collect(),
+            now: 0,
             used: vec![0; sets],
             trees: vec![0; if tree { sets } else { 0 }],
-            mask: (sets.is_power_of_two()).then(|| sets as u64 - 1),
-            ways: geometry.ways as usize,
+            mask: sets.saturating_sub(1) as u64,
+            is_masked: sets.count_ones() <= 1,
+            ways,
             replacement: geometry.replacement,
             random: match geometry.replacement {
                 Replacement::Random(seed) => seed | 1,
@@ -104,22 +110,26 @@ impl<T: Copy + Default> Array<T> {
 
     #[inline(always)]
     fn set(&self, index: u64) -> usize {
-        match self.mask {
-            Some(mask) => (index & mask) as usize,
-            None => (index % self.used.len() as u64) as usize,
-        }
+        (if self.is_masked { index & self.mask } else { index % (self.mask + 1) }) as usize
     }
 
-    /// The chain of an index. Neighbours differ in it, and so do pages that are a table apart.
+    /// The chain of an index. Multiples of the golden ratio spread neighbours evenly (Knuth, The Art
+    /// of Computer Programming 3, 6.4).
     #[inline(always)]
     fn chain(&self, index: u64) -> usize {
-        (index ^ (index >> 9) ^ (index >> 18)) as usize & (self.chains.len() - 1)
+        (index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.chain_shift) as usize
     }
 
     /// The slot that holds `key`.
     #[inline(always)]
     fn slot_of(&self, index: u64, key: u64) -> Option<usize> {
-        let mut at = self.chains[self.chain(index)];
+        self.slot_among(self.chain(index), key)
+    }
+
+    /// The slot of a chain that holds `key`.
+    #[inline(always)]
+    fn slot_among(&self, chain: usize, key: u64) -> Option<usize> {
+        let mut at = self.chains[chain];
         while let Some(slot) = self.slots.get(at as usize) {
             if slot.key == key {
                 return Some(at as usize);
@@ -137,20 +147,14 @@ impl<T: Copy + Default> Array<T> {
         let mut global = NONE;
         while let Some(slot) = self.slots.get(at as usize) {
             if slot.key == keys[0] {
-                return Some(self.used(at as usize));
+                return Some(self.touch(at as usize));
             }
             if slot.key == keys[1] {
                 global = at;
             }
             at = slot.next;
         }
-        (global != NONE).then(|| self.used(global as usize))
-    }
-
-    #[inline(always)]
-    fn used(&mut self, slot: usize) -> &mut T {
-        self.touch(slot);
-        &mut self.slots[slot].value
+        (global != NONE).then(|| self.touch(global as usize))
     }
 
     /// The value under `key`, without counting a use.
@@ -158,47 +162,20 @@ impl<T: Copy + Default> Array<T> {
         self.slot_of(index, key).map(|slot| &self.slots[slot].value)
     }
 
+    /// Counts a use.
     #[inline(always)]
-    fn touch(&mut self, slot: usize) {
+    fn touch(&mut self, slot: usize) -> &mut T {
         match self.replacement {
             Replacement::Lru => {
-                let Link { older, newer } = self.links[slot];
-                let set = self.slots[slot].set;
-                if newer != set {
-                    let links = &mut self.links[..];
-                    links[older as usize].newer = newer;
-                    links[newer as usize].older = older;
-                    let before = core::mem::replace(&mut links[set as usize].older, slot as u32);
-                    links[before as usize].newer = slot as u32;
-                    links[slot] = Link { older: before, newer: set };
-                }
+                self.now += 1;
+                let slot = &mut self.slots[slot];
+                slot.stamp = self.now;
+                return &mut slot.value;
             }
             Replacement::TreePlru => self.point_away(slot),
             Replacement::Fifo | Replacement::Random(_) => {}
         }
-    }
-
-    /// Makes a slot, which is in no order, the newest of its set.
-    #[inline(always)]
-    fn link(&mut self, slot: usize) {
-        let set = self.slots[slot].set;
-        let before = core::mem::replace(&mut self.links[set as usize].older, slot as u32);
-        self.links[before as usize].newer = slot as u32;
-        self.links[slot] = Link { older: before, newer: set };
-    }
-
-    /// Takes a slot out of its set's order.
-    #[inline(always)]
-    fn unlink(&mut self, slot: usize) {
-        let Link { older, newer } = self.links[slot];
-        self.links[older as usize].newer = newer;
-        self.links[newer as usize].older = older;
-    }
-
-    /// Whether sets keep an order.
-    #[inline(always)]
-    fn is_ordered(&self) -> bool {
-        matches!(self.replacement, Replacement::Lru | Replacement::Fifo)
+        &mut self.slots[slot].value
     }
 
     /// Makes every node on the way's path point to the other side. Ways are a power of two.
@@ -239,50 +216,60 @@ impl<T: Copy + Default> Array<T> {
 
     /// Stores `value` under `key` (not 0) in the set of `index`, and returns the entry that made
     /// room. A value already under this key is replaced in place.
-    #[inline]
+    #[inline(always)]
     pub fn insert(&mut self, index: u64, key: u64, value: T) -> Option<(u64, T)> {
         debug_assert_ne!(key, EMPTY);
-        if let Some(held) = self.slot_of(index, key) {
-            self.slots[held].value = value;
-            self.touch(held);
+        let chain = self.chain(index);
+        if let Some(held) = self.slot_among(chain, key) {
+            *self.touch(held) = value;
             return None;
         }
-        self.insert_new(index, key, value)
+        let at = self.make_room(index, chain);
+        let slot = self.slots.get_mut(at)?;
+        let before = (slot.key, slot.value);
+        (slot.key, slot.value) = (key, value);
+        (before.0 != EMPTY).then_some(before)
     }
 
-    /// As [`insert`](Array::insert), of a key that is not held.
-    fn insert_new(&mut self, index: u64, key: u64, value: T) -> Option<(u64, T)> {
-        if self.slots.is_empty() {
-            return None;
-        }
+    /// The slot for an entry that is not held, among others of its chain: what it still holds makes
+    /// room. No slot for an array without entries.
+    #[inline(never)]
+    fn make_room(&mut self, index: u64, chain: usize) -> usize {
         let set = self.set(index);
-        let mut evicted = None;
-        let slot = if (self.used[set] as usize) < self.ways {
+        if set >= self.oldest.len() {
+            return usize::MAX;
+        }
+        let at = match self.replacement {
+            Replacement::Lru | Replacement::Fifo => self.renew_oldest(set),
+            _ => self.choose(set),
+        };
+        if self.slots[at].key != EMPTY {
+            self.unchain(at);
+        }
+        let next = core::mem::replace(&mut self.chains[chain], at as u32);
+        let slot = &mut self.slots[at];
+        (slot.next, slot.chain) = (next, chain as u32);
+        at
+    }
+
+    /// The slot of a set without order that takes the next entry.
+    fn choose(&mut self, set: usize) -> usize {
+        let first = set * self.ways;
+        let at = if (self.used[set] as usize) < self.ways {
             self.used[set] += 1;
-            let first = set * self.ways;
             let slots = &self.slots[first..first + self.ways];
             first + slots.iter().position(|slot| slot.key == EMPTY).unwrap_or(0)
+        } else if self.replacement == Replacement::TreePlru {
+            first + self.pointed_at(self.trees[set])
         } else {
-            let slot = self.victim(set);
-            let Slot { key, value, .. } = self.slots[slot];
-            evicted = Some((key, value));
-            self.unchain(slot);
-            if self.is_ordered() {
-                self.unlink(slot);
-            }
-            slot
+            first + (self.random >> 33) as usize % self.ways
         };
-        let chain = self.chain(index);
-        let next = core::mem::replace(&mut self.chains[chain], slot as u32);
-        let place = &mut self.slots[slot];
-        (place.key, place.value) = (key, value);
-        (place.next, place.chain) = (next, chain as u32);
-        match self.replacement {
-            Replacement::Lru | Replacement::Fifo => self.link(slot),
-            Replacement::TreePlru => self.point_away(slot),
-            Replacement::Random(_) => self.advance(),
+        if self.replacement == Replacement::TreePlru {
+            self.point_away(at)
+        } else {
+            self.advance()
         }
-        evicted
+        at
     }
 
     /// Takes a slot out of its chain.
@@ -300,18 +287,6 @@ impl<T: Copy + Default> Array<T> {
                 return;
             }
             at = before.next;
-        }
-    }
-
-    /// The slot of a full set that makes room.
-    #[inline(always)]
-    fn victim(&self, set: usize) -> usize {
-        match self.replacement {
-            Replacement::Lru | Replacement::Fifo => {
-                self.links[self.slots.len() + set].newer as usize
-            }
-            Replacement::TreePlru => set * self.ways + self.pointed_at(self.trees[set]),
-            Replacement::Random(_) => set * self.ways + (self.random >> 33) as usize % self.ways,
         }
     }
 
@@ -334,13 +309,21 @@ impl<T: Copy + Default> Array<T> {
         dropped
     }
 
-    fn empty(&mut self, slot: usize) {
-        self.unchain(slot);
-        if self.is_ordered() {
-            self.unlink(slot);
+    fn empty(&mut self, at: usize) {
+        self.unchain(at);
+        let set = at / self.ways;
+        self.slots[at].key = EMPTY;
+        if !self.is_ordered() {
+            self.used[set] -= 1;
+            return;
         }
-        self.slots[slot].key = EMPTY;
-        self.used[slot / self.ways] -= 1;
+        (self.slots[at].stamp, self.slots[at].put) = (0, 0);
+        let oldest = self.oldest[set] as usize;
+        if at != oldest {
+            self.unlink(at);
+            self.link_after(self.slots[oldest].older as usize, at);
+            self.oldest[set] = at as u32;
+        }
     }
 
     /// Drops the value under `key`, if it is there.
@@ -358,11 +341,10 @@ impl<T: Copy + Default> Array<T> {
 
     /// Drops everything.
     pub fn clear(&mut self) {
-        self.slots.iter_mut().for_each(|slot| slot.key = EMPTY);
-        self.chains.fill(NONE);
-        for (node, link) in (0..).zip(&mut self.links) {
-            *link = Link { older: node, newer: node };
+        for slot in &mut self.slots {
+            (slot.key, slot.stamp, slot.put) = (EMPTY, 0, 0);
         }
+        self.chains.fill(NONE);
         self.used.fill(0);
     }
 }
