@@ -32,11 +32,18 @@ pub(super) fn entry_of<F: Format, O: Address>(
         let write = access.as_kind(Kind::Write);
         format.touched(found.entry, found.level, true, &write) == found.entry
     };
+    // A write that stage 2 has served has proven its leaf writable, as read or made so (HD). Where no
+    // dirty bit would be set, a clear one may be what denies a write (Svade).
+    let writable = if write {
+        page.writable || format.stage() == 2
+    } else {
+        page.writable && (!dirty || permits(format, found, access, regime, Kind::Write, None))
+    };
     // What stage 2 does not let be written is not for CR0.WP to permit.
-    let dirty = dirty && (page.writable || format.stage() == 1);
+    let dirty = dirty && (writable || format.stage() == 1);
     let mut rights = Rights::default()
         .with(Rights::READ, !fetch || permits(format, found, access, regime, Kind::Read, None))
-        .with(Rights::WRITE, page.writable)
+        .with(Rights::WRITE, writable)
         .with(Rights::USER, page.user)
         .with(Rights::DIRTY, dirty);
     if page.executable && (fetch || asked.both(Rights::FETCH) != Rights::default()) {
