@@ -89,7 +89,7 @@ mod word;
 
 pub use adjust::{Adjust, Which};
 pub use collapse::Collapse;
-pub use cursor::{Cursor, Operation, Step, Verb};
+pub use cursor::{Cursor, NotResumed, Operation, Step, Verb};
 pub use encode::{Change, Effect, Encode, Leaves, Refused, arm32, arm64, ept, riscv, x86};
 pub use error::Error;
 pub use fault::{Shared, Walker};

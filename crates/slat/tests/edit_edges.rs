@@ -543,6 +543,9 @@ fn a_broken_leaf_waits_for_its_own_invalidation() {
     let theirs = proof(stranger.flush());
     let moved = moved.make(&theirs).unwrap_err();
     let ours = proof(cursor.flush());
+    let refused = cursor.resume(theirs).unwrap_err();
+    assert_eq!(refused.error, Error::Foreign);
+    let theirs = refused.ready.unwrap();
     moved.make(&ours).unwrap();
     divided.make(&ours).unwrap();
     cursor.resume(ours).unwrap();

@@ -1,13 +1,15 @@
 //! Several threads on one set of tables: faults and readers without a lock, hardware that sets
 //! accessed and dirty bits, cursors under one.
 
+use std::cell::RefCell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use slat::edit::{
     Arena, Completed, Encode, Error, FrameSource, Gather, Leaves, Pending, Reclaim, Served, Shared,
-    Slots, Stale, Step, TableMemory, Tables, Walkers, Watch, Word, ept,
+    Slots, Stale, Step, TableMemory, Tables, Walkers, Watch, Word, arm64, ept,
 };
+use slat::format::arm64::{Granule, Processor, Stage2};
 use slat::format::ept::{Ept, Features};
 use slat::format::{Decoded, Format};
 use slat::invalidate::{By, Context};
@@ -114,6 +116,15 @@ fn faults_on_the_same_pages_install_each_of_them_once() {
     assert_eq!(frames, 64, "frames were lost");
 }
 
+/// Has the other threads end, a failed check in this one included.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[derive(Default)]
 struct Storage([Stale; 8], [slat::edit::Detached; 4], [Pending; 4]);
 
@@ -129,10 +140,10 @@ impl Storage {
 }
 
 /// Waits for the walkers, as a hypervisor does by running something else.
-fn reclaimed<'t, 'g>(
+fn reclaimed<'t, 'g, F: Encode<Word = u64>>(
     mut completed: Completed<'g>,
-    tables: &'t EptTables<'t>,
-) -> Reclaim<'t, 'g, Ept, Gpa, Spa, &'t Arena<'t, u64>> {
+    tables: &'t Tables<F, Gpa, Spa, &'t Arena<'t, u64>>,
+) -> Reclaim<'t, 'g, F, Gpa, Spa, &'t Arena<'t, u64>> {
     loop {
         match completed.reclaim(tables) {
             Ok(reclaim) => return reclaim,
@@ -217,6 +228,7 @@ fn everything_at_once() {
             });
         }
         // Changes, under a lock.
+        let _stop = Stop(&stop);
         let mut random = Random(4242);
         let told = |start: u64, level: u8, entry: u64| {
             if format().is_dirty(entry) {
@@ -292,7 +304,6 @@ fn everything_at_once() {
             }
             let _ = reclaim.finish().unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     // Every write that software was not told of is still in the tables.
     let tables = shared.into_tables();
@@ -301,6 +312,116 @@ fn everything_at_once() {
             let found = tables.translate(Gpa::new(page as u64 * PAGE));
             let dirty = found.is_some_and(|found| format().is_dirty(found.entry));
             assert!(dirty, "the write to page {page:#x} was lost");
+        }
+    }
+}
+
+/// Threads fault pages in, each at outputs of its own, while another unmaps them from Arm tables. Until
+/// the invalidation nobody may have made anew what was removed: a TLB still holds the older pages, and
+/// two outputs for one page are what break-before-make forbids (Arm ARM D8.17.1).
+#[test]
+fn faults_make_nothing_before_the_invalidation() {
+    const PAGES: u64 = 2 * 512;
+    let cells = cells(32);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let slots = [const { AtomicU64::new(0) }; 3];
+    let walkers = Walkers::new(&slots);
+    let processor = Processor { physical_bits: 40, ..Processor::default() };
+    let format = Stage2::plain(Granule::Four, 39, &processor).unwrap();
+    let attributes = arm64::Stage2Attributes::new(RWX, arm64::Memory::WRITE_BACK);
+    let leaves = Leaves::new(&format, &attributes).unwrap();
+    let tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let shared = Shared::new(tables, &walkers);
+    let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
+    let lock = Mutex::new(());
+    std::thread::scope(|scope| {
+        for thread in 1..3u64 {
+            let (shared, stop, arena, served, leaves) = (&shared, &stop, &arena, &served, &leaves);
+            scope.spawn(move || {
+                let mut random = Random(0x9e37_79b9 * thread);
+                while !stop.load(Ordering::Relaxed) {
+                    let page = random.next() % PAGES * PAGE;
+                    let walker = shared.walker().unwrap();
+                    let output = Spa::new((thread << 32) + page);
+                    match walker.fault(arena, Gpa::new(page), output, 0, leaves) {
+                        Ok(Served::Installed { .. }) => {
+                            served.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok(_) | Err(Error::Frozen { .. } | Error::NoFrame { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+        let mut random = Random(4242);
+        let _stop = Stop(&stop);
+        let mut rounds = 0;
+        while rounds < 300 || served.load(Ordering::Relaxed) < 10_000 {
+            rounds += 1;
+            let guard = lock.lock().unwrap();
+            // What was removed page by page, and what with its table: all of a block.
+            let removed: RefCell<Vec<u64>> = RefCell::default();
+            let mut flush = By(|gather: &Gather<'_>| {
+                // The invalidation takes its time: faults come in before it is complete.
+                std::thread::yield_now();
+                let removed = removed.take();
+                let blocks = (0..PAGES / 512).filter(|block| {
+                    let (first, last) = (block * BLOCK, (block + 1) * BLOCK - 1);
+                    let covers = |range: &Stale| range.start <= first && range.last >= last;
+                    gather.detached() > 0 && gather.ranges().iter().any(covers)
+                });
+                let pages = blocks.flat_map(|block| (block * 512..(block + 1) * 512).step_by(37));
+                for page in removed.into_iter().chain(pages.map(|page| page * PAGE)) {
+                    let found = shared.tables().translate(Gpa::new(page));
+                    assert!(found.is_none(), "{page:#x} was made before the invalidation");
+                }
+            });
+            let witness = Watch(|start: u64, _: u8, _: u64| removed.borrow_mut().push(start));
+            let mut storage = Storage::default();
+            let context = Context::Stage2 { vmid: 1 };
+            let (start, whole) = (Gpa::new(0), PAGES * PAGE);
+            let mut cursor =
+                shared.cursor(&guard, &arena, context, storage.slots(), start, whole).unwrap();
+            let first = random.next() % PAGES;
+            let (at, bytes) = match random.next() % 3 {
+                0 => (first * PAGE, PAGE),
+                1 => (first / 512 * BLOCK, BLOCK),
+                _ => (first * PAGE, (1 + random.next() % (PAGES - first)) * PAGE),
+            };
+            if random.next() & 1 != 0
+                && let Ok(was) = cursor.remove(Gpa::new(at))
+                && was != 0
+            {
+                removed.borrow_mut().push(at);
+            }
+            let mut unmap = cursor.unmap(Gpa::new(at), bytes, witness).unwrap();
+            loop {
+                match cursor.step(&mut unmap, 1).unwrap() {
+                    Step::Done => break,
+                    Step::Yield => {}
+                    Step::Invalidate(gather) => {
+                        let completed = gather.complete(&mut flush).unwrap();
+                        let reclaim = reclaimed(completed, shared.tables());
+                        cursor.resume(reclaim.into_source(&arena).unwrap()).unwrap();
+                    }
+                }
+            }
+            let completed = cursor.finish().complete(&mut flush).unwrap();
+            let _ = reclaimed(completed, shared.tables()).into_source(&arena).unwrap();
+        }
+    });
+    // Nothing stays frozen.
+    let tables = shared.into_tables();
+    let walker = tables.root();
+    let root = walker & 0x0000_ffff_ffff_f000;
+    let mut left = vec![(root, 2u8)];
+    while let Some((table, level)) = left.pop() {
+        for cell in arena.table(table, 512).unwrap() {
+            let entry = cell.load(Ordering::Relaxed);
+            assert_ne!(entry, format.frozen());
+            if let Decoded::Table { next } = format.decode(entry, level) {
+                left.push((next, level - 1));
+            }
         }
     }
 }

@@ -119,6 +119,9 @@ impl<F: Encode> Verb<F> for Collapse {
         let Decoded::Table { next } = format.decode(entry, level) else {
             return Ok(Advance::To(next_at));
         };
+        if cursor.through && cursor.is_kept(entry, level) {
+            return Ok(Advance::To(next_at));
+        }
         let Some(leaf) = cursor.promoted(next, level)? else { return Ok(Advance::To(next_at)) };
         match supplant(cursor, at, level, entry, next, leaf)? {
             Supplanted::Done => {

@@ -1,5 +1,6 @@
 //! A cursor over a range of tables, and operations that advance in bounded steps.
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
@@ -49,6 +50,11 @@ pub struct Cursor<'t, 'g, F: Encode, I, O, M, S, X> {
     pub(super) source: &'t S,
     /// `None` while the caller has it for an invalidation.
     inner: Option<Inner<'g>>,
+    /// What it changes changes for every view that shares the tables: no table that something else
+    /// points at is taken out from above.
+    pub(super) through: bool,
+    /// The id of the gather that the caller has.
+    given: u64,
     /// The tables that translate `here`, valid from level `depth` up.
     path: [u64; MAX_LEVELS],
     depth: u8,
@@ -72,6 +78,29 @@ pub enum Step<'g> {
     /// The budget is spent; exactly [`Operation::bytes_done`] bytes have changed.
     Yield,
 }
+
+/// Why a cursor could not go on with a proof.
+#[derive(Debug)]
+pub struct NotResumed<'g> {
+    /// Why.
+    pub error: Error,
+    /// The proof, where it is another cursor's: it is not lost.
+    pub ready: Option<Ready<'g>>,
+}
+
+impl From<NotResumed<'_>> for Error {
+    fn from(not: NotResumed<'_>) -> Error {
+        not.error
+    }
+}
+
+impl fmt::Display for NotResumed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl core::error::Error for NotResumed<'_> {}
 
 /// An operation under way.
 #[derive(Debug)]
@@ -178,6 +207,8 @@ where
             tables,
             source,
             inner: Some(Inner::new(slots, context, tables.root, walkers)),
+            through: false,
+            given: 0,
             path: [tables.root; MAX_LEVELS],
             depth: tables.top,
             here: input,
@@ -207,9 +238,14 @@ where
                 return Ok(Step::Yield);
             }
             left -= 1;
-            match operation.verb.advance(self, operation.at, operation.end)? {
-                Advance::To(at) => operation.at = at,
-                Advance::Invalidate => return self.give(),
+            match operation.verb.advance(self, operation.at, operation.end) {
+                Ok(Advance::To(at)) => operation.at = at,
+                Ok(Advance::Invalidate) => return self.give(),
+                // What this cursor froze itself thaws when it is resumed.
+                Err(Error::Frozen { .. }) if F::BREAKS && self.gather().pending() > 0 => {
+                    return self.give();
+                }
+                Err(error) => return Err(error),
             }
         }
         if F::BREAKS && self.gather().pending() > 0 {
@@ -223,7 +259,9 @@ where
     /// broken entries is abandoned: they are made when the cursor is resumed. `None` where the
     /// gather is away already.
     pub fn flush(&mut self) -> Option<Gather<'g>> {
-        self.inner.take().map(|inner| Gather { inner })
+        let mut inner = self.inner.take()?;
+        self.given = inner.identify();
+        Some(Gather { inner })
     }
 
     /// The tables that it changes.
@@ -234,17 +272,19 @@ where
     /// Hands the gather out.
     #[cold]
     fn give(&mut self) -> Result<Step<'g>, Error> {
-        match self.inner.take() {
-            Some(inner) => Ok(Step::Invalidate(Gather { inner })),
-            None => Err(Error::AwaitingInvalidation),
-        }
+        self.flush().map(Step::Invalidate).ok_or(Error::AwaitingInvalidation)
     }
 
     /// Goes on after [`Step::Invalidate`]: makes what was broken, and takes the storage back.
     ///
     /// # Errors
+    /// [`Error::Foreign`] with the proof, where it is of a gather that another cursor gave out;
     /// [`Error::Occupied`] where somebody wrote to an entry that was broken, [`Error::NotLent`].
-    pub fn resume(&mut self, ready: Ready<'g>) -> Result<(), Error> {
+    #[expect(clippy::result_large_err, reason = "a refused token comes back by value")]
+    pub fn resume(&mut self, ready: Ready<'g>) -> Result<(), NotResumed<'g>> {
+        if self.inner.is_some() || !ready.is_of(self.given) {
+            return Err(NotResumed { error: Error::Foreign, ready: Some(ready) });
+        }
         let mut inner = ready.inner;
         let mut outcome = Ok(());
         while let Some(pending) = inner.pop_pending() {
@@ -253,7 +293,7 @@ where
             }
         }
         self.inner = Some(inner);
-        outcome
+        outcome.map_err(|error| NotResumed { error, ready: None })
     }
 
     /// The make half of break-before-make. Nothing can fail in it but a memory that was taken
@@ -262,6 +302,10 @@ where
         let Pending { at, level, count, .. } = *pending;
         let (found_level, _) = self.locate(at, level)?;
         if found_level != level {
+            if pending.entry == 0 {
+                // It went with its table, which was removed after it.
+                return Ok(());
+            }
             return Err(Error::Frozen { at: self.address(at) });
         }
         let first = self.index(at, level);
@@ -270,6 +314,11 @@ where
         for index in 0..u64::from(count) {
             let cell = &self.located(level)[first + index as usize];
             let entry = pending.entry_at(format, index);
+            if entry == 0 {
+                // Removed; where nothing was, a fault may have put something meanwhile.
+                let _ = F::Word::compare_exchange(cell, format.frozen(), 0);
+                continue;
+            }
             if let Err(entry) = X::replace::<F::Word>(cell, format.frozen(), entry) {
                 let at = self.address(at) + (index << format.shift(level));
                 outcome = Err(Error::Occupied { at, entry });
@@ -579,6 +628,22 @@ where
         self.path[usize::from(level)]
     }
 
+    /// Whether the entry of `level` links a table that other views may point at as well, itself or
+    /// by a table below it.
+    #[inline(never)]
+    pub(super) fn is_kept(&self, entry: u64, level: u8) -> bool {
+        let Decoded::Table { next } = self.tables.format.decode(entry, level) else { return false };
+        let Some(child) = level.checked_sub(1) else { return false };
+        self.source.is_shared(next)
+            || child > 0
+                && self
+                    .tables
+                    .cells(next, child)
+                    .unwrap_or(&[])
+                    .iter()
+                    .any(|cell| self.is_kept(F::Word::load(cell, Ordering::Acquire), child))
+    }
+
     /// Notes the table at `next`, whose entries are of `level`, as detached from under `at`.
     #[inline(always)]
     pub(super) fn detach(&mut self, at: u64, next: u64, level: u8) {
@@ -586,11 +651,12 @@ where
         let end = start + (1u64 << self.tables.reach(level));
         let address = self.address(start);
         self.note(start, end, ((2u16 << level) - 1) as u8, Effect::Stale);
-        if self.source.release(next) {
-            self.gather().detach(Detached { table: next, level, start: address });
-        } else {
-            // Another view's entry points at it: it stays.
-            self.gather().tables_changed();
+        // Where another entry points at it, the count goes down only when hardware has let go of it
+        // by this one: whoever counts last may then give the frame out, whatever they invalidated.
+        let shared = self.source.is_shared(next);
+        if !shared {
+            self.source.release(next);
         }
+        self.gather().detach(Detached { table: next, level, start: address, shared });
     }
 }

@@ -70,6 +70,8 @@ pub enum Error {
     /// The gather was given out for an invalidation and did not come back by
     /// [`Cursor::resume`](super::Cursor::resume).
     AwaitingInvalidation,
+    /// The proof is of a gather that another cursor gave out.
+    Foreign,
     /// No slot was lent in which the operation could note what it must: a detached table, or an
     /// entry to be remade after an invalidation.
     NoSlot,
@@ -111,6 +113,7 @@ impl fmt::Display for Error {
             Error::AwaitingInvalidation => {
                 f.write_str("the gather has not come back; resume the cursor with its proof")
             }
+            Error::Foreign => f.write_str("the proof is of another cursor's gather"),
             Error::NoSlot => f.write_str("the gather has no slots for tables or remade entries"),
             Error::Uncounted => {
                 f.write_str("the frame source keeps no counts of tables; use Counted")

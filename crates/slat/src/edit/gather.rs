@@ -73,6 +73,8 @@ pub struct Detached {
     pub(super) level: u8,
     /// First input address that it translated.
     pub(super) start: u64,
+    /// Others may point at it: the reference that went is given up when the frame would come out.
+    pub(super) shared: bool,
 }
 
 /// An entry that is broken and waits for an invalidation before it is made anew.
@@ -80,9 +82,10 @@ pub struct Detached {
 pub struct Pending {
     pub(super) at: u64,
     pub(super) level: u8,
-    /// The first entry to make, as a leaf by itself where it is one of a group.
+    /// The first entry to make, as a leaf by itself where it is one of a group; 0 where entries
+    /// were removed, and those that are still frozen become empty.
     pub(super) entry: u64,
-    /// How many entries: more than one for the pages of a group.
+    /// How many entries: more than one for the pages of a group, and for a run of removed ones.
     pub(super) count: u16,
     /// Whether they are made into a group.
     pub(super) grouped: bool,
@@ -162,7 +165,7 @@ pub(super) struct Inner<'g> {
     effect: Effect,
     /// Table entries have changed, so that walk caches may be stale.
     tables: bool,
-    /// Tells this storage's gathers from every other's, once something is broken by hand; else 0.
+    /// Tells this storage's gathers from every other's, once that may be asked; else 0.
     id: u64,
     /// How many of them have been completed.
     completed: u64,
@@ -212,11 +215,17 @@ impl<'g> Inner<'g> {
         inner
     }
 
-    /// The mark of a break that is about to happen.
-    pub(super) fn about_to_break(&mut self) -> Break {
+    /// What tells this storage's gathers from every other's.
+    pub(super) fn identify(&mut self) -> u64 {
         if self.id == 0 {
             self.id = IDS.fetch_add(1, Ordering::Relaxed);
         }
+        self.id
+    }
+
+    /// The mark of a break that is about to happen.
+    pub(super) fn about_to_break(&mut self) -> Break {
+        self.identify();
         let report = self.slots.as_ref().map_or((|_| {}) as fn(Leak), |slots| slots.report);
         Break { id: self.id, completed: self.completed, context: self.context, report }
     }
@@ -534,29 +543,36 @@ pub struct Reclaim<'t, 'g, F: Encode, I, O, M> {
 }
 
 impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
-    /// The next frame, of tables that nothing shares ([`into_source`](Reclaim::into_source) knows
-    /// of shared ones). `witness` sees every leaf that was in it, with the accessed and dirty bits
+    /// The next frame, of tables that nothing shares; those that something may share stay for
+    /// [`into_source`](Reclaim::into_source), which knows of them. `witness` sees every leaf that was in it, with the accessed and dirty bits
     /// that hardware left at the very last.
     ///
     /// # Errors
     /// [`Error::NotLent`] where a table is not in the memory; its subtree is lost.
     pub fn next_frame<W: Witness>(&mut self, witness: &mut W) -> Result<Option<Frame>, Error> {
-        self.next_released(witness, |_| true)
+        self.next_released(witness, None::<&fn(u64) -> bool>)
     }
 
     /// The next frame, passing by tables of which `last` says that another entry points at them.
+    /// `None` knows of no such tables.
     fn next_released<W: Witness>(
         &mut self,
         witness: &mut W,
-        last: impl Fn(u64) -> bool,
+        last: Option<&impl Fn(u64) -> bool>,
     ) -> Result<Option<Frame>, Error> {
         let format = &self.tables.format;
         loop {
             let Some(at) = self.depth.checked_sub(1) else {
                 let Some(left) = self.inner.detached.checked_sub(1) else { return Ok(None) };
-                self.inner.detached = left;
                 let Some(slots) = &self.inner.slots else { return Ok(None) };
-                let Detached { table, level, start } = slots.detached[left];
+                let Detached { table, level, start, shared } = slots.detached[left];
+                if shared && last.is_none() {
+                    return Ok(None);
+                }
+                self.inner.detached = left;
+                if shared && last.is_some_and(|last| !last(table)) {
+                    continue;
+                }
                 self.path[0] = Scan { table, index: 0, start, level };
                 self.depth = 1;
                 continue;
@@ -575,7 +591,7 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
                 let entry = F::Word::load(cell, Ordering::Acquire);
                 let address = start + ((index as u64) << format.shift(level));
                 match format.decode(entry, level) {
-                    Decoded::Table { next } if level > 0 && last(next) => {
+                    Decoded::Table { next } if level > 0 && last.is_none_or(|last| last(next)) => {
                         self.path[at].index = index as u64 + 1;
                         self.path[self.depth] =
                             Scan { table: next, index: 0, start: address, level: level - 1 };
@@ -601,7 +617,7 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
     /// # Errors
     /// As [`next_frame`](Reclaim::next_frame); what was given back stays given back.
     pub fn into_source<S: super::FrameSource>(mut self, source: &S) -> Result<Ready<'g>, Error> {
-        while let Some(frame) = self.next_released(&mut (), |table| source.release(table))? {
+        while let Some(frame) = self.next_released(&mut (), Some(&|table| source.release(table)))? {
             source.put(frame);
         }
         match self.finish() {
@@ -631,6 +647,11 @@ pub struct Ready<'g> {
 }
 
 impl<'g> Ready<'g> {
+    /// Whether it is of the storage of this id.
+    pub(super) fn is_of(&self, id: u64) -> bool {
+        self.inner.id == id
+    }
+
     /// Whether it proves an invalidation after this break.
     pub(super) fn covers(&self, broken: &Break) -> bool {
         self.inner.id == broken.id && self.inner.completed > broken.completed

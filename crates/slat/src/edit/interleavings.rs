@@ -284,7 +284,20 @@ impl World {
             &Cursor<'_, '_, Toy, Gpa, Spa, &'static Frames, Frames, Faulting>,
         ) -> Operation<V>,
         witness: &mut impl Witness,
+        others: Option<thread::JoinHandle<()>>,
+    ) -> Operation<V> {
+        self.edit_and_flush(make, witness, others, || ())
+    }
+
+    /// The same; `flushed` is called where the invalidation happens.
+    fn edit_and_flush<V: Verb<Toy>>(
+        &self,
+        make: impl FnOnce(
+            &Cursor<'_, '_, Toy, Gpa, Spa, &'static Frames, Frames, Faulting>,
+        ) -> Operation<V>,
+        witness: &mut impl Witness,
         mut others: Option<thread::JoinHandle<()>>,
+        flushed: impl Fn(),
     ) -> Operation<V> {
         let (mut ranges, mut detached, mut pending) =
             ([Stale::default()], [Detached::default()], [Pending::default()]);
@@ -304,7 +317,7 @@ impl World {
                 Ok(Step::Invalidate(gather)) => (gather, false),
                 Err(error) => panic!("{error}"),
             };
-            let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+            let completed = gather.complete(&mut By(|_: &Gather<'_>| flushed())).unwrap();
             let mut reclaim = match completed.reclaim(self.shared.tables()) {
                 Ok(reclaim) => reclaim,
                 Err(completed) => {
@@ -391,6 +404,40 @@ fn a_fault_beside_a_removal_is_in_the_tables_or_was_seen_to_go() {
         }
         assert!(gone & 1 != 0 && world.sees(0).is_none(), "the removal removed");
     });
+}
+
+/// Unmaps `bytes` from the start while a fault wants the first page back, which ends before the
+/// invalidation does: it must not have it, as that were the make without a break.
+fn nothing_is_made_before_the_invalidation(bytes: u64) {
+    model(move || {
+        let world = World::with_pages(4);
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || match other.fault(0, 0) {
+            Ok(_) | Err(Error::Frozen { .. }) => {}
+            Err(error) => panic!("{error}"),
+        });
+        let thread = Mutex::new(Some(thread));
+        let flushed = || {
+            if let Some(thread) = thread.lock().unwrap().take() {
+                thread.join().unwrap();
+            }
+            let cell = world.cell(0).map(|cell| cell.load(Ordering::Acquire));
+            assert!(cell.is_none_or(|cell| cell & VALID == 0), "{cell:x?} before the invalidation");
+        };
+        let unmap = |c: &Cursor<'_, '_, _, _, _, _, _, _>| c.unmap(Gpa::new(0), bytes, ()).unwrap();
+        world.edit_and_flush(unmap, &mut (), None, flushed);
+        assert!(matches!(world.fault(0, 0), Ok(_)), "nothing stays frozen");
+    });
+}
+
+#[test]
+fn a_removed_page_stays_frozen_until_the_invalidation() {
+    nothing_is_made_before_the_invalidation(PAGE);
+}
+
+#[test]
+fn a_detached_table_leaves_its_entry_frozen_until_the_invalidation() {
+    nothing_is_made_before_the_invalidation(ALL);
 }
 
 #[test]

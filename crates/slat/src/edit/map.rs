@@ -264,8 +264,16 @@ impl<F: Encode> Verb<F> for Map<'_> {
             return Ok(Advance::Invalidate);
         }
         let tables = cursor.tables;
-        let target = self.level(&tables.format, at, end);
-        let (level, entry) = cursor.locate(at, target)?;
+        let mut target = self.level(&tables.format, at, end);
+        let (mut level, mut entry) = cursor.locate(at, target)?;
+        while cursor.through && level == target && cursor.is_kept(entry, level) {
+            // A table of several views cannot give way in all of them: it takes smaller pages.
+            target -= 1;
+            while !self.leaves.has(target) {
+                target -= 1;
+            }
+            (level, entry) = cursor.locate(at, target)?;
+        }
         if level > target {
             if entry != 0 {
                 return Err(cursor.obstacle(at, entry));
@@ -334,6 +342,9 @@ impl Map<'_> {
                     }
                 }
                 Err(entry) => match format.decode(entry, level) {
+                    Decoded::Table { .. } if at > start && cursor.through => {
+                        return Ok(Advance::To(at));
+                    }
                     Decoded::Table { next } if level > 0 => {
                         if !cursor.is_hollow(next, level - 1, 0)? {
                             return stopped(cursor, start, at, entry);

@@ -1,13 +1,15 @@
 //! Single pages: what a fault asks for, and one page that goes, with a cursor and without.
 
+use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
 use super::cursor::Cursor;
 use super::encode::{Effect, Encode, Leaves, Refused};
 use super::frames::{Frame, FrameSource};
-use super::gather::{Gather, Inner, Leak, Slots, Stale};
+use super::gather::{Gather, Inner, Leak, Pending, Slots, Stale};
 use super::memory::TableMemory;
 use super::sync::fence;
+use super::unmap::{breaks, gone};
 use super::word::{Mode, Word};
 use super::{Error, Tables};
 use crate::address::Address;
@@ -34,10 +36,26 @@ pub enum Served {
 
 /// A page that was removed by itself, and that hardware may still use.
 ///
-/// [`complete`](Removed::complete) it; dropped, it reports.
+/// [`complete`](Removed::complete) it; dropped, it reports. The tables are borrowed until then, so
+/// that nothing is mapped there while an older translation may be held, which break-before-make
+/// forbids (Arm ARM D8.17.1):
+///
+/// ```compile_fail
+/// # use slat::edit::{Encode, Error, FrameSource, Gather, Leaves, Live, TableMemory, Tables};
+/// # use slat::{Address, invalidate::{By, Context}};
+/// fn early<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource>(
+///     tables: &mut Tables<F, I, O, M>, source: &S, at: I, output: O, leaves: &Leaves,
+/// ) -> Result<(), Error> {
+///     let removed = tables.remove::<Live>(at, Context::All, |_| {})?;
+///     tables.fault::<S, Live>(source, at, output, 0, leaves)?; // still borrowed
+///     removed.map(|removed| removed.complete(&mut By(|_: &Gather<'_>| ())));
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "hardware may use the page until its invalidation is completed"]
-pub struct Removed {
+pub struct Removed<'t> {
+    tables: PhantomData<&'t mut ()>,
     context: Context,
     root: u64,
     start: u64,
@@ -46,7 +64,7 @@ pub struct Removed {
     report: fn(Leak),
 }
 
-impl Removed {
+impl<'t> Removed<'t> {
     /// The leaf as it was at the last, with its accessed and dirty state.
     pub fn entry(&self) -> u64 {
         self.entry
@@ -57,7 +75,10 @@ impl Removed {
     /// # Errors
     /// The token, with what `invalidate` failed of.
     #[inline(always)]
-    pub fn complete<V: Invalidate>(self, invalidate: &mut V) -> Result<(), (Removed, V::Error)> {
+    pub fn complete<V: Invalidate>(
+        self,
+        invalidate: &mut V,
+    ) -> Result<(), (Removed<'t>, V::Error)> {
         let mut ranges = [Stale { start: self.start, last: self.start + (self.bytes - 1) }];
         let slots =
             Slots { ranges: &mut ranges, detached: &mut [], pending: &mut [], report: |_| {} };
@@ -74,7 +95,7 @@ impl Removed {
     }
 }
 
-impl Drop for Removed {
+impl Drop for Removed<'_> {
     #[cold]
     fn drop(&mut self) {
         (self.report)(Leak { context: self.context, ranges: 1, subtrees: 0, frozen: 0 });
@@ -140,9 +161,13 @@ where
     /// Removes the smallest page at `address` and returns its entry as it was at the last; 0 where
     /// nothing was there.
     ///
+    /// While faults may map, the entry stays frozen in tables with break-before-make until the
+    /// cursor is resumed with the proof ([`Cursor::flush`]).
+    ///
     /// # Errors
     /// [`Error::OutsideInput`], [`Error::Misaligned`]; [`Error::Occupied`] where the page is part of
     /// a larger one or of a group, [`Error::Frozen`]: [`Cursor::unmap`] takes those.
+    /// [`Error::NoSlot`] where there is no slot (any more) in which to note a frozen entry: flush.
     #[inline(always)]
     pub fn remove(&mut self, address: I) -> Result<u64, Error> {
         self.attended()?;
@@ -158,9 +183,10 @@ where
                 return Ok(0);
             }
             if entry != format.frozen() && format.group(entry, 0).is_none() {
-                let entry = X::swap::<F::Word>(cell, 0);
+                self.may_freeze()?;
+                let entry = X::swap::<F::Word>(cell, gone::<F, X>(format));
                 self.tables.publish_one(table, at);
-                self.note(at, at + bytes, 1, Effect::Stale);
+                self.note_removed(at);
                 return Ok(entry);
             }
         }
@@ -179,10 +205,26 @@ where
             return Err(self.obstacle(at, entry));
         }
         // Found by entries that are not plain.
-        let entry = X::swap::<F::Word>(self.cell(at, 0), 0);
+        self.may_freeze()?;
+        let entry = X::swap::<F::Word>(self.cell(at, 0), gone::<F, X>(format));
         self.publish(at, 0, 1);
-        self.note(at, self.entry_end(at, 0), 1, Effect::Stale);
+        self.note_removed(at);
         Ok(entry)
+    }
+
+    /// Whether the entry that is removed can be noted, if that is due.
+    #[inline(always)]
+    fn may_freeze(&mut self) -> Result<(), Error> {
+        if breaks::<F, X>() && !self.pending_room()? { Err(Error::NoSlot) } else { Ok(()) }
+    }
+
+    /// Notes that the smallest page at `at` was removed.
+    #[inline(always)]
+    fn note_removed(&mut self, at: u64) {
+        self.note(at, self.entry_end(at, 0), 1, Effect::Stale);
+        if breaks::<F, X>() {
+            self.gather().pend(Pending { at, level: 0, entry: 0, count: 1, grouped: false });
+        }
     }
 }
 
@@ -234,7 +276,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         address: I,
         context: Context,
         report: fn(Leak),
-    ) -> Result<Option<Removed>, Error> {
+    ) -> Result<Option<Removed<'_>>, Error> {
         let start = address.raw();
         let format = &self.format;
         let bytes = 1u64 << format.shift(0);
@@ -261,12 +303,12 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         let entry = X::swap::<F::Word>(cell, 0);
         self.publish_one(table, input);
         let root = self.root;
-        Ok(Some(Removed { context, root, start, bytes, entry, report }))
+        Ok(Some(Removed { tables: PhantomData, context, root, start, bytes, entry, report }))
     }
 
     /// No smallest page by itself is there: why not.
     #[cold]
-    fn nothing_at(&self, at: u64, entry: u64) -> Result<Option<Removed>, Error> {
+    fn nothing_at(&self, at: u64, entry: u64) -> Result<Option<Removed<'_>>, Error> {
         if entry == 0 {
             Ok(None)
         } else if entry == self.format.frozen() {

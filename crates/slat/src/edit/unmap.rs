@@ -6,6 +6,7 @@ use super::Error;
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode};
 use super::frames::FrameSource;
+use super::gather::Pending;
 use super::group::count;
 use super::memory::TableMemory;
 use super::split::Divided;
@@ -20,6 +21,18 @@ const SHARED_DETACH: u8 = 1;
 
 /// Entries of the largest group: 2 MiB of 16 KiB pages (Arm ARM D8.7).
 const MOST_IN_GROUP: usize = 128;
+
+/// Whether what is removed must not be made anew before its invalidation (Arm ARM D8.17.1), and
+/// others would: it is then frozen until the cursor is resumed with the proof.
+pub(super) const fn breaks<F: Encode, X: Mode>() -> bool {
+    F::BREAKS && X::SHARED
+}
+
+/// What stands where an entry was removed.
+#[inline(always)]
+pub(super) fn gone<F: Encode, X: Mode>(format: &F) -> u64 {
+    if breaks::<F, X>() { format.frozen() } else { 0 }
+}
 
 /// Removes everything in a range. Made by [`Cursor::unmap`].
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +64,14 @@ where
     /// those of detached tables are seen by [`Reclaim::next_frame`](super::Reclaim::next_frame),
     /// after hardware has let go of them.
     ///
+    /// While faults may map ([`Faulting`](super::Faulting)), what is removed from tables with
+    /// break-before-make stays frozen until its invalidation: the last step is then
+    /// [`Step::Invalidate`](super::Step) too, and [`Cursor::resume`] makes the entries empty.
+    ///
     /// # Errors
     /// Of the range; stepping yields [`Error::NoFrame`] for a split, [`Error::Grouped`] for a part of
-    /// a group that does not say one thing, [`Error::NoSlot`] and, for a part of a larger value that is no leaf, [`Error::Occupied`].
+    /// a group that does not say one thing, [`Error::NoSlot`] and, for a part of a larger value that
+    /// is no leaf, [`Error::Occupied`].
     #[inline(always)]
     pub fn unmap<W: Witness>(
         &self,
@@ -124,14 +142,27 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
         let tables = cursor.tables;
         let format = &tables.format;
         let mut floor = 0;
-        let highest = if X::SHARED { SHARED_DETACH + 1 } else { tables.top };
+        let highest = match () {
+            () if X::SHARED => SHARED_DETACH + 1,
+            // Whether a table of pages is shared is seen at a glance.
+            () if cursor.through => 1,
+            () => tables.top,
+        };
         while floor < highest.min(tables.top) && cursor.covers(at, end, floor + 1) {
             floor += 1;
         }
-        let (level, entry) = cursor.locate(at, floor)?;
+        let (mut level, mut entry) = cursor.locate(at, floor)?;
+        if cursor.through && cursor.is_kept(entry, level) {
+            floor = 0;
+            (level, entry) = cursor.locate(at, floor)?;
+        }
         if level > floor && !cursor.covers(at, end, level) {
             return part(cursor, at, end, level, entry);
         }
+        if breaks::<F, X>() && !cursor.pending_room()? {
+            return Ok(Advance::Invalidate);
+        }
+        let gone = gone::<F, X>(format);
         let cells = cursor.run(at, end, level);
         let shift = format.shift(level);
         let mut reached = at;
@@ -144,7 +175,7 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                 if level > 0
                     && let Decoded::Table { next } = format.decode(entry, level)
                 {
-                    if level > floor {
+                    if level > floor || cursor.through && cursor.source.is_shared(next) {
                         // Larger than what may be detached at once: go into it.
                         break;
                     }
@@ -159,7 +190,8 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                     if X::SHARED {
                         cursor.freeze_empty(next, level - 1)?;
                     }
-                    X::swap::<F::Word>(cell, 0);
+                    X::swap::<F::Word>(cell, gone);
+                    removed |= breaks::<F, X>();
                     cursor.detach(reached, next, level - 1);
                 } else {
                     if entry == format.frozen() {
@@ -184,8 +216,19 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                                     Decoded::Table { next } if level > 0 => Some(next),
                                     _ => None,
                                 };
-                                if frozen || next.is_some() && !cursor.room()? {
+                                if next.is_some() && cursor.through {
+                                    // Others may point at it: it stays, and so does the group.
                                     finish::<F, I, O, M, S, X>(cursor, at, reached, level, removed);
+                                    return match reached > at {
+                                        true => Ok(Advance::To(reached)),
+                                        false => {
+                                            Err(Error::Grouped { at: cursor.address(place), entry })
+                                        }
+                                    };
+                                }
+                                if frozen || next.is_some() && !cursor.room()? {
+                                    // What went from the group's first part is frozen as well.
+                                    finish::<F, I, O, M, S, X>(cursor, at, place, level, removed);
                                     return match reached > at {
                                         true => Ok(Advance::To(reached)),
                                         false if frozen => {
@@ -198,7 +241,8 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                                     if X::SHARED {
                                         cursor.freeze_empty(next, level - 1)?;
                                     }
-                                    X::swap::<F::Word>(cell, 0);
+                                    X::swap::<F::Word>(cell, gone);
+                                    removed |= breaks::<F, X>();
                                     cursor.publish(place, level, 1);
                                     cursor.detach(place, next, level - 1);
                                 }
@@ -222,7 +266,7 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                         }
                         break;
                     }
-                    let was = X::swap::<F::Word>(cell, 0);
+                    let was = X::swap::<F::Word>(cell, gone);
                     removed = true;
                     if W::WATCHES
                         && let Decoded::Leaf { .. } = format.decode(was, level)
@@ -251,7 +295,7 @@ impl<W: Witness> Unmap<W> {
         let mut leaves = [0; MOST_IN_GROUP];
         let mut sum = None;
         for (index, cell) in cells.iter().enumerate() {
-            let was = X::swap::<F::Word>(cell, 0);
+            let was = X::swap::<F::Word>(cell, gone::<F, X>(format));
             if let Decoded::Leaf { .. } = format.decode(was, level) {
                 let leaf = format.ungrouped(was, index as u64, level);
                 leaves[index] = leaf;
@@ -290,6 +334,10 @@ fn finish<F, I, O, M, S, X>(
         cursor.publish(at, level, count as usize);
         if removed {
             cursor.note(at, reached, 1 << level, Effect::Stale);
+            if breaks::<F, X>() {
+                let (entry, count) = (0, count as u16);
+                cursor.gather().pend(Pending { at, level, entry, count, grouped: false });
+            }
         }
     }
 }

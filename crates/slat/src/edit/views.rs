@@ -14,7 +14,7 @@ use super::frames::{Frame, FrameSource};
 use super::gather::{Detached, Gather, Ready, Slots};
 use super::memory::TableMemory;
 use super::word::{Mode, Word};
-use super::{Error, Step, Tables};
+use super::{Error, NotResumed, Step, Tables};
 use crate::address::Address;
 use crate::format::Decoded;
 use crate::invalidate::Context;
@@ -126,9 +126,10 @@ impl<F: Encode, I, O, M> View<F, I, O, M> {
 
 /// Several roots over shared tables, at most 64.
 ///
-/// Changes exclude each other (`&mut self`); processors run on every view meanwhile. Complete the
-/// gather of one change before the tables of the next, in another view, are reclaimed: a table that
-/// the first view let go of may be detached by the second, whose invalidation is of its own id alone.
+/// Changes exclude each other (`&mut self`); processors run on every view meanwhile. Gathers of
+/// several changes may be under way at a time: a table that a view let go of counts as pointed at until
+/// that view's own gather has been reclaimed, so that no other view changes it in place, or gives its
+/// frame out, while hardware may still walk it. That takes a slot for a table.
 #[derive(Debug)]
 pub struct Views<'v, F: Encode, I, O, M> {
     views: &'v mut [Option<View<F, I, O, M>>],
@@ -252,7 +253,8 @@ where
     }
 
     /// A cursor for what changes in every view that shares the tables of `view`: its gather is of
-    /// every context, unless there is one view. Where other views have tables of their own, the same is
+    /// every context, unless there is one view. A table that views share stays: what it maps is
+    /// unmapped in it, larger pages are neither mapped nor collapsed in its place. Where other views have tables of their own, the same is
     /// to be done in them ([`Views::segments`] says where).
     ///
     /// # Errors
@@ -270,7 +272,9 @@ where
         let View { tables, context } =
             self.views.get_mut(view).and_then(Option::as_mut).ok_or(Error::NoSlot)?;
         let context = if several { Context::All } else { *context };
-        tables.cursor::<S, X>(source, context, slots, start, bytes)
+        let mut cursor = tables.cursor::<S, X>(source, context, slots, start, bytes)?;
+        cursor.through = true;
+        Ok(cursor)
     }
 
     /// Ends a view: its root is detached, and with it every table that no other view has.
@@ -297,7 +301,7 @@ where
             taken.tables.cursor::<S, super::Live>(source, context, slots, I::new(0), page)?;
         cursor.note(0, whole, !0, Effect::Stale);
         source.release(root);
-        cursor.gather().detach(Detached { table: root, level: top, start: 0 });
+        cursor.gather().detach(Detached { table: root, level: top, start: 0, shared: false });
         let gather = cursor.finish();
         Ok(Ended { view: taken, gather })
     }
@@ -422,7 +426,8 @@ where
     ///
     /// # Errors
     /// As [`Cursor::resume`].
-    pub fn resume(&mut self, ready: Ready<'g>) -> Result<(), Error> {
+    #[expect(clippy::result_large_err, reason = "a refused token comes back by value")]
+    pub fn resume(&mut self, ready: Ready<'g>) -> Result<(), NotResumed<'g>> {
         self.cursor.resume(ready)
     }
 
@@ -474,7 +479,7 @@ where
             entry & !bits(next) | bits(table)
         };
         let breaks = F::BREAKS;
-        if breaks && !self.pending_room()? {
+        if !self.room()? || breaks && !self.pending_room()? {
             return Ok(Advance::Invalidate);
         }
         let frame = self.frame(at, child)?;
@@ -489,8 +494,6 @@ where
             });
         }
         tables.memory.publish(frame.address(), frame.bytes());
-        let start = at & !((1u64 << format.shift(level)) - 1);
-        let end = self.entry_end(at, level);
         if breaks {
             self.break_entry(at, level, |was| pointing(was, frame.address()));
         } else {
@@ -511,9 +514,7 @@ where
             }
             self.publish(at, level, 1);
         }
-        self.note(start, end, ((2u16 << child) - 1) as u8, Effect::Stale);
-        self.gather().tables_changed();
-        self.source.release(next);
+        self.detach(at, next, child);
         Ok(if breaks { Advance::Invalidate } else { Advance::To(at) })
     }
 }
