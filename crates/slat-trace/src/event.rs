@@ -101,6 +101,12 @@ impl Access {
         Self { va, frame, len, flags, ..self }
     }
 
+    /// The same access at another address.
+    #[inline(always)]
+    pub(crate) fn at(self, va: u64) -> Self {
+        Self { va, ..self }
+    }
+
     /// A data access by the same vCPU with the same privilege: bit 0 of `shape` says that it is a
     /// store, bits 1..=3 the logarithm of its length.
     #[inline]

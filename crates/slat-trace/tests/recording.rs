@@ -271,6 +271,32 @@ fn other_files_and_newer_versions_are_refused_with_the_remedy() {
     assert!(matches!(refuse(&file), Error::Damaged { offset: 0, .. }));
 }
 
+#[test]
+fn a_reader_that_is_rewound_reads_the_same_again() {
+    let (file, _) = make(5, 2, 3000, 700);
+    let recording = Recording::from_bytes(file).unwrap();
+    assert!(recording.blocks().len() > 3);
+    for blocks in [0..usize::MAX, 2..4] {
+        let options = Options { frames: true, blocks };
+        let mut reader = recording.reader(&options).unwrap();
+        let mut whole = |batches: usize| {
+            let (mut all, mut batch) = (Vec::new(), Batch::default());
+            for _ in 0..batches {
+                if !reader.next(&mut batch).unwrap() {
+                    break;
+                }
+                all.push(batch.clone());
+            }
+            reader.rewind();
+            all.iter().map(|b| (b.accesses.clone(), b.events.clone())).collect::<Vec<_>>()
+        };
+        let first = whole(usize::MAX);
+        // From the end, and from the middle.
+        assert_eq!(whole(2), first[..2]);
+        assert_eq!(whole(usize::MAX), first);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -84,15 +84,13 @@ impl<'a> Bytes<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A number of `len` bytes, at most 8.
+    /// A number of `len` bytes, at most 8; `mask` has as many.
     #[inline]
-    pub(crate) fn partial(&mut self, len: usize) -> Result<u64, Short> {
+    pub(crate) fn partial(&mut self, len: usize, mask: u64) -> Result<u64, Short> {
         if let Some(word) = self.rest.first_chunk::<8>() {
             // Reading the whole word and cutting it costs no branch on the length.
-            let kept = u64::MAX.checked_shr(64 - 8 * len as u32).unwrap_or(0);
-            let value = u64::from_le_bytes(*word) & kept;
             self.rest = &self.rest[len..];
-            return Ok(value);
+            return Ok(u64::from_le_bytes(*word) & mask);
         }
         let head = self.take(len)?;
         let mut word = [0; 8];
@@ -176,9 +174,10 @@ mod tests {
         for len in 1..=8 {
             let mut long = Bytes::new(&data);
             let mut short = Bytes::new(&data[..len]);
-            assert_eq!(long.partial(len), short.partial(len));
+            let mask = u64::MAX >> (64 - 8 * len);
+            assert_eq!(long.partial(len, mask), short.partial(len, mask));
             assert_eq!(long.remaining(), 12 - len);
-            assert_eq!(short.partial(1), Err(Short));
+            assert_eq!(short.partial(1, 0xff), Err(Short));
         }
     }
 

@@ -88,6 +88,8 @@ pub(crate) struct Decoder {
     turn: u8,
     /// Codes that are left of the turn.
     left: usize,
+    /// Events that are left of the code that was read last.
+    pending: u8,
     expected: u64,
 }
 
@@ -104,6 +106,7 @@ impl Decoder {
             event_state: EventState::default(),
             turn: 0,
             left: 0,
+            pending: 0,
             expected: 0,
         }
     }
@@ -132,6 +135,13 @@ impl Decoder {
         self.left = 0;
     }
 
+    /// Forgets all blocks that were read.
+    pub(crate) fn forget(&mut self) {
+        self.clear();
+        self.users.fill(false);
+        self.models.iter_mut().for_each(Model::restart);
+    }
+
     /// Notes the privilege of a vCPU, as known from the blocks before.
     pub(crate) fn set_user(&mut self, vcpu: u8, user: bool) {
         self.users[usize::from(vcpu)] = user;
@@ -149,12 +159,12 @@ impl Decoder {
         }
         (self.turns_read, self.events_read) = (0, 0);
         self.event_state = EventState::default();
-        self.turn = 0;
+        (self.turn, self.pending) = (0, 0);
         self.left = if self.streams.len() == 1 { self.streams[0].sections[0].len() } else { 0 };
         self.expected = accesses;
     }
 
-    /// Appends to `batch` until it has `enough` accesses or the block is read. Returns whether there
+    /// Appends to `batch` until it has `enough` accesses, many events, or the block is read. Returns whether there
     /// is more.
     pub(crate) fn read<const WITH_FRAMES: bool>(
         &mut self,
@@ -162,11 +172,13 @@ impl Decoder {
         batch: &mut Batch,
         enough: usize,
     ) -> Result<bool, Inconsistent> {
-        while batch.accesses.len() < enough && batch.events.len() < enough {
-            if self.left == 0 && !self.next_turn()? {
+        // An event takes as much room as some accesses.
+        let most_events = enough.div_ceil(4);
+        while batch.accesses.len() < enough && batch.events.len() < most_events {
+            if self.left == 0 && self.pending == 0 && !self.next_turn()? {
                 return if self.expected == 0 { Ok(false) } else { Err(Inconsistent) };
             }
-            self.read_turn::<WITH_FRAMES>(definitions, batch, enough)?;
+            self.read_turn::<WITH_FRAMES>(definitions, batch, enough, most_events)?;
         }
         Ok(true)
     }

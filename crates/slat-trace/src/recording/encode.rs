@@ -338,9 +338,8 @@ impl Encoder {
         let (frames, last_frame) = model.frames();
         for (ordinal, data) in data.iter().enumerate() {
             let known = Page { from: data.va >> 12, to: data.frame.into() };
-            let slot = frames.of(known.from);
-            if *slot != known {
-                *slot = known;
+            if frames.of(known.from) != Some(known.to) {
+                frames.set(known);
                 flags |= code::FRAMES;
                 put_varint(&mut sections[FRAMES], (ordinal + 1 - from) as u64);
                 let last = *last_frame;

@@ -57,6 +57,14 @@ pub(crate) struct Code {
     len: u16,
 }
 
+impl Code {
+    /// How many data accesses its last execution made.
+    #[inline]
+    pub(crate) fn accesses(&self) -> u16 {
+        self.len
+    }
+}
+
 impl State {
     #[inline]
     fn code(&self) -> Code {
@@ -95,7 +103,7 @@ pub(crate) struct Model {
     pub(crate) last_page: u64,
     /// Virtual to physical pages of data; made when the first is asked for, which a reader that
     /// wants no physical pages never does.
-    frames: Option<Box<Frames>>,
+    frames: Option<Frames>,
     last_frame: Page,
 }
 
@@ -131,7 +139,7 @@ impl Model {
         (self.before, self.current, self.moved, self.last_page) = (0, 0, 0, 0);
         self.pages.fill(NOWHERE);
         if let Some(frames) = &mut self.frames {
-            frames.0.fill(NOWHERE);
+            frames.0.fill([0; 2]);
         }
         self.last_frame = Page { from: 0, to: 0 };
     }
@@ -169,6 +177,13 @@ impl Model {
                 if self.states[current].epoch == self.epoch { self.next[current] } else { 0 }
             }
         }
+    }
+
+    /// Whether the last two blocks are the same and it is expected again: as long as it follows, no
+    /// expectation of blocks changes.
+    #[inline]
+    pub(crate) fn repeats(&self) -> bool {
+        self.current == self.before && self.by_history() == self.current
     }
 
     /// Notes that block `id` is executed; there must be a definition of it.
@@ -264,21 +279,34 @@ impl Model {
 }
 
 /// A physical page for each virtual page of data accesses, as far as there is room.
+///
+/// Each pair begins with the complement of the virtual page: nothing known is all zeros, and memory that
+/// comes zeroed need not be touched before it is used.
 #[derive(Debug)]
-pub(crate) struct Frames([Page; FRAMES]);
+pub(crate) struct Frames(Box<[[u64; 2]; FRAMES]>);
 
 impl Frames {
     #[cold]
-    fn nowhere() -> Box<Self> {
-        let pages: Box<[Page; FRAMES]> =
-            vec![NOWHERE; FRAMES].try_into().expect("as many as there are");
-        Box::new(Self(*pages))
+    fn nowhere() -> Self {
+        Self(vec![[0; 2]; FRAMES].try_into().expect("as many as there are"))
     }
 
-    /// What is known of the virtual page `page`.
     #[inline]
-    pub(crate) fn of(&mut self, page: u64) -> &mut Page {
-        &mut self.0[(page ^ page >> 16) as usize & (FRAMES - 1)]
+    fn slot(page: u64) -> usize {
+        (page ^ page >> 16) as usize & (FRAMES - 1)
+    }
+
+    /// The physical page of the virtual page `page`, if it is known.
+    #[inline]
+    pub(crate) fn of(&self, page: u64) -> Option<u64> {
+        let [not_from, to] = self.0[Self::slot(page)];
+        (not_from == !page).then_some(to)
+    }
+
+    /// Notes a pair.
+    #[inline]
+    pub(crate) fn set(&mut self, Page { from, to }: Page) {
+        self.0[Self::slot(from)] = [!from, to];
     }
 }
 

@@ -56,6 +56,23 @@ impl Opened {
         }
     }
 
+    /// Replaces the content of `buffer` by `len` bytes.
+    fn read_whole(&mut self, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.clear();
+        buffer.reserve_exact(len);
+        let read = match self {
+            Self::File(file) => {
+                file.seek(SeekFrom::Start(offset))?;
+                file.take(len as u64).read_to_end(buffer)?
+            }
+            Self::Bytes(bytes) => {
+                bytes.set_position(offset);
+                bytes.take(len as u64).read_to_end(buffer)?
+            }
+        };
+        if read < len { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         match self {
             Self::File(file) => {
@@ -415,6 +432,14 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Begins again: what comes next is what came first. A reader keeps its buffers, which makes another
+    /// pass cheaper than another reader.
+    pub fn rewind(&mut self) {
+        self.definitions.clear();
+        self.decoder.forget();
+        (self.next_block, self.open, self.over) = (0, None, false);
+    }
+
     /// Loads block number `index`; only its definitions and events if `state_only`.
     fn load(&mut self, index: usize, state_only: bool) -> Result<(), Error> {
         let offset = self.blocks[index].offset;
@@ -444,8 +469,8 @@ impl Reader {
             if !needed {
                 continue;
             }
-            self.stored.resize(entry.stored as usize, 0);
-            self.opened.read_at(from, &mut self.stored).map_err(|e| self.input.error(e))?;
+            let read = self.opened.read_whole(from, entry.stored as usize, &mut self.stored);
+            read.map_err(|e| self.input.error(e))?;
             let bad = |what| Error::Damaged { offset: from, what };
             if crc32fast::hash(&self.stored) != entry.sum {
                 return Err(bad("a section's checksum is wrong"));
@@ -457,8 +482,10 @@ impl Reader {
                     .buffer(other, entry.vcpu)
                     .ok_or(bad("a section is of a vCPU that the machine does not have"))?,
             };
-            buffer.resize(entry.raw as usize, 0);
-            let len = self.zstd.decompress_to_buffer(&self.stored, buffer.as_mut_slice());
+            // Into room that nothing was written to before.
+            buffer.clear();
+            buffer.reserve_exact(entry.raw as usize);
+            let len = self.zstd.decompress_to_buffer(&self.stored, buffer);
             if len.ok() != Some(entry.raw as usize) {
                 return Err(bad("a section cannot be decompressed"));
             }
@@ -523,7 +550,7 @@ impl Reader {
                     return Ok(true);
                 }
             } else {
-                return self.trouble.take().map_or(Ok(false), |trouble| Err(trouble.into()));
+                return self.trouble.map_or(Ok(false), |trouble| Err(trouble.into()));
             }
         }
     }

@@ -78,26 +78,16 @@ pub struct Verifier {
     by_shift: [u64; 64],
     kept: Vec<Mismatch>,
     walks: Walks,
-    new_walks: u64,
-    /// Whether many of the last accesses had to be walked for.
-    scattered: bool,
     last_vcpu: u8,
 }
 
 /// Walks that agreed with the machine.
 struct Walks {
-    all: Box<[Walked; WALKS]>,
-    /// Walks of an earlier time are void.
-    time: u32,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Walked {
-    /// The virtual page (52 bits), the privilege and the kind (3 bits), and above them the size of
-    /// the page as a shift less 10.
-    what: u64,
-    /// The physical page.
-    frame: u32,
+    /// Of each two words. The first: the virtual page (52 bits), the privilege and the kind (3 bits), and
+    /// above them the size of the page as a shift less 10. The second: the physical page, and above it
+    /// (from bit 32 on) the time.
+    all: Box<[[u64; 2]; WALKS]>,
+    /// Walks of an earlier time are void; that of none is 0.
     time: u32,
 }
 
@@ -107,8 +97,8 @@ const SHIFT_AT: u32 = 55;
 
 impl Walks {
     fn new() -> Self {
-        let all: Box<[Walked]> = vec![Walked::default(); WALKS].into();
-        Self { all: all.try_into().unwrap_or_else(|_| unreachable!("as many")), time: 1 }
+        // Zeroed memory is not touched before it is used.
+        Self { all: vec![[0; 2]; WALKS].try_into().expect("as many as there are"), time: 1 }
     }
 
     /// Makes all void.
@@ -116,7 +106,7 @@ impl Walks {
     fn forget(&mut self) {
         self.time = self.time.wrapping_add(1);
         if self.time == 0 {
-            self.all.fill(Walked::default());
+            self.all.fill([0; 2]);
             self.time = 1;
         }
     }
@@ -131,32 +121,28 @@ impl Walks {
     }
 
     /// The size of the page of an access, as a shift, if its walk is known to lead where the machine
-    /// went.
-    #[inline]
-    fn known(&self, access: &Access) -> Option<u8> {
-        let (what, slot) = Self::key(access);
-        let known = &self.all[slot];
-        let same = known.what & ((1 << SHIFT_AT) - 1) == what;
-        let agrees = same && known.time == self.time && known.frame == access.frame;
-        agrees.then_some((known.what >> SHIFT_AT) as u8 + 10)
+    /// went; else 0. `key` is the access's.
+    #[inline(always)]
+    fn known(&self, key: (u64, usize), frame: u32) -> u8 {
+        let [what, whither] = self.all[key.1 & (WALKS - 1)];
+        let same = what & ((1 << SHIFT_AT) - 1) == key.0;
+        let agrees = same & (whither == self.whither(frame));
+        u8::from(agrees) * ((what >> SHIFT_AT) as u8 + 10)
     }
 
-    /// Brings what is known of some accesses into the cache, all at once: where accesses are
-    /// scattered, each would else wait for its own.
-    #[inline(never)]
-    fn touch(&self, accesses: &[Access]) {
-        let time = |access| self.all[Self::key(access).1].time;
-        std::hint::black_box(accesses.iter().map(time).fold(0, |all, time| all ^ time));
+    #[inline(always)]
+    fn whither(&self, frame: u32) -> u64 {
+        u64::from(frame) | u64::from(self.time) << 32
     }
 
     fn keep(&mut self, access: &Access, shift: u8) {
         let (what, slot) = Self::key(access);
         let what = what | u64::from(shift.saturating_sub(10)) << SHIFT_AT;
-        self.all[slot] = Walked { what, frame: access.frame, time: self.time };
+        self.all[slot] = [what, self.whither(access.frame)];
     }
 }
 
-/// Accesses that are checked between two looks at how scattered they are.
+/// So many accesses are looked up at once; each has a bit in a word.
 const AT_ONCE: usize = 64;
 
 /// So many mismatches are kept to be shown.
@@ -183,8 +169,6 @@ impl Verifier {
             by_shift: [0; 64],
             kept: Vec::new(),
             walks: Walks::new(),
-            new_walks: 0,
-            scattered: false,
             last_vcpu: 0,
         }
     }
@@ -237,12 +221,7 @@ impl Verifier {
     /// Checks accesses of one vCPU without an event between them.
     fn check_part(&mut self, accesses: &[Access]) {
         for some in accesses.chunks(AT_ONCE) {
-            if self.scattered {
-                self.walks.touch(some);
-            }
-            let before = self.new_walks;
             self.check_some(some);
-            self.scattered = self.new_walks - before > AT_ONCE as u64 / 16;
         }
     }
 
@@ -256,22 +235,33 @@ impl Verifier {
             self.last_vcpu = accesses[0].vcpu;
             self.walks.forget();
         }
-        let (mut walked, mut small) = (0, 0);
-        for (number, access) in (first..).zip(accesses) {
+        // First all that is known, without a branch, and the keys before that: where accesses are scattered,
+        // as many loads as possible are to be under way at once.
+        let mut keys = [(0, 0); AT_ONCE];
+        for (key, access) in keys.iter_mut().zip(accesses) {
+            *key = Walks::key(access);
+        }
+        let (mut small, mut large, mut left) = (0, 0, 0u64);
+        for (bit, (&key, access)) in keys.iter().zip(accesses).enumerate() {
+            let shift = self.walks.known(key, access.frame);
+            small += u64::from(shift == 12);
+            large += u64::from(shift == 21);
+            left |= u64::from(shift != 12 && shift != 21) << bit;
+        }
+        self.by_shift[12] += small;
+        self.by_shift[21] += large;
+        self.walked += small + large;
+        while left != 0 {
+            let at = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let (number, access) = (first + at as u64, &accesses[at]);
             let Some(expected) = access.gpa() else { continue };
-            walked += 1;
-            match self.walks.known(access) {
-                Some(12) => {
-                    small += 1;
-                    continue;
-                }
-                Some(shift) => {
-                    self.by_shift[usize::from(shift & 63)] += 1;
-                    continue;
-                }
-                None => {}
+            self.walked += 1;
+            let shift = self.walks.known(keys[at & (AT_ONCE - 1)], access.frame);
+            if shift != 0 {
+                self.by_shift[usize::from(shift & 63)] += 1;
+                continue;
             }
-            self.new_walks += 1;
             let wanted = wanted(access);
             let input = Gva::new(access.va);
             let regime = &vcpu.regime;
@@ -302,8 +292,6 @@ impl Verifier {
                 }
             }
         }
-        self.walked += walked;
-        self.by_shift[12] += small;
     }
 
     /// How many accesses were walked for.

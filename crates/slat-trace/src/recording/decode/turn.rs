@@ -6,17 +6,19 @@
 use super::super::bytes::{Bytes, unzigzag};
 use super::super::events::get_event;
 use super::super::layout::MAX_SHAPE;
-use super::super::model::{Definition, Frames, Model, Page, code, length};
+use super::super::model::{Code, Definition, Frames, Model, Page, Site, code, length};
 use super::{Decoder, Inconsistent, Stream};
 use crate::event::{Access, At, Batch, Event, Kind};
 
 impl Decoder {
-    /// Reads codes of the vCPU whose turn it is, until its turn ends or `batch` has `enough`.
+    /// Reads codes of the vCPU whose turn it is, until its turn ends or `batch` has `enough` accesses
+    /// or `most_events` events.
     pub(super) fn read_turn<const WITH_FRAMES: bool>(
         &mut self,
         definitions: &[Definition],
         batch: &mut Batch,
         enough: usize,
+        most_events: usize,
     ) -> Result<(), Inconsistent> {
         let vcpu = self.turn;
         let several = self.models.len() > 1;
@@ -27,10 +29,8 @@ impl Decoder {
         let rest = |index: usize| Bytes::new(&sections[index][read[index]..]);
         let mut successors = rest(1);
         let mut shapes = rest(2);
-        let mut lengths = rest(3);
-        let mut differences = rest(4);
+        let mut data = Data { lengths: rest(3), differences: rest(4), frames: rest(6) };
         let mut pages = rest(5);
-        let mut frames = rest(6);
         let mut events = Bytes::new(&self.events[self.events_read..]);
         let out = &mut batch.accesses;
         let start = out.len();
@@ -40,13 +40,11 @@ impl Decoder {
         // One block of instructions may go beyond what is enough.
         out.reserve(enough + MAX_SHAPE + 1 - start.min(enough));
 
-        for &flags in codes {
-            if out.len() >= enough {
-                break;
-            }
-            done += 1;
-            if flags & code::EVENTS != 0 {
-                for _ in 0..flags & !code::EVENTS {
+        let mut pending = self.pending;
+        loop {
+            if pending != 0 {
+                while pending != 0 && batch.events.len() < most_events {
+                    pending -= 1;
                     if several && events.byte()? != vcpu {
                         return Err(Inconsistent);
                     }
@@ -59,9 +57,17 @@ impl Decoder {
                         batch.events.push(At { before, vcpu, event });
                     })?;
                 }
-                if batch.events.len() >= enough {
+                if batch.events.len() >= most_events {
                     break;
                 }
+            }
+            if out.len() >= enough {
+                break;
+            }
+            let Some(&flags) = codes.get(done) else { break };
+            done += 1;
+            if flags & code::EVENTS != 0 {
+                pending = flags & !code::EVENTS;
                 continue;
             }
 
@@ -93,7 +99,6 @@ impl Decoder {
             }
             let first = out.len();
 
-            let mut moved = model.moved;
             let mut count = usize::MAX;
             if flags & code::SHAPE != 0 {
                 let shape = shapes.varint()?;
@@ -105,34 +110,29 @@ impl Decoder {
                     model.reshape(shapes.take(count)?)?;
                 }
             }
+            let mut moved = model.moved;
             let sites =
                 if flags & code::SHAPE != 0 { model.sites() } else { model.sites_of(block) };
             let count = count.min(sites.len());
-            let sites = &mut sites[..count];
-            if flags & code::ADDRESSES == 0 {
-                for site in sites {
-                    site.last = site.last.wrapping_add(site.stride);
-                    moved = site.stride;
-                    out.push(template.data(site.last, site.shape));
-                }
-            } else {
-                for (site, &length) in sites.iter_mut().zip(lengths.take(count)?) {
-                    let Length { bytes, how } = LENGTHS[usize::from(length & 15)];
-                    if length > length::ALONG {
-                        return Err(Inconsistent);
-                    }
-                    let coded = differences.partial(usize::from(bytes))?;
-                    // Which it is cannot be foreseen: all are made, and one is picked.
-                    let ways = [site.stride, moved, unzigzag(coded), coded.wrapping_sub(site.last)];
-                    moved = ways[usize::from(how & 3)];
-                    site.last = site.last.wrapping_add(moved);
-                    site.stride = moved;
-                    out.push(template.data(site.last, site.shape));
-                }
-            }
+            data.read(flags, &mut sites[..count], &mut moved, template, out)?;
             model.moved = moved;
             if WITH_FRAMES {
-                read_frames(flags & code::FRAMES != 0, &mut frames, model, &mut out[first..])?;
+                data.read_frames(flags & code::FRAMES != 0, model, &mut out[first..])?;
+            }
+
+            if block.bytes != 0
+                && block.accesses() == 1
+                && flags & code::SHAPE == 0
+                && model.repeats()
+            {
+                let room = enough.saturating_sub(out.len()).div_ceil(2);
+                let codes = &codes[done..][..room.min(codes.len() - done)];
+                let fetch = out[first - 1];
+                let (times, after) =
+                    data.repeat::<WITH_FRAMES>(codes, fetch, (block, model), out)?;
+                data = after;
+                done += times;
+                instructions += u64::from(block.instructions) * times as u64;
             }
         }
 
@@ -143,79 +143,176 @@ impl Decoder {
             codes.len() - done,
             successors.remaining(),
             shapes.remaining(),
-            lengths.remaining(),
-            differences.remaining(),
+            data.lengths.remaining(),
+            data.differences.remaining(),
             pages.remaining(),
-            frames.remaining(),
+            data.frames.remaining(),
         ];
         read[0] += done;
         for index in 1..read.len() {
             read[index] = sections[index].len() - left[index];
         }
         self.events_read = self.events.len() - events.remaining();
-        self.left -= done;
+        (self.left, self.pending) = (self.left - done, pending);
         Ok(())
     }
 }
 
-/// What a byte of the lengths says: how many bytes there are in the differences, and which of the four
-/// ways it is: the stride, along, a difference, the whole address.
+/// The streams that data accesses come from.
+#[derive(Clone, Copy)]
+struct Data<'a> {
+    lengths: Bytes<'a>,
+    differences: Bytes<'a>,
+    frames: Bytes<'a>,
+}
+
+impl Data<'_> {
+    /// Reads a loop of one block with a fetch and one data access, the commonest: while nothing but the
+    /// address is said, nothing else of the model changes. Returns how often the block was executed, and
+    /// the streams after it. Apart and by value, so that the little that it needs is in registers.
+    #[inline(never)]
+    fn repeat<const WITH_FRAMES: bool>(
+        mut self,
+        codes: &[u8],
+        fetch: Access,
+        (block, model): (Code, &mut Model),
+        out: &mut Vec<Access>,
+    ) -> Result<(usize, Self), Inconsistent> {
+        let mut moved = model.moved;
+        let Some(mut site) = model.sites_of(block).first().copied() else { return Ok((0, self)) };
+        let data = fetch.data(0, site.shape);
+        let first = out.len();
+        let mut times = 0;
+        for &flags in codes {
+            if flags & !(code::ADDRESSES | code::FRAMES) != 0 {
+                break;
+            }
+            times += 1;
+            let predicted = flags & code::ADDRESSES == 0;
+            let length = if predicted { length::PREDICTED } else { self.lengths.byte()? };
+            site.go(length, &mut self.differences, &mut moved)?;
+            out.extend_from_slice(&[fetch, data.at(site.last)]);
+        }
+        if WITH_FRAMES {
+            // Behind all addresses, so that the look at one page need not wait for that at another.
+            for (flags, made) in codes.iter().zip(out[first..].chunks_exact_mut(2)) {
+                self.read_frames(flags & code::FRAMES != 0, model, &mut made[1..])?;
+            }
+        }
+        model.moved = moved;
+        model.sites_of(block)[0] = site;
+        Ok((times, self))
+    }
+
+    /// Appends an access for each site; `template` has the vCPU and the privilege of all.
+    #[inline(always)]
+    fn read(
+        &mut self,
+        flags: u8,
+        sites: &mut [Site],
+        moved: &mut u64,
+        template: Access,
+        out: &mut Vec<Access>,
+    ) -> Result<(), Inconsistent> {
+        if flags & code::ADDRESSES == 0 {
+            for site in sites {
+                site.last = site.last.wrapping_add(site.stride);
+                *moved = site.stride;
+                out.push(template.data(site.last, site.shape));
+            }
+            return Ok(());
+        }
+        let lengths = self.lengths.take(sites.len())?;
+        for (site, &length) in sites.iter_mut().zip(lengths) {
+            site.go(length, &mut self.differences, moved)?;
+            out.push(template.data(site.last, site.shape));
+        }
+        Ok(())
+    }
+
+    /// Fills in the physical pages of a block's data accesses; `listed` says whether some are in the
+    /// stream.
+    #[inline(always)]
+    fn read_frames(
+        &mut self,
+        listed: bool,
+        model: &mut Model,
+        made: &mut [Access],
+    ) -> Result<(), Inconsistent> {
+        let (known, last) = model.frames();
+        let mut from = 0;
+        if listed {
+            loop {
+                let skip = usize::try_from(self.frames.varint()?).map_err(|_| Inconsistent)?;
+                if skip == 0 {
+                    break;
+                }
+                let at = from + (skip - 1).min(MAX_SHAPE);
+                let page = made.get(at).ok_or(Inconsistent)?.va >> 12;
+                fill_frames(known, &mut made[from..at])?;
+                let guess = last.to.wrapping_add(page).wrapping_sub(last.from);
+                *last = Page { from: page, to: self.frames.difference(guess)? };
+                known.set(*last);
+                made[at].frame = last.to as u32;
+                from = at + 1;
+            }
+        }
+        fill_frames(known, &mut made[from..])
+    }
+}
+
+impl Site {
+    /// Goes to the next address, which `length` says how to find.
+    #[inline(always)]
+    fn go(
+        &mut self,
+        length: u8,
+        differences: &mut Bytes<'_>,
+        moved: &mut u64,
+    ) -> Result<(), Inconsistent> {
+        let Length { bytes, how, mask, keep } = LENGTHS[usize::from(length & 15)];
+        if length > length::ALONG {
+            return Err(Inconsistent);
+        }
+        let coded = differences.partial(usize::from(bytes), mask)?;
+        // Which it is cannot be foreseen: all are made, and one is picked. What is picked from does not
+        // wait for the address before.
+        let ways = [self.stride, *moved, unzigzag(coded), coded];
+        let va = (self.last & keep).wrapping_add(ways[usize::from(how & 3)]);
+        *moved = va.wrapping_sub(self.last);
+        (self.last, self.stride) = (va, *moved);
+        Ok(())
+    }
+}
+
+/// What a byte of the lengths says: how many bytes there are in the differences and a mask of them, which
+/// of the four ways it is (the stride, along, a difference, the whole address), and a mask for the last
+/// address.
 #[derive(Clone, Copy)]
 struct Length {
     bytes: u8,
     how: u8,
+    mask: u64,
+    keep: u64,
 }
 
 const LENGTHS: [Length; 16] = {
-    let mut all = [Length { bytes: 0, how: 0 }; 16];
+    let mut all = [Length { bytes: 0, how: 0, mask: 0, keep: u64::MAX }; 16];
     let mut bytes = 1;
     while bytes <= length::LONGEST {
-        all[bytes as usize] = Length { bytes, how: 2 };
+        let mask = (1 << (8 * bytes)) - 1;
+        all[bytes as usize] = Length { bytes, how: 2, mask, keep: u64::MAX };
         bytes += 1;
     }
-    all[length::WHOLE as usize] = Length { bytes: 8, how: 3 };
-    all[length::ALONG as usize] = Length { bytes: 0, how: 1 };
+    all[length::WHOLE as usize] = Length { bytes: 8, how: 3, mask: u64::MAX, keep: 0 };
+    all[length::ALONG as usize] = Length { bytes: 0, how: 1, mask: 0, keep: u64::MAX };
     all
 };
 
-/// Fills in the physical pages of a block's data accesses; `listed` says whether some are in the
-/// stream.
 #[inline(always)]
-fn read_frames(
-    listed: bool,
-    frames: &mut Bytes<'_>,
-    model: &mut Model,
-    made: &mut [Access],
-) -> Result<(), Inconsistent> {
-    let (known, last) = model.frames();
-    let mut from = 0;
-    if listed {
-        loop {
-            let skip = usize::try_from(frames.varint()?).map_err(|_| Inconsistent)?;
-            if skip == 0 {
-                break;
-            }
-            let at = from + (skip - 1).min(MAX_SHAPE);
-            let page = made.get(at).ok_or(Inconsistent)?.va >> 12;
-            fill_frames(known, &mut made[from..at])?;
-            let guess = last.to.wrapping_add(page).wrapping_sub(last.from);
-            *last = Page { from: page, to: frames.difference(guess)? };
-            *known.of(page) = *last;
-            made[at].frame = last.to as u32;
-            from = at + 1;
-        }
-    }
-    fill_frames(known, &mut made[from..])
-}
-
-#[inline(always)]
-fn fill_frames(known: &mut Frames, accesses: &mut [Access]) -> Result<(), Inconsistent> {
+fn fill_frames(known: &Frames, accesses: &mut [Access]) -> Result<(), Inconsistent> {
     for access in accesses {
-        let page = *known.of(access.va >> 12);
-        if page.from != access.va >> 12 {
-            return Err(Inconsistent);
-        }
-        access.frame = page.to as u32;
+        access.frame = known.of(access.va >> 12).ok_or(Inconsistent)? as u32;
     }
     Ok(())
 }
