@@ -651,3 +651,32 @@ fn what_was_unmapped_is_not_made_anew_before_its_invalidation() {
     assert!(matches!(cursor.step(&mut map, 9), Ok(Step::Done)));
     let _ = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
 }
+
+/// While the caller has the gather there is nowhere to note a change: nothing changes.
+#[test]
+fn nothing_changes_while_the_gather_is_away() {
+    let cells = cells(8);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(epts(), &arena, &arena).unwrap();
+    let leaves = Leaves::new(&epts(), &writable()).unwrap();
+    let mut storage = Storage::new();
+    let mut cursor =
+        tables.cursor::<_, Live>(&arena, CONTEXT, storage.slots(), Gpa::new(0), GIB).unwrap();
+    done!(cursor, cursor.map(Gpa::new(0), Spa::new(0), 2 * PAGE, &leaves));
+    let mut unmap = cursor.unmap(Gpa::new(0), PAGE, ()).unwrap();
+    let gather = cursor.flush().unwrap();
+    assert!(cursor.flush().is_none());
+    let before: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+    let away = Err(Error::AwaitingInvalidation);
+    assert_eq!(cursor.fault(Gpa::new(GIB / 2), Spa::new(0), 0, &leaves).map(|_| ()), away);
+    assert_eq!(cursor.remove(Gpa::new(PAGE)).map(|_| ()), away);
+    assert_eq!(cursor.step(&mut unmap, 9).map(|_| ()), away);
+    let broken = cursor.break_leaf(Gpa::new(0), Remake::Smaller);
+    assert_eq!(broken.map(|_| ()).unwrap_err(), Error::AwaitingInvalidation);
+    let after: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+    assert_eq!(before, after);
+    let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    cursor.resume(completed.ready().unwrap()).unwrap();
+    assert_ne!(cursor.remove(Gpa::new(PAGE)), Ok(0));
+    let _ = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+}

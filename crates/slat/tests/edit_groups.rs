@@ -7,9 +7,9 @@ use slat::edit::{
     Arena, Cursor, Detached, Encode, Error, Gather, Leaves, Live, Operation, Pending, Slots, Stale,
     Step, TableMemory, Tables, Verb, Watch, Word, arm64, riscv,
 };
-use slat::format::Decoded;
 use slat::format::arm64::{Granule, Processor, Stage1, Stage2};
 use slat::format::riscv::{Features, Scheme, Sv};
+use slat::format::{Decoded, Format};
 use slat::invalidate::{By, Context};
 use slat::{Gpa, Permissions, Spa};
 
@@ -297,4 +297,26 @@ fn a_group_is_broken_and_made_as_one() {
         assert_eq!(format.attributes(mapping.entry, 0).memory, arm64::Memory::DEVICE);
         assert_eq!(mapping.output.raw(), mapping.start.raw());
     }
+}
+
+/// Whoever wrote a table into a group tore it; unmapping all of it takes the table out with the rest.
+#[test]
+fn a_table_in_a_torn_group_comes_out() {
+    let (format, attributes) = arm(Granule::Four, 0);
+    let source = arena(16);
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, source, &source).unwrap();
+    let leaves = Leaves::new(&format, &attributes).unwrap().grouped();
+    let bytes = 1u64 << format.group_shift(1).unwrap();
+    run(&mut tables, &source, |c| c.map(Gpa::new(0), Spa::new(0), bytes, &leaves).unwrap())
+        .unwrap();
+    let at = 5 << format.shift(1);
+    let torn = cell(&format, source, root(&format), at);
+    assert!(format.group(torn.load(Ordering::Relaxed), 1).is_some());
+    let table = slat::edit::FrameSource::take(source, 4096).unwrap().address();
+    source.table(table, 512).unwrap().iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
+    torn.store(format.table(table, 1), Ordering::Relaxed);
+    run(&mut tables, &source, |c| c.unmap(Gpa::new(0), bytes, ()).unwrap()).unwrap();
+    assert!(tables.mappings(Gpa::new(0), bytes).unwrap().next().is_none());
+    let mut free = std::iter::from_fn(|| slat::edit::FrameSource::take(source, 4096));
+    assert!(free.any(|frame| frame.address() == table), "the table was lost");
 }
