@@ -168,7 +168,16 @@ impl MadeTables {
         let path = trace.path().to_owned();
         let refuse = |what: String| ImportError::whole(&path, Cause::Refused(what));
         if survey.counts.accesses() == 0 {
-            return Err(refuse("the trace has no accesses".to_owned()));
+            // Cut between two records, a trace without an end of its own looks whole.
+            let whole = || match std::fs::metadata(&path) {
+                Ok(file) if file.is_file() => {
+                    let cause =
+                        Cause::Refused("the trace ends here and has no accesses".to_owned());
+                    ImportError::at(&path, file.len(), cause)
+                }
+                _ => refuse("the trace has no accesses".to_owned()),
+            };
+            return Err(survey.damage.unwrap_or_else(whole));
         }
         // The first block stays free, as low memory does on a PC; Arm's memory begins at 1 GiB.
         let start = match survey.encoding.arch {
@@ -440,8 +449,11 @@ impl Source for MadeTables {
         }
         let mut references = std::mem::take(&mut self.references);
         let outcome = self.trace.next(&mut references);
-        let given =
-            references.as_slice().iter().try_for_each(|reference| self.give(batch, reference));
+        // The damage may be an access that the survey did not take.
+        let left = self.survey.counts.accesses() - self.given;
+        let mut taken =
+            references.as_slice().iter().take(usize::try_from(left).unwrap_or(usize::MAX));
+        let given = taken.try_for_each(|reference| self.give(batch, reference));
         self.references = references;
         given?;
         match outcome {

@@ -110,11 +110,16 @@ pub(super) fn survey(
             Err(error) => return Err(error),
         };
         walk.arch = trace.arch().unwrap_or(Arch::X86_64);
-        for reference in references.as_slice() {
-            walk.take(reference).map_err(|cause| {
-                let place = Place::Access(walk.counts.accesses());
-                ImportError { path: trace.path().to_owned(), place, cause }
-            })?;
+        let mut references = references.as_slice().iter();
+        if let Some(cause) = references.find_map(|reference| walk.take(reference).err()) {
+            let place = Place::Access(walk.counts.accesses());
+            let error = ImportError { path: trace.path().to_owned(), place, cause };
+            // What is too much for the guest that was asked for is no damage.
+            if !until_damage || !matches!(error.cause, Cause::Malformed(_)) {
+                return Err(error);
+            }
+            damage = Some(error);
+            break;
         }
         if !more {
             break;
@@ -205,7 +210,7 @@ impl Walk {
         match self.arch {
             Arch::X86_64 => {
                 let found = normal(5).ok_or_else(|| {
-                    Cause::Refused(format!(
+                    Cause::Malformed(format!(
                         "{address:#x} is no canonical address, not even with 57 bits"
                     ))
                 })?;
@@ -216,7 +221,7 @@ impl Walk {
                 let what = format!(
                     "{address:#x} is no address of a program (48 bits, the top byte ignored)"
                 );
-                Err(Cause::Refused(what))
+                Err(Cause::Malformed(what))
             }
         }
     }

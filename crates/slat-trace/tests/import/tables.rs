@@ -394,6 +394,37 @@ fn what_precedes_the_damage_is_taken_when_asked() {
 }
 
 #[test]
+fn an_address_that_cannot_be_is_damage_like_any_other() {
+    let mut all = accesses(40_000);
+    all.insert(30_000, reference(Kind::Load, 0x8000_0000_0000_0000, 8));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&plain(&all)).unwrap();
+    let open = |damage| MadeTables::open(&[file.path()], &Options::default(), SMALL, damage);
+    let error = open(Damage::Refuse).unwrap_err();
+    assert_eq!(error.place, Place::Access(30_000), "{error}");
+    assert!(matches!(error.cause, Cause::Malformed(_)), "{error}");
+
+    let mut source = open(Damage::TakeWhatPrecedes).unwrap();
+    let (mut count, mut batch) = (0, Batch::default());
+    while source.next(&mut batch).unwrap() {
+        count += batch.accesses.len();
+    }
+    assert_eq!((count, source.counts().accesses()), (30_000, 30_000));
+    assert!(source.notes().last().unwrap().contains("access 30000"));
+}
+
+#[test]
+fn a_trace_that_was_cut_before_its_first_access_says_where() {
+    let bytes = b"gem5\x05\x0a\x01x\x18\x01";
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    let open = |damage| MadeTables::open(&[file.path()], &Options::default(), SMALL, damage);
+    let error = open(Damage::Refuse).unwrap_err();
+    let place = Place::Byte { offset: bytes.len() as u64, in_file: None };
+    assert_eq!(error.place, place, "{error}");
+}
+
+#[test]
 fn real_traces_translate() {
     for name in ["gups_head100k.lk.gz", "gups_100k.champsim.xz"] {
         for policy in [SMALL, Policy { fragmentation: 25, ..TRANSPARENT }] {
