@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | 4-level, 5-level | 3, 4 | the table that CR3 names |
 //! | PAE | 1 | the table that each present PDPTE names, as loaded to the registers |
+//! | 32-bit | 3 | [`Widened::root`] of CR3: see [`Widened`] |
 //!
 //! Several vCPUs share the tables. What a change drops must leave the TLBs of all of them before the
 //! host uses the page otherwise (a *remote flush*): [`Pager::take_flush`] says so after each call. It is
@@ -20,9 +21,11 @@ use alloc::vec::Vec;
 
 mod fill;
 mod host;
+mod legacy;
 mod sync;
 mod tables;
 
+pub use legacy::Widened;
 use tables::Shadowed;
 
 /// How stores to guest tables are noticed.
@@ -258,9 +261,24 @@ impl Pager {
 
     /// The guest stored to a table page.
     pub fn store(&mut self, tables: &mut [Table], gpa: u64) -> Stored {
-        let mut stored = Stored::default();
-        let Some(pages) = self.by_frame.get(&(gpa >> 12)) else { return stored };
         let index = (gpa >> 3 & 0x1ff) as usize;
+        let stored = self.store_to(tables, gpa >> 12, index..=index);
+        if stored.exits {
+            self.exit(Exit::TableWrite);
+        }
+        stored
+    }
+
+    /// One store to so many entries of the table page in this frame; the exit is for the caller to
+    /// count.
+    fn store_to(
+        &mut self,
+        tables: &mut [Table],
+        frame: u64,
+        indices: core::ops::RangeInclusive<usize>,
+    ) -> Stored {
+        let mut stored = Stored::default();
+        let Some(pages) = self.by_frame.get(&frame) else { return stored };
         for page in pages.clone() {
             let shadowed = &mut self.pages[page as usize];
             if shadowed.level == 0 && self.discipline == Discipline::OutOfSync {
@@ -278,13 +296,14 @@ impl Pager {
                 self.drop_table(tables, page);
                 self.counts.flooded += 1;
                 stored.dropped = true;
-            } else if tables[page as usize][index] & P != 0 {
-                self.zap(tables, page, index);
-                stored.dropped = true;
+                continue;
             }
-        }
-        if stored.exits {
-            self.exit(Exit::TableWrite);
+            for index in indices.clone() {
+                if tables[page as usize][index] & P != 0 {
+                    self.zap(tables, page, index);
+                    stored.dropped = true;
+                }
+            }
         }
         self.flush_due |= stored.dropped;
         stored
