@@ -162,12 +162,13 @@ fn main() {
     let run = Run { turns, only, tables };
     println!("millions of translations a second; times the first row's time\n");
 
-    let streams = streams();
     let npt_world = World::open("npt-tdp");
     let (flat, image) = (&npt_world.flat[..], &npt_world.image);
     let ept_world = World::open("ept-bochs");
     let (ept_flat, ept_image) = (&ept_world.flat[..], &ept_world.image);
     let npt = Npt::four(true, Processor::default());
+    let of_npt = streams(|address| bare(flat, NPT_ROOT, address));
+    let of_ept = streams(|address| bare(ept_flat, EPT_ROOT, address));
     let ept = Ept::four(Features { accessed_dirty: true, ..Features::default() });
     let long = Long::four(Controls { nxe: true, ..Controls::default() }, Processor::default());
 
@@ -187,7 +188,7 @@ fn main() {
         turn: in_words(image, None, Some("npt4:0x4bb6000")),
     });
     table.push(Contender { name: "memflow", turn: memflow(flat, NPT_ROOT) });
-    run.table("one stage, npt4", &streams, &mut table);
+    run.table("one stage, npt4", &of_npt, &mut table);
 
     // The same tables, read by the rules of stage 1: nested entries are user entries.
     let mut table = vec![Contender {
@@ -195,7 +196,7 @@ fn main() {
         turn: floor(move |address| bare(flat, NPT_ROOT, address)),
     }];
     table.extend(rows(image, long, NPT_ROOT, AnyFormat::Long(long, NPT_ROOT)));
-    run.table("one stage, x86-4", &streams, &mut table);
+    run.table("one stage, x86-4", &of_npt, &mut table);
 
     let mut table = vec![Contender {
         name: "floor: present, page size",
@@ -206,7 +207,7 @@ fn main() {
         name: "slat walk, in words",
         turn: in_words(ept_image, None, Some("ept4,eptp=0x690505e")),
     });
-    run.table("one stage, ept4", &streams, &mut table);
+    run.table("one stage, ept4", &of_ept, &mut table);
 
     let one = AnyFormat::Long(long, GUEST_ROOT);
     let mut table = vec![Contender {
@@ -219,7 +220,8 @@ fn main() {
         name: "slat walk, in words",
         turn: in_words(image, Some("x86-4:0x1000"), Some("npt4:0x4bb6000")),
     });
-    run.table("two stages, x86-4 over npt4", &streams, &mut table);
+    let nested = streams(|address| bare_nested(flat, NPT_ROOT, GUEST_ROOT, address));
+    run.table("two stages, x86-4 over npt4", &nested, &mut table);
 
     let mut table = vec![Contender {
         name: "floor: present, page size",
@@ -231,5 +233,6 @@ fn main() {
         name: "slat walk, in words",
         turn: in_words(ept_image, Some("x86-4:0x1000"), Some("ept4,eptp=0x690505e")),
     });
-    run.table("two stages, x86-4 over ept4", &streams, &mut table);
+    let nested = streams(|address| bare_nested(ept_flat, EPT_ROOT, GUEST_ROOT, address));
+    run.table("two stages, x86-4 over ept4", &nested, &mut table);
 }

@@ -1,5 +1,7 @@
 //! What is walked: real tables of KVM, from the fixtures.
 
+use std::ops::Range;
+
 use slat_image::{Image, Options};
 
 /// One image, twice: flat for the floors and memflow, opened for slat.
@@ -37,26 +39,31 @@ impl World {
     }
 }
 
-/// `BATCH` addresses in `pages` pages of `start..`, in a random order (xorshift, fixed seed).
-fn random(start: u64, pages: u64) -> Vec<u64> {
+/// `BATCH` addresses in the first `pages` of `range` that `walk` translates, in a random order (xorshift, fixed seed).
+fn random(range: Range<u64>, pages: usize, walk: impl Fn(u64) -> Option<u64>) -> Vec<u64> {
+    let mapped: Vec<u64> =
+        range.step_by(4096).filter(|&page| walk(page).is_some()).take(pages).collect();
+    assert_eq!(mapped.len(), pages, "the fixture maps enough of the range");
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     (0..BATCH)
         .map(|_| {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            start + state % pages * 4096 + (state >> 50 & 0xff8)
+            mapped[(state % pages as u64) as usize] + (state >> 50 & 0xff8)
         })
         .collect()
 }
 
-/// The four columns. In the guests of the fixtures, 32 to 64 MiB are mapped by 4 KiB pages and 4 to
-/// 12 MiB by 2 MiB pages of stage 2.
-pub fn streams() -> [Stream; 4] {
+/// The four columns, of addresses that `walk` translates. In the guests of the fixtures, pages from
+/// 32 MiB on are mapped by 4 KiB pages and 4 to 12 MiB by 2 MiB pages of stage 2.
+pub fn streams(walk: impl Fn(u64) -> Option<u64>) -> [Stream; 4] {
+    let small = (32 << 20)..(64 << 20);
+    let large = (4 << 20)..(12 << 20);
     [
-        Stream { name: "4K warm", addresses: random(32 << 20, 16) },
-        Stream { name: "4K random", addresses: random(32 << 20, 8192) },
-        Stream { name: "2M warm", addresses: random(4 << 20, 16) },
-        Stream { name: "2M random", addresses: random(4 << 20, 2048) },
+        Stream { name: "4K warm", addresses: random(small.clone(), 16, &walk) },
+        Stream { name: "4K random", addresses: random(small, 2048, &walk) },
+        Stream { name: "2M warm", addresses: random(large.clone(), 16, &walk) },
+        Stream { name: "2M random", addresses: random(large, 2048, &walk) },
     ]
 }

@@ -136,6 +136,15 @@ impl Image {
         }
     }
 
+    /// The words of 8 bytes, at multiples of 8, that the largest range has, and the address of the
+    /// first.
+    pub(crate) fn words(&self) -> (u64, &[[u8; 8]]) {
+        match self.largest.start.checked_next_multiple_of(8) {
+            Some(start) => (start, self.largest.from(start).as_chunks().0),
+            None => (0, &[]),
+        }
+    }
+
     /// [`read_array`](Image::read_array) for what is not wholly in the largest range.
     #[cold]
     #[inline(never)]

@@ -33,6 +33,28 @@ fn entries_are_read_in_either_order_and_size() {
     }
 }
 
+/// Wherever the image begins, and whatever an address is a multiple of.
+#[test]
+fn every_address_reads_what_the_image_has_there() {
+    let access = Access::default();
+    for base in 0x1000..0x1009 {
+        let image = Image::from_raw(base, (0..40).collect()).unwrap();
+        let mut memory = image.read_only::<Spa>();
+        for address in 0xff0..0x1040 {
+            for (layout, expected) in [
+                (EntryLayout::LE64, image.read_u64(address)),
+                (EntryLayout::LE32, image.read_u32(address).map(u64::from)),
+            ] {
+                let read = memory.read(Spa::new(address), layout, &access);
+                assert_eq!(read.ok().map(|read| read.value), expected, "{base:#x} {address:#x}");
+            }
+        }
+        for address in [0, 7, u64::MAX - 8, u64::MAX] {
+            assert!(memory.read(Spa::new(address), EntryLayout::LE64, &access).is_err());
+        }
+    }
+}
+
 proptest! {
     /// Any sequence of stores is seen as a plain array of bytes would show it.
     #[test]

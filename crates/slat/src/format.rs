@@ -156,6 +156,10 @@ pub trait Format: Copy {
     /// (AArch64 with `TG0` other than `TG1`), so that [`Format::half`] must be asked first.
     const HALVES: bool = false;
 
+    /// Whether the shifts of levels are the same for all values of the format, so that a walk of four
+    /// levels gains by code of its own for each.
+    const UNROLLED: bool = false;
+
     /// The format as the tables for `input` use it: to be asked before any other method where
     /// [`Format::HALVES`] holds. Walks do so themselves.
     #[must_use]

@@ -83,6 +83,10 @@ pub trait Memory {
     /// Why an entry could not be reached.
     type Fault;
 
+    /// Whether walks over this memory are part of a walk of several stages. Those are kept small: what
+    /// a walk gains by code of its own for each level, they lose by there being so much of it.
+    const SHARED: bool = false;
+
     /// Reads the entry at `address`, which is a multiple of its size.
     ///
     /// # Errors
@@ -112,6 +116,8 @@ pub trait Memory {
 impl<M: Memory + ?Sized> Memory for &mut M {
     type Address = M::Address;
     type Fault = M::Fault;
+
+    const SHARED: bool = M::SHARED;
 
     #[inline]
     fn read(

@@ -182,7 +182,8 @@ impl<'a, F: Format, I: Address, M: Memory, W: Observer> Nested<'a, F, I, M, W> {
         address: I,
         access: &Access,
     ) -> Result<Mapped<M::Address>, Failed<I, M::Fault>> {
-        walk(self.stage, &mut self.memory, address, access, self.regime, self.observer)
+        let mut memory = Lower(&mut self.memory);
+        walk(self.stage, &mut memory, address, access, self.regime, self.observer)
     }
 
     /// As [`locate`](Nested::locate), with accessed and dirty bits written at this time.
@@ -209,6 +210,8 @@ impl<'a, F: Format, I: Address, M: Memory, W: Observer> Nested<'a, F, I, M, W> {
 impl<F: Format, I: Address, M: Memory, W: Observer> Memory for Nested<'_, F, I, M, W> {
     type Address = I;
     type Fault = Failed<I, M::Fault>;
+
+    const SHARED: bool = true;
 
     /// Part of the stage above's loop: a call would put descriptors and results into memory.
     #[inline(always)]
@@ -237,5 +240,37 @@ impl<F: Format, I: Address, M: Memory, W: Observer> Memory for Nested<'_, F, I, 
         self.memory
             .compare_exchange(mapped.output, layout, current, new, access)
             .map_err(Failed::Below)
+    }
+}
+
+/// The memory of the lower stage of [`Nested`].
+struct Lower<'a, M>(&'a mut M);
+
+impl<M: Memory> Memory for Lower<'_, M> {
+    type Address = M::Address;
+    type Fault = M::Fault;
+
+    const SHARED: bool = true;
+
+    #[inline(always)]
+    fn read(
+        &mut self,
+        address: Self::Address,
+        layout: EntryLayout,
+        access: &Access,
+    ) -> Result<Value, Self::Fault> {
+        self.0.read(address, layout, access)
+    }
+
+    #[inline]
+    fn compare_exchange(
+        &mut self,
+        address: Self::Address,
+        layout: EntryLayout,
+        current: u64,
+        new: u64,
+        access: &Access,
+    ) -> Result<bool, Self::Fault> {
+        self.0.compare_exchange(address, layout, current, new, access)
     }
 }

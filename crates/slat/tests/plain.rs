@@ -19,7 +19,7 @@ use slat::format::{Decoded, Format, Found, Path, Start};
 use slat::memory_type::StageType;
 use slat::{
     Access, Cause, EntryLayout, EntrySize, Flavor, Gpa, Gva, Kind, Privilege, Regime, SliceMemory,
-    Spa, Stage, Stage1Page, translate,
+    Spa, Stage, Stage1Page, Steps, translate, walk,
 };
 
 /// A format that says nothing plainly.
@@ -335,6 +335,7 @@ fn compare(seed: u64, pairs: &[(Make, Make)]) {
     let mut r = Random(seed);
     let mut bytes = vec![0u8; SIZE];
     let (mut translated, mut failed) = (0, 0);
+    let mut alone = [0; 2];
     for _ in 0..300 {
         let (first, second) = r.pick(pairs);
         let (first, second) = (first(&mut r), second(&mut r));
@@ -379,11 +380,35 @@ fn compare(seed: u64, pairs: &[(Make, Make)]) {
             );
             assert_eq!(plain, exact, "{} over {}: {gva:?} {access:?}", first.name(), second.name());
             *if plain.is_ok() { &mut translated } else { &mut failed } += 1;
+            // Each alone: walks of one stage have code of their own.
+            alone[0] += one_stage(first, &mut memory, gva, &access, &regime);
+            alone[1] += one_stage(second, &mut memory, gva, &access, &regime);
         }
         one_by_one(&mut r, &first);
         one_by_one(&mut r, &second);
     }
     assert!(translated > 100 && failed > 100, "{translated} translated, {failed} failed");
+    assert!(alone.iter().all(|&alone| alone > 100), "{alone:?} translated alone");
+}
+
+/// One stage's walk, plainly and exactly: result and steps. Returns whether it translates, as a number.
+fn one_stage(
+    format: AnyFormat,
+    memory: &mut SliceMemory<'_, Spa>,
+    address: Gva,
+    access: &Access,
+    regime: &Regime,
+) -> u32 {
+    let seen = [Steps::<8>::default(), Steps::<8>::default()];
+    let stage = Stage::<_, Gva, Spa>::new(format, ());
+    let plain = walk(&stage, memory, address, access, regime, &seen[0]);
+    let stage = Stage::<_, Gva, Spa>::new(Exact(format), ());
+    let exact = walk(&stage, memory, address, access, regime, &seen[1]);
+    let name = format.name();
+    assert_eq!(plain, exact, "{name}: {address:?} {access:?}");
+    let steps = seen.map(|seen| seen.iter().collect::<Vec<_>>());
+    assert_eq!(steps[0], steps[1], "{name}: {address:?} {access:?}");
+    plain.is_ok().into()
 }
 
 /// Entries, each at every level: what is said plainly is said exactly.

@@ -294,6 +294,8 @@ impl Format for Ept {
     /// EPTP; bits 11:0 are configuration and are masked.
     type Root = u64;
 
+    const UNROLLED: bool = true;
+
     fn name(&self) -> &'static str {
         if self.root_level == 3 { "ept4" } else { "ept5" }
     }

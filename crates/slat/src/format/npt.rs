@@ -24,6 +24,7 @@ use crate::regime::Regime;
 pub struct Npt(Mode);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 #[expect(clippy::large_enum_variant, reason = "nearly all hosts are the large one")]
 enum Mode {
     Long(In<Long>),
@@ -239,6 +240,8 @@ impl<M> In<M> {
 impl<M: HostMode> Format for In<M> {
     /// nCR3.
     type Root = u64;
+
+    const UNROLLED: bool = M::UNROLLED;
 
     fn name(&self) -> &'static str {
         self.name

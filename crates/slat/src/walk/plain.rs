@@ -55,7 +55,6 @@ where
         } else {
             format
         };
-        let layout = format.layout();
         let start = format.begin(root, self.input.raw(), &self.access, self.regime);
         let (table, level, input) = match start {
             Ok(Start::Table { table, level, input }) => (table, level, input),
@@ -69,36 +68,55 @@ where
             Err(_) => return self.apart().exact(format, root, None),
         };
         let mut place = self.first(format, table, level, input);
-        loop {
-            let level = place.level;
-            let entry_address = place.table.wrapping_add(place.index * layout.size.bytes());
-            let access = self.access.table_read(level, self.input.raw());
-            let read = match self.memory.read(O::new(entry_address), layout, &access) {
-                Ok(read) => read,
-                Err(below) => {
+        // Reads the entry at `place`, which is of this level, and goes on to the next one or returns.
+        macro_rules! pass {
+            ($level:expr) => {
+                let level = $level;
+                let layout = format.layout();
+                let entry_address = place.table.wrapping_add(place.index * layout.size.bytes());
+                let access = self.access.table_read(level, self.input.raw());
+                let read = match self.memory.read(O::new(entry_address), layout, &access) {
+                    Ok(read) => read,
+                    Err(below) => {
+                        cold_path();
+                        return Err(Failed::Below(below));
+                    }
+                };
+                let entry = read.value;
+                place.path.via &= read.reached.leaf;
+                if let Some(next) = format.plain_table(entry, level) {
+                    self.saw(level, entry_address, entry, Decoded::Table { next });
+                    place.level = level;
+                    place.descend(format, entry, next, input);
+                } else {
+                    if let Some((base, shift)) = format.plain_leaf(entry, level) {
+                        let (path, kind) = (place.path, self.access.kind);
+                        let input_raw = self.input.raw();
+                        let found =
+                            Found { entry, level, base, shift, path, input: input_raw, kind };
+                        if format.plainly_permits(&found, &self.access, self.regime) {
+                            self.saw(level, entry_address, entry, Decoded::Leaf { base, shift });
+                            let output = O::new(base | (input & ((1u64 << shift) - 1)));
+                            return Ok(Mapped { output, found });
+                        }
+                    }
                     cold_path();
-                    return Err(Failed::Below(below));
+                    return self.apart().exact(format, root, Some(Met { place, input, entry }));
                 }
             };
-            let entry = read.value;
-            place.path.via &= read.reached.leaf;
-            if let Some(next) = format.plain_table(entry, level) {
-                self.saw(level, entry_address, entry, Decoded::Table { next });
-                place.descend(format, entry, next, input);
-                continue;
-            }
-            if let Some((base, shift)) = format.plain_leaf(entry, level) {
-                let (path, kind) = (place.path, self.access.kind);
-                let found =
-                    Found { entry, level, base, shift, path, input: self.input.raw(), kind };
-                if format.plainly_permits(&found, &self.access, self.regime) {
-                    self.saw(level, entry_address, entry, Decoded::Leaf { base, shift });
-                    let output = O::new(base | (input & ((1u64 << shift) - 1)));
-                    return Ok(Mapped { output, found });
-                }
-            }
+        }
+        if F::UNROLLED && !M::SHARED && place.level == 3 {
+            // Where the compiler knows the level, its shift and its masks are constants.
+            pass!(3);
+            pass!(2);
+            pass!(1);
+            pass!(0);
+            // No format takes an entry of level 0 for a table.
             cold_path();
-            return self.apart().exact(format, root, Some(Met { place, input, entry }));
+            return self.apart().exact(format, root, None);
+        }
+        loop {
+            pass!(place.level);
         }
     }
 

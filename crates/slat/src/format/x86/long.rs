@@ -239,6 +239,8 @@ pub(crate) const fn address_bits(low: u32, high: u32) -> u64 {
 impl Format for Long {
     type Root = u64;
 
+    const UNROLLED: bool = true;
+
     fn name(&self) -> &'static str {
         if self.root_level == 3 { "x86-4" } else { "x86-5" }
     }
