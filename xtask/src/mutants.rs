@@ -10,11 +10,11 @@ use anyhow::{Context, ensure};
 /// makes no difference. Runs cargo-mutants, and installs it first where it is missing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which part of the mutants: K/N, K from 0
-    #[arg(long, default_value = "0/8")]
+    /// Which part of the mutants: K/N, K from 0; each part has some of every file
+    #[arg(long, default_value = "0/33")]
     shard: String,
     /// Files of crates/slat, as a glob
-    #[arg(long, default_value = "crates/slat/src/{format,syndrome}/**/*.rs")]
+    #[arg(long, default_value = "crates/slat/src/{format,syndrome,walk}/**/*.rs")]
     file: String,
     /// Only list the mutants
     #[arg(long)]
@@ -34,6 +34,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut command = Command::new("cargo");
     command.args(["mutants", "--no-shuffle", "--package", "slat", "--file", &args.file]);
     command.args(["--file", "crates/slat/src/walk.rs", "--shard", &args.shard]);
+    command.args(["--sharding", "round-robin"]);
     // The golden vectors are tests of another crate.
     command.args(["--test-package", "slat", "--test-package", "slat-oracle"]);
     if args.list {
