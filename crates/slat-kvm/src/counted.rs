@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
-};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 
 use crate::Unavailable;
 use crate::region::Region;
@@ -96,7 +94,7 @@ pub fn count() -> Result<Counted, Unavailable> {
         let phases = phases();
         load(&region, &phases)?;
         let vm = kvm.create_vm()?;
-        give(&vm, &region)?;
+        region.give_to(&vm)?;
         let mut vcpu = vm.create_vcpu(0)?;
         vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
         start(&vcpu)?;
@@ -171,21 +169,6 @@ fn load(region: &Region, phases: &[Phase]) -> io::Result<()> {
             region.store(LIST + 24 * n + 8 * word, value);
         }
     }
-    Ok(())
-}
-
-#[expect(unsafe_code, reason = "the kernel is given memory of this process")]
-fn give(vm: &VmFd, region: &Region) -> io::Result<()> {
-    let slot = kvm_userspace_memory_region {
-        slot: 0,
-        flags: 0,
-        guest_phys_addr: 0,
-        memory_size: region.bytes(),
-        userspace_addr: region.address(),
-    };
-    // SAFETY: the region is mapped, and outlives the machine, which `count` drops first; it is read
-    // and written as atomics alone.
-    unsafe { vm.set_user_memory_region(slot)? };
     Ok(())
 }
 

@@ -12,6 +12,10 @@
 mod counted;
 mod probe;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod prober;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod processor;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[expect(unsafe_code, reason = "a guest's memory is mapped by the kernel")]
 mod region;
 pub mod script;
@@ -25,4 +29,6 @@ mod translator;
 pub use counted::{Counted, Paging, count, paging};
 pub use probe::{Capability, Probe, Unavailable, probe};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub use translator::{PagingState, Translator};
+pub use processor::{PagingState, Processor};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub use translator::Translator;

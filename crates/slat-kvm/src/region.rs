@@ -4,6 +4,9 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+
 /// The largest page that the region is aligned to.
 const ALIGNMENT: usize = 2 << 20;
 
@@ -63,6 +66,24 @@ impl Region {
         self.bytes as u64
     }
 
+    /// Makes it a machine's memory from physical address 0 on. The machine must go before the region does.
+    ///
+    /// # Errors
+    /// Where KVM does not take it.
+    pub(crate) fn give_to(&self, vm: &VmFd) -> io::Result<()> {
+        let slot = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: self.bytes(),
+            userspace_addr: self.address(),
+        };
+        // SAFETY: the region is mapped, and every owner of both drops the machine first; it is read and
+        // written as atomics alone.
+        unsafe { vm.set_user_memory_region(slot)? };
+        Ok(())
+    }
+
     fn word(&self, at: u64) -> &AtomicU64 {
         let at = at as usize;
         assert!(at.is_multiple_of(8) && at < self.bytes, "{at:#x} is not in the region");
@@ -74,6 +95,11 @@ impl Region {
     /// Stores eight bytes at `at`, a multiple of 8.
     pub(crate) fn store(&self, at: u64, value: u64) {
         self.word(at).store(value, Ordering::Relaxed);
+    }
+
+    /// The eight bytes at `at`, a multiple of 8.
+    pub(crate) fn load(&self, at: u64) -> u64 {
+        self.word(at).load(Ordering::Relaxed)
     }
 
     /// Copies `bytes` to `at`, a multiple of 8.

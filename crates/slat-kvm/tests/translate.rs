@@ -71,9 +71,9 @@ fn kvm_translates_as_the_walker_does() {
         }
         let controls = Controls { nxe, ..Controls::default() };
         let processor = Processor {
-            physical_bits: kvm.physical_bits(),
-            gigabyte_pages: kvm.gigabyte_pages(),
-            vendor: if kvm.is_amd() { Vendor::Amd } else { Vendor::Intel },
+            physical_bits: kvm.processor().physical_bits,
+            gigabyte_pages: kvm.processor().gigabyte_pages,
+            vendor: if kvm.processor().amd { Vendor::Amd } else { Vendor::Intel },
             encryption_bit: None,
         };
         let format = Long::four(controls, processor);

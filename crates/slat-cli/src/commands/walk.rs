@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use slat::{Access, Kind, Privilege};
+use slat::{Access, Flavor, Kind, Privilege};
 use slat_image::explain::{Drawing, Explainer, load_registers};
 use slat_image::spec::{Setup, number};
 use slat_image::{Image, Options, Source};
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SPEC")]
     stage2: Option<String>,
 
-    /// What is asked: r, w or x
+    /// What is asked: r, w or x; hlvx is RISC-V's load of what may be executed
     #[arg(long, value_name = "r|w|x", default_value = "r")]
     access: AccessKind,
 
@@ -64,8 +64,9 @@ A SPEC names the format and its root, by the root table's address or by the root
 Stage-1 formats: x86-32 x86-pae x86-4 x86-5 arm-short arm-lpae arm64 sv32 sv39 sv48 sv57
 Stage-2 formats: ept4 ept5 npt-32 npt-pae npt4 npt5 arm-lpae-s2 arm64-s2 sv32x4 sv39x4 sv48x4 sv57x4
 Keys: registers (cr0 cr3 cr4 efer pat hpat pkru pkrs ac pdpte0..3 eptp ncr3 ttbr0 ttbr1 tcr ttbcr
-mair sctlr dacr hcr httbr vttbr vtcr satp vsatp hgatp sum mxr vsmxr adue) and shorthands (granule=
-t0sz= sl0= ipa= maxphyaddr= nxe= ad= vendor=intel|amd version=7|8); a wrong key's error lists those that fit.
+mair sctlr dacr hcr httbr vttbr vtcr satp vsatp hgatp sum mxr vsmxr adue pbmte) and shorthands
+(granule= t0sz= sl0= ipa= maxphyaddr= gigabyte= xonly= nxe= ad= vendor=intel|amd version=7|8
+without=); a wrong key's error lists those that fit.
 
 Examples:
   slat walk fixtures/ept-bochs.slice --stage1 x86-4:0x1000 --stage2 ept4:0x6905000 0x400000
@@ -81,6 +82,8 @@ enum AccessKind {
     Write,
     #[value(name = "x")]
     Execute,
+    #[value(name = "hlvx")]
+    Hlvx,
 }
 
 fn parse_number(text: &str) -> Result<u64, String> {
@@ -93,16 +96,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     roots_are_inside(&setup, &image)?;
     load_registers(&mut setup, image.read_only()).map_err(anyhow::Error::msg)?;
 
-    let kind = match args.access {
-        AccessKind::Read => Kind::Read,
-        AccessKind::Write => Kind::Write,
-        AccessKind::Execute => Kind::Execute,
+    let (kind, flavor) = match args.access {
+        AccessKind::Read => (Kind::Read, Flavor::Plain),
+        AccessKind::Write => (Kind::Write, Flavor::Plain),
+        AccessKind::Execute => (Kind::Execute, Flavor::Plain),
+        AccessKind::Hlvx => (Kind::Read, Flavor::Hlvx),
     };
     let privilege = if args.user { Privilege::User } else { Privilege::Supervisor };
     let mut walker = Walker {
         explainer: Explainer::new(setup),
         image: &image,
-        access: Access::new(kind, privilege),
+        access: Access::new(kind, privilege).with_flavor(flavor),
         json: args.json,
         out: io::BufWriter::new(io::stdout().lock()),
         faulted: false,

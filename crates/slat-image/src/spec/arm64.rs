@@ -23,7 +23,40 @@ pub(super) fn stage(
 
 fn processor(fields: &mut Fields) -> Result<Processor, SpecError> {
     let physical_bits = fields.count("maxphyaddr", 32..=52)?.unwrap_or(52) as u8;
-    Ok(Processor { physical_bits, ..Processor::default() })
+    let mut processor = Processor { physical_bits, ..Processor::default() };
+    let Some(lacking) = fields.take("without") else { return Ok(processor) };
+    for name in lacking.split('+') {
+        match lacked(&mut processor, name) {
+            Some(feature) => *feature = false,
+            None => {
+                return Err(fields.error(format!(
+                    "without={name}: write one or more of {}, joined by +",
+                    FEATURES.join(", ")
+                )));
+            }
+        }
+    }
+    Ok(processor)
+}
+
+/// The architecture's optional features that decide how tables are read, as `without=` names them
+/// (FEAT_LVA, FEAT_LPA2, FEAT_TTST, the two halves of FEAT_HAFDBS, FEAT_XNX, FEAT_E0PD, FEAT_HPDS,
+/// FEAT_PAN3).
+const FEATURES: [&str; 9] = ["lva", "lpa2", "ttst", "haf", "hd", "xnx", "e0pd", "hpds", "pan3"];
+
+fn lacked<'a>(processor: &'a mut Processor, name: &str) -> Option<&'a mut bool> {
+    Some(match name {
+        "lva" => &mut processor.large_virtual_addresses,
+        "lpa2" => &mut processor.lpa2,
+        "ttst" => &mut processor.small_tables,
+        "haf" => &mut processor.hardware_access_flag,
+        "hd" => &mut processor.hardware_dirty_state,
+        "xnx" => &mut processor.execute_never_extension,
+        "e0pd" => &mut processor.e0pd,
+        "hpds" => &mut processor.hierarchical_disable,
+        "pan3" => &mut processor.enhanced_pan,
+        _ => return None,
+    })
 }
 
 fn granule(fields: &mut Fields) -> Result<Option<Granule>, SpecError> {
@@ -233,7 +266,7 @@ mod tests {
             "arm64-s2:0x454ea000",
             "arm64-s2,vttbr=0x10000454ea000,vtcr=0x80243558,hcr=0x847c263f",
             "arm64-s2:0x10000,granule=64k,ipa=48,maxphyaddr=48",
-            "arm64-s2:0x1000,t0sz=32,sl0=1,ad=on",
+            "arm64-s2:0x1000,t0sz=32,sl0=1,ad=on,without=xnx+lpa2",
             "arm64-s2,vttbr=0,hcr=0",
         ] {
             Setup::parse(None, Some(stage2)).unwrap_or_else(|why| panic!("{stage2}: {why}"));
@@ -247,6 +280,7 @@ mod tests {
         assert!(error(Some("arm64:0x1000,granule=8k"), None).contains("4k, 16k or 64k"));
         assert!(error(Some("arm64:0x1000,tcr=0x19,t0sz=25"), None).contains("already says t0sz="));
         assert!(error(Some("arm64:0x1800"), None).contains("not aligned"));
+        assert!(error(Some("arm64:0x1000,without=xnx+sve"), None).contains("pan3"));
         assert!(error(Some("arm64:0x1000,tcr=0x1000000080190019"), None).contains("MTX"));
         assert!(error(Some("arm64:0x1000,el=2,ttbr1=0"), None).contains("no key `ttbr1`"));
         assert!(error(None, Some("arm64-s2:0x1000,ipa=40")).contains("not aligned"));

@@ -15,8 +15,12 @@ pub(super) fn stage(fields: &mut Fields, regime: &mut Regime) -> Result<Named, S
         _ => (Scheme::Sv57, Width::Rv64),
     };
     let guest = fields.stage == 1;
-    let features =
-        Features { hardware_ad: fields.switch("adue")?.unwrap_or(false), ..Features::default() };
+    let every = Features::default();
+    let features = Features {
+        hardware_ad: fields.switch("adue")?.unwrap_or(false),
+        memory_types: fields.switch("pbmte")?.unwrap_or(every.memory_types),
+        ..every
+    };
     type Decode = fn(u64, Width) -> Result<slat::format::riscv::Root, slat::register::Refused>;
     let (root, decode): (Root, Decode) = if guest {
         regime.riscv.sum = fields.switch("sum")?.unwrap_or(regime.riscv.sum);

@@ -58,7 +58,10 @@ fn processor(
     default_bits: u64,
 ) -> Result<Processor, SpecError> {
     let physical_bits = fields.count("maxphyaddr", 32..=52)?.unwrap_or(default_bits) as u8;
-    Ok(Processor { physical_bits, vendor: vendor(fields, default)?, ..Processor::default() })
+    // CPUID 80000001H:EDX[26].
+    let gigabyte_pages = fields.switch("gigabyte")?.unwrap_or(true);
+    let vendor = vendor(fields, default)?;
+    Ok(Processor { physical_bits, gigabyte_pages, vendor, ..Processor::default() })
 }
 
 /// A root that must be a page of its own: other bits of a bare `:ROOT` are a mistake.
@@ -316,7 +319,11 @@ fn extended(fields: &mut Fields, root_level: u8) -> Result<Named, SpecError> {
     page_aligned(fields, root, physical_bits)?;
     let ad = fields.switch("ad")?;
     let raw = root.raw();
-    let mut features = ept::Features { physical_bits, ..ept::Features::default() };
+    // IA32_VMX_EPT_VPID_CAP bits 0 and 17.
+    let execute_only = fields.switch("xonly")?.unwrap_or(true);
+    let gigabyte_pages = fields.switch("gigabyte")?.unwrap_or(true);
+    let mut features =
+        ept::Features { physical_bits, execute_only, gigabyte_pages, ..ept::Features::default() };
     if let Root::Register(eptp) = root {
         check_eptp(fields, eptp, root_level, physical_bits)?;
         features.accessed_dirty = eptp & 1 << 6 != 0;
