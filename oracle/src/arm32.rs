@@ -11,12 +11,14 @@
 mod expect;
 mod generate;
 mod layout;
+mod walks;
 
 use slat::format::arm32::{Processor, Version};
 
 use crate::contract::{Answer, Info};
 use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};
 use crate::random::Random;
+use crate::reproduce::Walk;
 use crate::world::World;
 
 pub(crate) use layout::is_long;
@@ -194,6 +196,18 @@ impl Subject for Arm32 {
             1 => astray.is_none(),
             _ => domain(expected) || astray.is_some_and(domain),
         }
+    }
+
+    fn walks(&self, probe: &Probe) -> Vec<Walk> {
+        walks::walks(self.features.processor.version, probe)
+    }
+
+    fn second_root(&self, probe: &Probe) -> u64 {
+        probe.state[8] & 0x00FF_FFFF_F000
+    }
+
+    fn elf_machine(&self) -> u16 {
+        40
     }
 
     fn explain(&self, probe: &Probe) -> String {

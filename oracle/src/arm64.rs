@@ -10,12 +10,15 @@
 mod expect;
 mod generate;
 mod layout;
+mod shape;
+mod walks;
 
 use slat::format::arm64::Processor;
 
 use crate::contract::{Answer, Info};
 use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};
 use crate::random::Random;
+use crate::reproduce::Walk;
 use crate::world::World;
 
 /// What a processor can do, as its monitor read it back.
@@ -164,6 +167,18 @@ impl Subject for Arm64 {
     /// A guest whose exceptions go astray runs on without end.
     fn is_hopeless(&self, probe: &Probe, _: &Outcome, astray: Option<&Outcome>) -> bool {
         probe.operation == 1 && astray.is_none()
+    }
+
+    fn walks(&self, probe: &Probe) -> Vec<Walk> {
+        walks::walks(&self.features.processor, probe)
+    }
+
+    fn second_root(&self, probe: &Probe) -> u64 {
+        probe.state[8] & 0x0000_FFFF_FFFF_F000
+    }
+
+    fn elf_machine(&self) -> u16 {
+        183
     }
 
     fn explain(&self, probe: &Probe) -> String {

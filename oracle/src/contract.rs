@@ -64,6 +64,15 @@ impl Machine {
         arena: 0x300_0000..0x380_0000,
         devices: [0xC000_0000..0x1_0000_0000, 0..0],
     };
+    /// A guest of KVM: its own program, then what probes use.
+    pub const KVM: Machine = Machine {
+        ram: 0..0x40_0000,
+        monitor: None,
+        header: 0x1_0000,
+        queue: 0x2_0000..0x8_0000,
+        arena: 0x8_0000..0x40_0000,
+        devices: [0..0, 0..0],
+    };
     /// QEMU's `virt` machine for Arm without high memory: RAM begins with the device tree.
     pub const ARM: Machine = Machine {
         ram: 0x4000_0000..0x4800_0000,

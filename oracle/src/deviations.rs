@@ -360,6 +360,16 @@ pub static ALL: &[Deviation] = &[
         }),
     },
     Deviation {
+        name: "clean-page-executable",
+        models: &[Model::QemuAarch64, Model::Qemu10Aarch64],
+        section: "Arm ARM AArch64.S1DirectBasePermissions (AP[2] counts as clear where DBM is set and HD \
+                  is in use; WXN and EL1's never executing what EL0 may write follow from that)",
+        what: "A page that hardware will make dirty at the first store is a writable one from the \
+               beginning, so that WXN, and at EL1 EL0's right to write, forbid its execution; the model \
+               looks at AP[2] as it is in memory.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
         name: "block-at-any-level",
         models: &[Model::QemuAarch64],
         section: "Arm ARM D8.3.1 (tables of block sizes)",
@@ -422,6 +432,22 @@ pub static ALL: &[Deviation] = &[
         models: &[Model::QemuX86, Model::Bochs],
         section: "AMD APM 2 5.3.3 (figures 5-18 and 5-19)",
         what: "Bit 8 of PML4E and PML5E must be zero; the model ignores it, as Intel's processors do.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "slot-of-the-switcher",
+        models: &[Model::Kvm],
+        section: "Intel SDM 3A 5.5 (4-level paging: every entry of the topmost table is the guest's)",
+        what: "kvm_pvm keeps the topmost slot 256 of the address space for the code that switches to a \
+               guest in user mode; to the guest its own entry there seems not present.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "translate-ignores-upper-bits",
+        models: &[Model::Kvm],
+        section: "Intel SDM 3A 5.5.4; SDM 1 3.3.7.1 (canonical addresses)",
+        what: "An address whose upper bits do not repeat its topmost translated bit has no translation; \
+               KVM_TRANSLATE does not look at those bits.",
         shows: Shows::InWalk,
     },
 ];

@@ -9,6 +9,7 @@ use crate::monitor::Monitor;
 use crate::probe::{Case, Coverage, Draft, Outcome, Probe, Subject, again, complete};
 use crate::random::Random;
 use crate::recipe::Recipe;
+use crate::reproduce::Reproducer;
 use crate::world::World;
 
 /// One processor of one emulator, with one monitor and one host mode.
@@ -53,6 +54,28 @@ pub struct Disagreement {
     pub seen: Seen,
     /// The state in words.
     pub explanation: String,
+    /// What shows the walker's answer by itself.
+    pub reproducer: Reproducer,
+}
+
+impl Disagreement {
+    /// The disagreement over a case. `world` is the template.
+    #[must_use]
+    pub fn new(
+        variant: &str,
+        subject: &dyn Subject,
+        world: &mut World,
+        case: &Case,
+        seen: Seen,
+    ) -> Disagreement {
+        Disagreement {
+            variant: variant.to_owned(),
+            case: case.clone(),
+            seen,
+            explanation: subject.explain(&case.probe),
+            reproducer: Reproducer::new(subject, world, &case.probe),
+        }
+    }
 }
 
 /// What came of an oracle's probes.
@@ -157,13 +180,16 @@ pub fn judge(
         return Verdict::Masked(first);
     }
     let in_walk: Vec<&'static Deviation> = in_walk(model).collect();
+    let mut untold = None;
     // One alone, else all together.
     let together = (in_walk.len() > 1).then_some(&in_walk[..]);
     for set in in_walk.chunks(1).chain(together) {
         let names: Vec<&'static str> = set.iter().map(|deviation| deviation.name).collect();
         let deviating = subject.deviating(&names);
         let Some(deviant) = again(deviating.as_ref(), world, case) else {
-            return Verdict::Masked(set[0]);
+            // What comes of the access is not known then; memory must be as one of the two left it.
+            untold = untold.or(Some(set[0]));
+            continue;
         };
         let known = deviant.compared.iter().take(case.compared.len());
         if deviant.expected == case.expected && known.eq(&case.compared) {
@@ -175,7 +201,19 @@ pub fn judge(
             return Verdict::Masked(set[0]);
         }
     }
-    Verdict::Disagree
+    match untold {
+        Some(deviation) if only_updates(subject, case, seen) => Verdict::Masked(deviation),
+        _ => Verdict::Disagree,
+    }
+}
+
+/// Whether each word is as it was, as the walker left it, or has bits more that walks set.
+fn only_updates(subject: &dyn Subject, case: &Case, seen: &Seen) -> bool {
+    let set = subject.accessed_bits() | subject.second_stage_bits();
+    case.compared.iter().zip(&seen.words).all(|(&(_, before, after), &got)| {
+        let more = |from: u64| got & from == from && (got ^ from) & !set == 0;
+        got == after || more(before) || more(after)
+    })
 }
 
 /// Whether outcome and memory are the same. Where the access failed, a machine may have set accessed
@@ -242,7 +280,6 @@ pub fn ask(
     variant: &Variant,
     probes: u64,
     seed: u64,
-    coverage: &mut Coverage,
     begin: &mut dyn FnMut(&Variant, &Info),
     keep: Keep<'_>,
 ) -> anyhow::Result<Tally> {
@@ -260,13 +297,13 @@ pub fn ask(
     let memory = world.segments();
     let mut tally = Tally::default();
     let mut cases: Vec<(u64, Case)> = Vec::new();
+    let steps = &mut Vec::new();
     while tally.probes < probes {
         cases.clear();
         let want = (probes - tally.probes).min(BATCH as u64) as usize;
         while cases.len() < want {
             let (draft, probe) = drafts.next(&world);
-            coverage.set_class(subject.class(&probe));
-            let Some(mut case) = complete(subject, &mut world, probe, coverage) else { continue };
+            let Some(mut case) = complete(subject, &mut world, probe, steps) else { continue };
             let deviant = again(astray.as_ref(), &mut world, &case);
             if let Some(deviant) = &deviant {
                 case.restore_too(deviant);
@@ -283,12 +320,8 @@ pub fn ask(
             tally.probes += 1;
             keep(*draft, case, &seen);
             let verdict = judge(oracle.model, subject, &mut world, case, &seen);
-            let detail = |seen| Disagreement {
-                variant: variant.name.clone(),
-                case: case.clone(),
-                seen,
-                explanation: subject.explain(&case.probe),
-            };
+            let mut detail =
+                |seen| Disagreement::new(&variant.name, subject, &mut world, case, seen);
             match verdict {
                 Verdict::Agree => tally.agree += 1,
                 Verdict::Masked(deviation) => {

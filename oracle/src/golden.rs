@@ -19,7 +19,7 @@ use anyhow::{Context, bail, ensure};
 use crate::contract::Info;
 use crate::deviations::{Model, Seen};
 use crate::engine::{Drafts, Verdict, judge};
-use crate::probe::{Case, Coverage, Met, Outcome, Probe, complete};
+use crate::probe::{Case, Coverage, Met, Outcome, Probe, Subject, complete};
 use crate::recipe::Recipe;
 use crate::world::World;
 
@@ -189,8 +189,49 @@ pub struct Replay {
     pub unusable: u64,
     /// The others, described.
     pub disagreements: Vec<String>,
-    /// Which entries were met: format, level, and for each bit how often it had each value.
-    pub met: Vec<(String, u8, Met)>,
+    /// Which entries were met where walker and machine agree: format, stage, level, and for each bit
+    /// how often it had each value, by the machine's outcome.
+    pub met: Vec<(String, u8, u8, Met)>,
+}
+
+/// The first questions of a file, whoever is asked, and the subject that they are about.
+///
+/// # Errors
+/// Where the file is damaged.
+pub fn questions(file: &[u8], count: usize) -> anyhow::Result<(Box<dyn Subject>, Vec<Case>)> {
+    let bytes = zstd::bulk::decompress(file, MOST).context("cannot unpack golden vectors")?;
+    let (head, _) = Head::read(&bytes)?;
+    let subject = head.recipe.subject(&head.info);
+    let mut world = subject.template();
+    let mut drafts = Drafts::new(subject.as_ref(), head.seed);
+    let mut cases = Vec::new();
+    while cases.len() < count {
+        let (_, probe) = drafts.next(&world);
+        cases.extend(complete(subject.as_ref(), &mut world, probe, &mut Vec::new()));
+    }
+    Ok((subject, cases))
+}
+
+/// What a file begins with.
+struct Head {
+    recipe: Recipe,
+    model: Model,
+    info: Info,
+    seed: u64,
+}
+
+impl Head {
+    /// The head, and what follows it.
+    fn read(bytes: &[u8]) -> anyhow::Result<(Head, Reader<'_>)> {
+        let bytes = bytes.strip_prefix(MAGIC).context("these are no golden vectors")?;
+        let mut reader = Reader(bytes);
+        let recipe = Recipe::from_code(reader.byte()?).context("an unknown recipe")?;
+        let model = *MODELS.get(usize::from(reader.byte()?)).context("an unknown model")?;
+        let info =
+            Info::from_bytes(reader.column()?.0).context("the monitor's information is cut off")?;
+        let seed = reader.number()?;
+        Ok((Head { recipe, model, info, seed }, reader))
+    }
 }
 
 /// Asks the walker the questions of a file and compares.
@@ -200,16 +241,10 @@ pub struct Replay {
 pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
     let coverage = &mut Coverage::default();
     let bytes = zstd::bulk::decompress(file, MOST).context("cannot unpack golden vectors")?;
-    let bytes = bytes.strip_prefix(MAGIC).context("these are no golden vectors")?;
-    let mut reader = Reader(bytes);
-    let recipe = Recipe::from_code(reader.byte()?).context("an unknown recipe")?;
-    let model = *MODELS.get(usize::from(reader.byte()?)).context("an unknown model")?;
-    let info =
-        Info::from_bytes(reader.column()?.0).context("the monitor's information is cut off")?;
+    let (Head { recipe, model, info, seed }, mut reader) = Head::read(&bytes)?;
     let subject = recipe.subject(&info);
     let mut world = subject.template();
     let start = world.machine().arena.start;
-    let seed = reader.number()?;
     let count = reader.number()?;
     let expected = reader.number()?;
     let [mut shape, mut places, mut literals] =
@@ -218,6 +253,7 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
     ensure!(count <= shape.0.len() as u64, "golden vectors are cut off");
     let mut drafts = Drafts::new(subject.as_ref(), seed);
     let mut hash = BASIS;
+    let mut steps = Vec::new();
     let mut result = Replay::default();
     for _ in 0..count {
         let passed = shape.number()?;
@@ -247,13 +283,16 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
         }
         result.probes += 1;
         coverage.set_class(subject.class(&probe));
-        let Some(mut case) = complete(subject.as_ref(), &mut world, probe, coverage) else {
+        let Some(mut case) = complete(subject.as_ref(), &mut world, probe, &mut steps) else {
             result.unusable += 1;
             continue;
         };
         let seen = recall(&world, &mut case, outcome, &changes);
         match judge(model, subject.as_ref(), &mut world, &case, &seen) {
-            Verdict::Agree => result.agree += 1,
+            Verdict::Agree => {
+                result.agree += 1;
+                coverage.note(&steps, &seen.outcome);
+            }
             Verdict::Masked(_) => result.masked += 1,
             Verdict::Disagree => result.disagreements.push(format!(
                 "{}: the walker says {:x?}, the machine said {:x?}",
@@ -271,7 +310,7 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
     for (class, stage, level, met) in coverage.met() {
         let name = subject.class_name(class);
         let format = name.split(" under ").nth(usize::from(stage) - 1).unwrap_or(&name);
-        result.met.push((format.to_owned(), level, *met));
+        result.met.push((format.to_owned(), stage, level, *met));
     }
     Ok(result)
 }

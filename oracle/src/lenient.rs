@@ -15,6 +15,9 @@ fn rights_in_domain(domains: u32, entry: u64) -> u32 {
     domains >> (2 * domain) & 3
 }
 
+/// `DBM` of AArch64's leaves.
+const DBM: u64 = 1 << 51;
+
 /// Stands for a domain fault that was found before the walk's end: no format has this encoding.
 pub(crate) const DOMAIN_FIRST: Reserved = Reserved { why: Why::Encoding, bits: !0 };
 
@@ -45,6 +48,8 @@ pub(crate) struct Lenient<F> {
     pub(crate) pan_fetches: bool,
     /// Execution needs no read permission.
     pub(crate) unread_execution: bool,
+    /// Stage 1 of AArch64: DBM makes no page writable for the sake of fetches.
+    pub(crate) clean_executes: bool,
     /// Bits of every descriptor that are ignored in addresses.
     pub(crate) unread: u64,
     /// The reserved encoding 3 of RISC-V's PBMT is accepted.
@@ -67,6 +72,7 @@ impl<F> Lenient<F> {
             never_before_flag: false,
             pan_fetches: false,
             unread_execution: false,
+            clean_executes: false,
             unread: 0,
             pbmt_3: false,
         }
@@ -168,6 +174,8 @@ impl<F: Format> Format for Lenient<F> {
     }
 
     fn check(&self, found: &Found, access: &Access, regime: &Regime) -> Result<(), Cause> {
+        let ignored = if self.clean_executes && access.kind == Kind::Execute { DBM } else { 0 };
+        let found = &Found { entry: found.entry & !ignored, ..*found };
         let checked = self.inner.check(found, &self.seen(access), regime);
         if let (Some(domains), Err(Cause::AccessFlag)) = (self.managers, &checked) {
             let first = if found.level == 0 { found.path.or } else { found.entry };

@@ -7,6 +7,8 @@ pub mod contract;
 pub mod deviations;
 pub mod engine;
 pub mod golden;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm;
 pub mod launch;
 mod lenient;
 pub mod monitor;
@@ -14,6 +16,8 @@ pub mod oracles;
 pub mod probe;
 pub mod random;
 pub mod recipe;
+pub mod report;
+pub mod reproduce;
 pub mod riscv;
 mod tree;
 pub mod versus;

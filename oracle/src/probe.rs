@@ -1,11 +1,13 @@
 //! One probe: the words that make up its tables, the state of the machine, and what came of it.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use slat::observe::{Observer, Step};
 
 use crate::contract::{Answer, Command, STATE};
 use crate::random::Random;
+use crate::reproduce::Walk;
 use crate::world::World;
 
 /// A question: these words in memory, this state, this operation.
@@ -145,6 +147,8 @@ pub struct Case {
     pub compared: Vec<(u64, u64, u64)>,
     /// The walker's answer.
     pub expected: Outcome,
+    /// Where the final access arrived, if it did.
+    pub reached: Option<u64>,
 }
 
 impl Case {
@@ -161,18 +165,29 @@ impl Case {
 
 /// Collects the entries that a walk reads.
 #[derive(Debug, Default)]
-pub struct Watcher(std::cell::RefCell<Vec<Step>>);
+pub struct Watcher {
+    steps: RefCell<Vec<Step>>,
+    /// Of the walks that are no part of what the probe asks: those of a handler.
+    aside: RefCell<Vec<Step>>,
+    is_aside: Cell<bool>,
+}
 
 impl Watcher {
-    /// The steps since the last call.
-    pub fn take(&self) -> Vec<Step> {
-        self.0.take()
+    /// The steps since the last call: those of the probe, and those taken aside.
+    pub fn take(&self) -> (Vec<Step>, Vec<Step>) {
+        (self.steps.take(), self.aside.take())
+    }
+
+    /// Whether what follows is no part of what the probe asks.
+    pub fn set_aside(&self, aside: bool) {
+        self.is_aside.set(aside);
     }
 }
 
 impl Observer for Watcher {
     fn step(&self, step: &Step) {
-        self.0.borrow_mut().push(*step);
+        let steps = if self.is_aside.get() { &self.aside } else { &self.steps };
+        steps.borrow_mut().push(*step);
     }
 }
 
@@ -304,7 +319,8 @@ impl Coverage {
         *self.flips.entry((self.class, site.stage, site.level, site.leaf, bit)).or_default() += 1;
     }
 
-    /// Notes the entries that a walk with this outcome has met: for each bit its value.
+    /// Notes the entries that a walk has met, which a machine ended with this outcome: for each bit its
+    /// value.
     pub fn note(&mut self, steps: &[Step], outcome: &Outcome) {
         for step in steps {
             let met = self
@@ -360,8 +376,17 @@ pub trait Subject: Send + Sync {
         false
     }
 
-    /// The probe in words: what the registers say, and the command line that repeats the walk.
+    /// The probe in words: what the registers say.
     fn explain(&self, probe: &Probe) -> String;
+
+    /// The probe's accesses in their order, as `slat walk` takes them.
+    fn walks(&self, probe: &Probe) -> Vec<Walk>;
+
+    /// Where the second stage's root table begins.
+    fn second_root(&self, probe: &Probe) -> u64;
+
+    /// The number that an ELF header has for the processor (System V ABI, `e_machine`).
+    fn elf_machine(&self) -> u16;
 }
 
 /// The walker's answer to a probe.
@@ -378,12 +403,12 @@ pub struct Expectation {
 
 /// Completes a draft: asks the walker, and finds the words to compare.
 ///
-/// `None` where the probe's answer would say nothing.
+/// `None` where the probe's answer would say nothing. `steps` are then those of the walk.
 pub fn complete(
     subject: &dyn Subject,
     world: &mut World,
     probe: Probe,
-    coverage: &mut Coverage,
+    steps: &mut Vec<Step>,
 ) -> Option<Case> {
     let watcher = Watcher::default();
     world.reset();
@@ -392,11 +417,11 @@ pub fn complete(
     }
     let expectation = subject.expect(&probe, world, &watcher);
     let strayed = world.strayed();
-    let steps = watcher.take();
+    let (asked, aside) = watcher.take();
     // A guest table that is a table of the second stage as well: when its accessed bits change what
     // the second stage says, the answer depends on what the processor keeps of a walk.
     let own = subject.second_stage_bits();
-    let tangled = steps.iter().filter(|step| step.stage == 2).any(|step| {
+    let tangled = asked.iter().chain(&aside).filter(|step| step.stage == 2).any(|step| {
         let word = world.word(step.entry_address).unwrap_or(step.entry);
         let changed = word ^ step.entry;
         let half = step.entry >> 32 == 0 && word >> 32 != 0;
@@ -425,8 +450,9 @@ pub fn complete(
     if tangled {
         return None;
     }
-    coverage.note(&steps, &expectation.outcome);
-    Some(Case { probe, compared, expected: expectation.outcome })
+    *steps = asked;
+    let Expectation { outcome: expected, reached, .. } = expectation;
+    Some(Case { probe, compared, expected, reached })
 }
 
 /// The same case as another subject expects it, or `None` where that subject finds it unusable.
@@ -462,6 +488,7 @@ pub(crate) fn again(subject: &dyn Subject, world: &mut World, case: &Case) -> Op
         probe: case.probe.clone(),
         compared,
         expected: expectation.outcome,
+        reached: expectation.reached,
     })
 }
 

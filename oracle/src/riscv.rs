@@ -9,10 +9,12 @@
 mod expect;
 mod generate;
 mod layout;
+mod walks;
 
 use crate::contract::{Answer, Info};
 use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};
 use crate::random::Random;
+use crate::reproduce::Walk;
 use crate::world::World;
 
 /// A hart as a subject.
@@ -96,6 +98,18 @@ impl Subject for Riscv {
 
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject> {
         Box::new(Riscv { deviations: deviations.to_vec() })
+    }
+
+    fn walks(&self, probe: &Probe) -> Vec<Walk> {
+        walks::walks(probe)
+    }
+
+    fn second_root(&self, probe: &Probe) -> u64 {
+        (probe.state[3] & ((1 << 44) - 1)) << 12
+    }
+
+    fn elf_machine(&self) -> u16 {
+        243
     }
 
     fn explain(&self, probe: &Probe) -> String {

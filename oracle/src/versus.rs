@@ -7,7 +7,7 @@ use crate::engine::{
     see,
 };
 use crate::launch::{Launcher, Station};
-use crate::probe::{Coverage, Subject, again, complete};
+use crate::probe::{Subject, again, complete};
 use crate::recipe::Recipe;
 use crate::x86::X86;
 
@@ -85,7 +85,7 @@ pub fn compare(
     a.features.nx &= b.features.nx;
     let mut drafts = Drafts::new(&a, seed);
     let (lost_a, lost_b) = (astray(left.oracle.model, &a), astray(right.oracle.model, &b));
-    let coverage = &mut Coverage::default();
+    let steps = &mut Vec::new();
     let (mut world_a, mut world_b) = (a.template(), b.template());
     let memory = [world_a.segments(), world_b.segments()];
     while tally.probes < probes {
@@ -93,7 +93,7 @@ pub fn compare(
         let mut cases = Vec::new();
         while cases.len() < want {
             let (_, probe) = drafts.next(&world_a);
-            let Some(case) = complete(&a, &mut world_a, probe, coverage) else { continue };
+            let Some(case) = complete(&a, &mut world_a, probe, steps) else { continue };
             // What the models may differ in by themselves: memory that is not there, features.
             let Some(twin) = again(&b, &mut world_b, &case) else { continue };
             if twin.expected != case.expected || twin.compared != case.compared {
@@ -124,12 +124,9 @@ pub fn compare(
                 (judge(right.oracle.model, &b, &mut world_b, &twin, &y), &y),
             ];
             let lost = verdicts.iter().find(|(v, _)| matches!(v, Verdict::Disagree));
-            let detail = |seen: &Seen| Disagreement {
-                variant: format!("{} against {}", left.variant.name, right.variant.name),
-                case: case.clone(),
-                seen: seen.clone(),
-                explanation: a.explain(&case.probe),
-            };
+            let names = format!("{} against {}", left.variant.name, right.variant.name);
+            let mut detail =
+                |seen: &Seen| Disagreement::new(&names, &a, &mut world_a, &case, seen.clone());
             match lost {
                 Some((_, seen)) => tally.disagree(detail(seen)),
                 // Both agree with the walker, and yet not with each other: they differ where the

@@ -130,6 +130,13 @@ impl World {
         self.seen.clear();
     }
 
+    /// Keeps every [`World::poke`] for good.
+    pub fn keep(&mut self) {
+        self.log.clear();
+        self.strayed = false;
+        self.seen.clear();
+    }
+
     /// The aligned words that walks have read or updated since the last reset, each once.
     #[must_use]
     pub fn seen(&self) -> &[u64] {
@@ -146,9 +153,8 @@ impl World {
         let machine = &self.machine;
         // Between the arena and the queue lies RAM that nobody else uses; below the queue's end and
         // at the end of RAM lie the monitor, the queue, and what the emulator put there.
-        let free = machine.queue.end..machine.ram.end - 0x80_0000;
-        let free_x86 = machine.queue.end..machine.ram.end;
-        let free = if machine.monitor.is_none() { free_x86 } else { free };
+        let emulators = if machine.monitor.is_none() { 0 } else { 0x80_0000 };
+        let free = machine.queue.end..machine.ram.end - emulators;
         let devices = machine.devices.iter().any(|range| range.contains(&address));
         if devices || machine.ram.contains(&address) && !free.contains(&address) {
             self.strayed = true;

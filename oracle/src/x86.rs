@@ -9,13 +9,18 @@
 mod expect;
 mod generate;
 mod layout;
+mod walks;
 
 use crate::contract::{Answer, Info};
 use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};
 use crate::random::Random;
+use crate::reproduce::Walk;
 use crate::world::{Beyond, World};
 
 pub(crate) use layout::{N32, NPAE, RPAE, bits};
+
+/// EM_X86_64.
+pub(crate) const ELF_MACHINE: u16 = 62;
 
 /// The second stage that is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -255,5 +260,17 @@ impl Subject for X86 {
 
     fn explain(&self, probe: &Probe) -> String {
         expect::explain(self, probe)
+    }
+
+    fn walks(&self, probe: &Probe) -> Vec<Walk> {
+        walks::walks(&self.features, probe)
+    }
+
+    fn second_root(&self, probe: &Probe) -> u64 {
+        probe.state[7] & 0x000F_FFFF_FFFF_F000
+    }
+
+    fn elf_machine(&self) -> u16 {
+        ELF_MACHINE
     }
 }

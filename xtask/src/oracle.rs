@@ -10,16 +10,17 @@ use anyhow::{Context, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use slat_oracle::contract::Info;
 use slat_oracle::deviations::{self, Seen};
-use slat_oracle::engine::{self, Disagreement, Oracle, Tally, Variant};
+use slat_oracle::engine::{self, Oracle, Tally, Variant};
 use slat_oracle::golden::Writer;
 use slat_oracle::oracles;
-use slat_oracle::probe::{Case, Coverage};
+use slat_oracle::probe::Case;
+use slat_oracle::report::report;
 use slat_oracle::versus;
 
 /// Compares the walker with every hardware model that this machine can run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only this second stage: ept, npt, stage2, stage2-v7 or gstage
+    /// Only this second stage: ept, npt, stage2, stage2-v7 or gstage; or kvm, for stage 1 alone
     #[arg(long)]
     format: Option<String>,
     /// Probes per oracle
@@ -51,8 +52,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let wanted = |format: &str| args.format.as_deref().is_none_or(|name| name == format);
     let chosen: Vec<_> = found.oracles.iter().filter(|o| wanted(o.format)).collect();
+    let kvm = if wanted("kvm") && !args.bless { kvm_ways() } else { vec![] };
     ensure!(
-        !chosen.is_empty() || args.format.is_none(),
+        !chosen.is_empty() || !kvm.is_empty() || args.format.is_none(),
         "no oracle here for the format {}",
         args.format.unwrap_or_default()
     );
@@ -73,6 +75,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !args.bless && wanted("npt") {
         tasks.extend(versus::pairs(&found.oracles).into_iter().map(Task::Compare));
     }
+    tasks.extend(kvm.into_iter().map(Task::Kvm));
     let mut all = Tally::default();
     for (task, (sum, seconds)) in tasks.iter().zip(run_all(&tasks, &args, seed)?) {
         let (format, name) = task.names();
@@ -96,16 +99,67 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     for (name, count) in &all.masked {
         anstream::println!("masked by {name}: {count}");
     }
+    // The images that the printed command lines walk.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("oracle");
     if args.masked {
         for (name, example) in &all.examples {
-            anstream::println!("\n{name}, for example{}", describe(all.masked[name], example));
+            let told = report(all.masked[name], example, &folder, &format!("{name}.elf"))?;
+            anstream::println!("\n{name}, for example{told}");
         }
     }
-    for (count, disagreement) in &all.disagreements {
-        anstream::println!("{}", describe(*count, disagreement));
+    for (i, (count, disagreement)) in all.disagreements.iter().enumerate() {
+        let told = report(*count, disagreement, &folder, &format!("{seed}-{i}.elf"))?;
+        anstream::println!("{told}");
     }
     Ok(ExitCode::from(u8::from(all.disagree > 0)))
 }
+
+/// The ways of asking this machine's KVM; none, and why not, where it makes no machine.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn kvm_ways() -> Vec<Way> {
+    match kvm::there() {
+        Ok(()) => Way::ALL.to_vec(),
+        Err(why) => {
+            anstream::eprintln!("skipped: KVM: {why}");
+            vec![]
+        }
+    }
+}
+
+/// As above, where no KVM is of the architecture that is asked.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn kvm_ways() -> Vec<Way> {
+    anstream::eprintln!("skipped: KVM: it is asked on Linux on x86-64 only");
+    vec![]
+}
+
+/// Asks KVM, and says which modes it does not have.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn ask_kvm(way: Way, probes: u64, seed: u64) -> anyhow::Result<Tally> {
+    // Nothing ends a guest that does not come back, but the end of this process.
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(kvm::ask(way, probes, seed)));
+    let patience = KVM_PATIENCE + std::time::Duration::from_millis(probes);
+    let asked = receive
+        .recv_timeout(patience)
+        .with_context(|| format!("{}: no answer within {} s", way.name(), patience.as_secs()))??;
+    for mode in &asked.skipped {
+        anstream::eprintln!("skipped: {}: {mode}", way.name());
+    }
+    Ok(asked.tally)
+}
+
+/// How long KVM may take, beside a millisecond a probe: many times what it needs.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+const KVM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use slat_oracle::kvm::{self, Way};
+
+/// There is no way.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[derive(Clone, Copy)]
+enum Way {}
 
 /// One row of the table.
 enum Task<'a> {
@@ -113,6 +167,8 @@ enum Task<'a> {
     Ask(&'a Oracle),
     /// Two models against each other.
     Compare((&'a Oracle, &'a Variant, &'a Oracle, &'a Variant)),
+    /// The walker of stage 1 against KVM.
+    Kvm(Way),
 }
 
 impl Task<'_> {
@@ -123,6 +179,10 @@ impl Task<'_> {
                 let host = if one.mode == 2 { " (PAE host)" } else { "" };
                 (format!("npt{host}"), format!("{} against {}", a.name, b.name))
             }
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            Task::Kvm(way) => ("x86".to_owned(), way.name().to_owned()),
+            #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+            Task::Kvm(way) => match *way {},
         }
     }
 
@@ -130,6 +190,10 @@ impl Task<'_> {
         match self {
             Task::Ask(oracle) => ask(oracle, args, seed),
             Task::Compare(pair) => versus::compare(*pair, args.probes.div_ceil(10), seed),
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            Task::Kvm(way) => ask_kvm(*way, args.probes, seed),
+            #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+            Task::Kvm(way) => match *way {},
         }
     }
 }
@@ -172,7 +236,6 @@ fn run_all(tasks: &[Task<'_>], args: &Args, seed: u64) -> anyhow::Result<Vec<(Ta
 
 /// Asks an oracle's variants; blesses the answers where that was wanted.
 fn ask(oracle: &Oracle, args: &Args, seed: u64) -> anyhow::Result<Tally> {
-    let mut coverage = Coverage::default();
     let shares: u64 = oracle.variants.iter().map(|variant| variant.share).sum();
     let mut sum = Tally::default();
     for (i, variant) in oracle.variants.iter().enumerate() {
@@ -189,8 +252,7 @@ fn ask(oracle: &Oracle, args: &Args, seed: u64) -> anyhow::Result<Tally> {
                 writer.add(draft, case, seen);
             }
         };
-        let asked =
-            engine::ask(oracle, variant, probes, seed, &mut coverage, &mut begin, &mut keep)?;
+        let asked = engine::ask(oracle, variant, probes, seed, &mut begin, &mut keep)?;
         if let Some(writer) = writer.into_inner()
             && asked.disagree == 0
         {
@@ -220,22 +282,4 @@ fn bless(
     file.write_all(bytes)?;
     file.persist(folder.join(name))?;
     Ok(())
-}
-
-fn describe(count: u64, disagreement: &Disagreement) -> String {
-    use std::fmt::Write as _;
-    let Disagreement { variant, case, seen, explanation } = disagreement;
-    let mut text = format!("\n{count} like this on {variant}\n  {explanation}\n");
-    let _ = writeln!(text, "  walker  {:x?}", case.expected);
-    let _ = writeln!(text, "  machine {:x?}", seen.outcome);
-    for (i, (address, before, after)) in case.compared.iter().enumerate() {
-        let made = if case.probe.words.iter().any(|(at, _)| at == address) { "*" } else { " " };
-        let got = seen.words.get(i).copied().unwrap_or(0);
-        let differs = if got == *after { "" } else { "  <-- differs" };
-        let _ = writeln!(
-            text,
-            "  {made} {address:#010x}: {before:#018x}  walker {after:#018x}  machine {got:#018x}{differs}"
-        );
-    }
-    text
 }

@@ -215,7 +215,10 @@ impl Machine<'_> {
         or_stage2: bool,
     ) -> bool {
         let asked = Asked { kind: Kind::Execute, privilege: Privilege::Supervisor, at: false };
-        match self.access(world, watcher, self.state[12] + vector, asked) {
+        watcher.set_aside(true);
+        let reached = self.access(world, watcher, self.state[12] + vector, asked);
+        watcher.set_aside(false);
+        match reached {
             Ok((spa, _)) => spa & !0xFFF == layout::STUB,
             Err(outcome) => or_stage2 && matches!(outcome, Outcome::Stage2 { .. }),
         }

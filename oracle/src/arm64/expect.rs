@@ -64,6 +64,7 @@ impl Machine<'_> {
             lpa2: lpa2_1,
             whole_address,
             unread: unread1,
+            clean_executes: deviates("clean-page-executable"),
             ..Lenient::exact(format1)
         };
         let lenient2 = Lenient {
@@ -150,7 +151,10 @@ impl Machine<'_> {
     fn vectors_answer(&self, world: &mut World, watcher: &Watcher, user: bool) -> bool {
         let vector = self.state[12] + if user { 0x400 } else { 0x200 };
         let (kind, privilege) = (Kind::Execute, Privilege::Supervisor);
-        match self.access(world, watcher, vector, kind, privilege, false) {
+        watcher.set_aside(true);
+        let reached = self.access(world, watcher, vector, kind, privilege, false);
+        watcher.set_aside(false);
+        match reached {
             Ok((spa, _)) => spa & !0xFFF == layout::STUB,
             Err(outcome) => matches!(outcome, Outcome::Stage2 { .. }),
         }

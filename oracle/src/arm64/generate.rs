@@ -1,87 +1,17 @@
 //! Making up AArch64 probes.
 
-use super::{Arm64, Features, layout};
-use crate::contract::STATE;
+use super::shape::Shape;
+use super::{Arm64, layout};
+use crate::contract::{Machine, STATE};
 use crate::probe::{Coverage, Draft};
 use crate::random::Random;
 use crate::tree::{Below, Builder, Plain, Tree};
 use crate::world::World;
 
-/// Bits of an address that are the same in all spaces.
-const LOW: u64 = 0xFFFF_FFFF;
-
-/// A stage's granule and address size, as its control register has them.
-#[derive(Clone, Copy)]
-struct Shape {
-    /// 0: 4K, 1: 16K, 2: 64K.
-    granule: usize,
-    /// FEAT_LPA2's descriptors.
-    ds: bool,
-    /// 52-bit addresses in 64K descriptors.
-    wide: bool,
-}
-
-impl Shape {
-    fn choose(features: &Features, random: &mut Random) -> Shape {
-        let granule = loop {
-            let granule = random.pick(&[0, 0, 0, 1, 1, 2, 2]);
-            if features.granules[granule] {
-                break granule;
-            }
-        };
-        let ds = granule != 2 && features.processor.lpa2 && random.chance(35);
-        let wide = granule == 2 && features.processor.physical_bits == 52;
-        Shape { granule, ds, wide }
-    }
-
-    fn page_shift(self) -> u32 {
-        [12, 14, 16][self.granule]
-    }
-
-    fn stride(self) -> u32 {
-        self.page_shift() - 3
-    }
-
-    /// The highest level that has blocks.
-    fn largest_block(self) -> u8 {
-        match self.granule {
-            0 => 2 + u8::from(self.ds),
-            1 => 1 + u8::from(self.ds),
-            _ => 1 + u8::from(self.wide),
-        }
-    }
-
-    /// An address as descriptors of this shape hold it (D8.3.1).
-    fn pack(self, address: u64) -> u64 {
-        if self.ds {
-            address & 0x0003_FFFF_FFFF_F000 | address >> 50 << 8 & 0x300
-        } else if self.wide {
-            address & 0x0000_FFFF_FFFF_0000 | address >> 48 << 12 & 0xF000
-        } else {
-            address & 0x0000_FFFF_FFFF_F000
-        }
-    }
-
-    fn unpack(self, entry: u64) -> u64 {
-        let page = (1u64 << self.page_shift()) - 1;
-        if self.ds {
-            entry & 0x0003_FFFF_FFFF_F000 & !page | (entry >> 8 & 3) << 50
-        } else if self.wide {
-            entry & 0x0000_FFFF_FFFF_0000 | (entry >> 12 & 15) << 48
-        } else {
-            entry & 0x0000_FFFF_FFFF_F000 & !page
-        }
-    }
-
-    /// TG0's encoding, and TG1's.
-    fn tg0(self) -> u64 {
-        [0, 2, 1][self.granule]
-    }
-
-    fn tg1(self) -> u64 {
-        [2, 1, 3][self.granule]
-    }
-}
+/// How many bits of an address are the same in all spaces: all of the arena's, or with small inputs those
+/// below its size.
+const KEPT: u32 = 32;
+const KEPT_NARROW: u32 = 24;
 
 /// Stage 2, as the space of stage 1's tables.
 struct Second<'a> {
@@ -90,11 +20,15 @@ struct Second<'a> {
     /// Leaves of tables are no larger than this.
     largest: u8,
     root: u64,
+    /// Bits of an address that are the same in all spaces.
+    kept: u32,
 }
 
 impl Second<'_> {
     fn alias(&mut self, builder: &mut Builder<'_>, memory: u64, leaf: u8) -> u64 {
-        let from = self.tree.shift(leaf).max(32);
+        let from = self.tree.shift(leaf).max(self.kept);
+        // An address that small inputs have.
+        let memory = if self.kept == KEPT { memory } else { memory & ((1 << from) - 1) };
         if self.width <= from || builder.random.chance(50) {
             return memory;
         }
@@ -131,7 +65,7 @@ impl Below for Second<'_> {
 
     fn reach(&mut self, builder: &mut Builder<'_>, here: u64, memory: u64) {
         let mut leaf = builder.random.pick(&[0, 0, 1, 2]).min(self.largest);
-        while self.tree.shift(leaf) > 32 {
+        while self.tree.shift(leaf) > self.kept {
             leaf -= 1;
         }
         builder.map(self.tree, here, memory, leaf, &mut Plain);
@@ -154,6 +88,10 @@ pub(super) fn generate(
     let new = subject.new;
     let processor = &features.processor;
     let physical = u32::from(processor.physical_bits);
+    // What was added later is drawn aside, so that a seed's other probes stay as they were.
+    let mut aside = Random::new(!random.clone().bits());
+    let narrow = aside.chance(5);
+    let kept = if narrow { KEPT_NARROW } else { KEPT };
     let shape2 = Shape::choose(features, random);
     let shape1 = Shape::choose(features, random);
     let translating = !random.chance(15);
@@ -171,6 +109,7 @@ pub(super) fn generate(
     } else {
         32 + random.below(u64::from(most - 31)) as u32
     };
+    let input2 = if narrow { 25 + aside.below(7) as u32 } else { input2 };
     let (p, s) = (shape2.page_shift(), shape2.stride());
     let root_bits2 = |level: u32| input2.checked_sub(p + s * level).filter(|bits| *bits > 0);
     let lowest = usize::from(shape2.granule == 0 && !processor.small_tables) as u32;
@@ -195,8 +134,10 @@ pub(super) fn generate(
     let next =
         |shape: Shape| move |entry: u64, _: u8| (entry & 3 == 3).then(|| shape.unpack(entry));
     let (next1, next2) = (next(shape1), next(shape2));
-    let mut builder =
-        Builder { world, random, draft: Draft::default(), pool: layout::POOL, low: LOW, high: 0 };
+    let low = (1 << kept) - 1;
+    let high = Machine::ARM.arena.start & !low;
+    let draft = Draft::default();
+    let mut builder = Builder { world, random, draft, pool: layout::POOL, low, high };
     let root2 = builder.take((8u64 << root_bits).max(64));
     let tree2 = Tree {
         stage: 2,
@@ -212,12 +153,15 @@ pub(super) fn generate(
     };
     let largest = shape2.largest_block().min(tree2.root_level);
     let output1 = if shape1.ds || shape1.wide { physical } else { physical.min(48) };
-    let mut below = Second { tree: &tree2, width: input2.min(output1), largest, root: 0 };
+    let mut below = Second { tree: &tree2, width: input2.min(output1), largest, root: 0, kept };
 
     let words = (layout::DATA.end - layout::DATA.start) / 8;
     let target = layout::DATA.start + 8 * builder.random.below(words);
     builder.draft.set_word(target, layout::tag(target));
-    let leaf = builder.random.pick(&[0, 0, 0, 1, 1, 2, 3]).min(largest);
+    let mut leaf = builder.random.pick(&[0, 0, 0, 1, 1, 2, 3]).min(largest);
+    while narrow && tree2.shift(leaf) > kept {
+        leaf -= 1;
+    }
     let ipa = below.page(&mut builder, target, leaf);
 
     // Stage 1.
@@ -230,6 +174,7 @@ pub(super) fn generate(
     let wide1 = shape1.granule == 2 && processor.large_virtual_addresses;
     let most1 = if shape1.ds && !deepest || wide1 { 52 } else { 48 };
     let input1 = 32 + builder.random.below(most1 - 31) as u32;
+    let input1 = if aside.chance(5) { 25 + aside.below(7) as u32 } else { input1 };
     let (p1, s1) = (shape1.page_shift(), shape1.stride());
     let root_level1 = (input1 - p1 - 1) / s1;
     let leaf_at = |flags: u64| {
@@ -264,16 +209,17 @@ pub(super) fn generate(
         below.root = ttbr0;
         let largest1 = shape1.largest_block().min(tree1.root_level);
         let leaf = builder.random.pick(&[0, 0, 0, 1, 1, 2, 3]).min(largest1);
-        let keep = tree1.shift(leaf).max(32).min(input1);
+        let keep = tree1.shift(leaf).max(kept).min(input1);
         let upper = builder.random.bits() & !((1u64 << keep) - 1);
         gva = (ipa & ((1u64 << keep) - 1) | upper) & ((1u64 << input1) - 1);
         builder.map(&tree1, gva, ipa, leaf, &mut below);
     }
     // What follows is not mutated.
     let sites = builder.draft.sites.len();
+    let unpaged_stub = layout::STUB & (u64::MAX >> (64 - input2));
     if run {
         let stub =
-            if translating { below.page(&mut builder, layout::STUB, 0) } else { layout::STUB };
+            if translating { below.page(&mut builder, layout::STUB, 0) } else { unpaged_stub };
         if translating {
             // 39 bits of input, every page flagged as accessed.
             let level = (39 - p1 - 1) / s1;
@@ -306,7 +252,7 @@ pub(super) fn generate(
                 builder.map(&tree, at & ((1 << 39) - 1), stub, 0, &mut below);
             }
         } else {
-            builder.map(&tree2, layout::STUB, layout::STUB, 0, &mut Plain);
+            builder.map(&tree2, unpaged_stub, layout::STUB, 0, &mut Plain);
         }
     }
     let Builder { mut draft, random, .. } = builder;
@@ -376,7 +322,7 @@ pub(super) fn generate(
     let el = if user { 0 } else { 5 };
     let pan = if features.pan && random.chance(25) { 1 << 22 } else { 0 };
     let base = match (translating, user) {
-        (false, _) => layout::STUB,
+        (false, _) => unpaged_stub,
         (true, false) => layout::STUB_EL1,
         (true, true) => layout::STUB_EL0,
     };
@@ -404,10 +350,32 @@ pub(super) fn generate(
     state[9] = vtcr;
     state[10] = 1 << 31 | 1 | ptw;
     state[11] = 0x3C0 | el | pan;
-    state[12] = if translating { layout::STUB_EL1 } else { layout::STUB };
+    state[12] = if translating { layout::STUB_EL1 } else { unpaged_stub };
     draft.operation = operation;
     draft.state = state;
+    corner(subject, &mut aside, world, &mut draft);
     draft
+}
+
+/// What few probes are about: leaves that are writable but for their being clean, and disabled halves.
+fn corner(subject: &Arm64, random: &mut Random, world: &World, draft: &mut Draft) {
+    const DIRTIABLE: u64 = 1 << 51 | 1 << 7;
+    let leaf = draft.sites.iter().find(|site| site.stage == 1 && site.leaf).copied();
+    match (random.below(100), leaf) {
+        (0..3, Some(site)) if subject.features.processor.hardware_dirty_state => {
+            let entry = draft.entry(world, site.address, 64);
+            draft.set_entry(world, site.address, 64, entry | DIRTIABLE);
+            draft.state[4] |= 3 << 39;
+        }
+        // EPD0.
+        (3..5, Some(_)) => draft.state[4] |= 1 << 7,
+        // EPD1, of an address in its half; the stub's half serves runs.
+        (5..7, Some(_)) if draft.operation != 1 => {
+            draft.state[4] |= 1 << 23;
+            draft.state[1] |= 0xFFFF << 48;
+        }
+        _ => (),
+    }
 }
 
 /// A root register: with 52-bit addresses, bits 51:48 are in 5:2.

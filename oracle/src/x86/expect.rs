@@ -24,6 +24,9 @@ use crate::world::{NoRam, World};
 /// Bit 12 of EPT's large leaves.
 const BIT_12: [u64; 5] = [0, 1 << 12, 1 << 12, 0, 0];
 
+/// CR0.PE and CR0.PG.
+const PROTECTED: u64 = 1 << 31 | 1;
+
 /// The manual leaves open what comes of it.
 const UNUSABLE: Outcome = Outcome::Other([0; 4]);
 
@@ -81,6 +84,10 @@ impl<'a> Machine<'a> {
     ) -> Result<u64, Outcome> {
         let cr3 = self.state[4];
         let processor = self.processor();
+        if !self.subject.features.unrestricted && self.state[3] & PROTECTED != PROTECTED {
+            // SDM 3C 27.3.1.1 and A.7: CR0.PE and CR0.PG are fixed to 1 without unrestricted guests.
+            return Err(Outcome::Refused);
+        }
         if self.state[3] & 1 << 31 == 0 {
             return self.under(Flat::X86_UNPAGED, (), world, watcher, address, kind);
         }

@@ -343,5 +343,24 @@ pub(super) fn generate(
         }
     }
     draft.state = state;
+    corner(features, first, random, &mut draft);
     draft
+}
+
+/// What few probes are about: guests in real mode, and guests without paging where the processor cannot
+/// enter them.
+fn corner(features: &Features, first: First, random: &mut Random, draft: &mut Draft) {
+    const PE: u64 = 1;
+    const PG: u64 = 1 << 31;
+    const PRIVILEGES: u64 = 3 << 5 | 3 << (32 + 5);
+    if first == First::Unpaged && random.chance(30) {
+        draft.state[3] &= !PE;
+        draft.state[8] &= !PRIVILEGES;
+    } else if !features.unrestricted && random.chance(2) {
+        draft.state[3] &= !PG;
+        draft.state[6] &= !0x500;
+        if random.chance(50) {
+            draft.state[3] &= !PE;
+        }
+    }
 }
