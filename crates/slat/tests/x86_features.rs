@@ -16,7 +16,7 @@ const PAGE: u64 = 0x1000;
 fn tables(levels: u64, flags: u64, leaf: u64) -> Vec<u8> {
     let mut bytes = vec![0; (PAGE * (levels + 1)) as usize];
     for n in 1..=levels {
-        let entry = if n == levels { leaf } else { PAGE * (n + 1) | flags };
+        let entry = if n == levels { leaf } else { (PAGE * (n + 1)) | flags };
         bytes[(PAGE * n) as usize..][..8].copy_from_slice(&entry.to_le_bytes());
     }
     bytes
