@@ -2,6 +2,7 @@
 
 mod counts;
 mod damage;
+mod damaged_samples;
 mod formats;
 mod recordings;
 mod runs;
