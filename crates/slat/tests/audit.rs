@@ -389,6 +389,68 @@ fn writable_and_executable_in_both_stages_together() {
     assert_eq!(audit_stage1(Some(both & !2)), []);
 }
 
+/// A memory that counts how often it is read.
+struct Counted<'a>(SliceMemory<'a, Spa>, u64);
+
+impl slat::Memory for Counted<'_> {
+    type Address = Spa;
+    type Fault = <SliceMemory<'static, Spa> as slat::Memory>::Fault;
+
+    fn read(
+        &mut self,
+        address: Spa,
+        layout: EntryLayout,
+        access: &slat::Access,
+    ) -> Result<slat::Value, Self::Fault> {
+        self.1 += 1;
+        self.0.read(address, layout, access)
+    }
+
+    fn compare_exchange(
+        &mut self,
+        address: Spa,
+        layout: EntryLayout,
+        current: u64,
+        new: u64,
+        access: &slat::Access,
+    ) -> Result<bool, Self::Fault> {
+        self.0.compare_exchange(address, layout, current, new, access)
+    }
+}
+
+/// One page of a guest's tables may be terabytes wide: the second stage is asked once for each of its
+/// own entries, whether they permit or deny, and none of what lies behind is passed over.
+#[test]
+fn the_stage_below_is_asked_once_an_entry() {
+    use slat::Stage;
+    let (right, root) = right();
+    let stage2: Stage<_, Gpa, Spa> = Stage::new(format(), root);
+    let regime = Regime::default();
+    let ask = |base: u64, bytes: u64, last: Option<(u64, u64)>| {
+        let mut copy = right.clone();
+        let mut memory = SliceMemory::new(Spa::new(0), &mut copy);
+        if let Some((at, entry)) = last {
+            memory.poke(Spa::new(at), EntryLayout::LE64, entry).unwrap();
+        }
+        let memory = Counted(memory, 0);
+        let ground = Records::default();
+        let mut over = OverStage2 { stage2: &stage2, memory, regime: &regime, ground };
+        (over.both_below(base, bytes), over.memory.1)
+    };
+    // At most four walks of four levels for each: 512 pages, 511 entries of 2 MiB, 511 of 1 GiB.
+    let (both, reads) = ask(0, 512 << 30, None);
+    assert!(!both);
+    assert!(reads <= 16 * (512 + 511 + 511), "{reads} reads");
+    // The last 2 MiB of the first GiB are both, with nothing before them; from amid nothing, too.
+    let table = address_of(BLOCK_LEAF) & !0xfff;
+    let last = Some((table + 511 * 8, BLOCK_LEAF | 4));
+    assert!(ask(0, 1 << 30, last).0);
+    let (both, reads) = ask((512 - 3) * BLOCK + 7 * PAGE, 3 * BLOCK - 7 * PAGE, last);
+    assert!(both);
+    assert!(reads <= 16 * 3, "{reads} reads");
+    assert!(!ask(0, (1 << 30) - BLOCK, last).0);
+}
+
 /// The bytes of a memory, for a second handle of it.
 fn bytes_of(memory: &mut SliceMemory<'_, Spa>) -> Vec<u8> {
     use slat::Memory;

@@ -680,3 +680,45 @@ fn nothing_changes_while_the_gather_is_away() {
     assert_ne!(cursor.remove(Gpa::new(PAGE)), Ok(0));
     let _ = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
 }
+
+/// A table that is to give way to a large page is frozen meanwhile; where it cannot give way after
+/// all, faults fill it as before.
+#[test]
+fn a_table_that_stays_after_all_thaws() {
+    let cells = cells(8);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(epts(), &arena, &arena).unwrap();
+    let leaves = Leaves::new(&epts(), &writable()).unwrap();
+    with::<_, _, Live, _, _>(&mut tables, &arena, (Gpa::new(0), GIB), |cursor| {
+        done!(cursor, cursor.map(Gpa::new(0), Spa::new(0), 2 * PAGE, &leaves));
+        done!(cursor, cursor.unmap(Gpa::new(0), PAGE, ()));
+        done!(cursor, cursor.unmap(Gpa::new(PAGE), PAGE, ()));
+    });
+    let before: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+    let walkers = [const { AtomicU64::new(0) }; 1];
+    let walkers = Walkers::new(&walkers);
+    let shared = Shared::new(tables, &walkers);
+    let map = |slots| {
+        let mut cursor = shared.cursor(&(), &arena, CONTEXT, slots, Gpa::new(0), GIB).unwrap();
+        let mut map = cursor.map(Gpa::new(0), Spa::new(BLOCK), BLOCK, &leaves).unwrap();
+        let outcome = cursor.step(&mut map, 9).map(|step| assert!(matches!(step, Step::Done)));
+        let completed = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+        let _ = completed.reclaim(shared.tables()).unwrap().into_source(&arena).unwrap();
+        outcome
+    };
+    // There is nowhere to note the table.
+    let none = Slots { ranges: &mut [], detached: &mut [], pending: &mut [], report: |_| {} };
+    assert_eq!(map(none), Err(Error::NoSlot));
+    let after: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+    assert!(before == after, "an entry stayed frozen");
+    let walker = shared.walker().unwrap();
+    let served = walker.fault(&arena, Gpa::new(0x5000), Spa::new(0), 0, &leaves);
+    assert!(matches!(served, Ok(slat::edit::Served::Installed { level: 0 })), "{served:?}");
+    drop(walker);
+    // It is occupied now: the same once more.
+    let before: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+    let outcome = map(Storage::new().slots());
+    assert!(matches!(outcome, Err(Error::Occupied { at: 0, .. })), "{outcome:?}");
+    let after: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+    assert!(before == after, "an entry stayed frozen");
+}

@@ -296,9 +296,22 @@ impl World {
             &Cursor<'_, '_, Toy, Gpa, Spa, &'static Frames, Frames, Faulting>,
         ) -> Operation<V>,
         witness: &mut impl Witness,
-        mut others: Option<thread::JoinHandle<()>>,
+        others: Option<thread::JoinHandle<()>>,
         flushed: impl Fn(),
     ) -> Operation<V> {
+        self.attempt(make, witness, others, flushed).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, of an operation that an obstacle may end.
+    fn attempt<V: Verb<Toy>>(
+        &self,
+        make: impl FnOnce(
+            &Cursor<'_, '_, Toy, Gpa, Spa, &'static Frames, Frames, Faulting>,
+        ) -> Operation<V>,
+        witness: &mut impl Witness,
+        mut others: Option<thread::JoinHandle<()>>,
+        flushed: impl Fn(),
+    ) -> Result<Operation<V>, Error> {
         let (mut ranges, mut detached, mut pending) =
             ([Stale::default()], [Detached::default()], [Pending::default()]);
         let slots = Slots {
@@ -310,12 +323,16 @@ impl World {
         let mut cursor =
             self.shared.cursor(&(), self.frames, Context::All, slots, Gpa::new(0), ALL).unwrap();
         let mut operation = make(&cursor);
+        let mut outcome = Ok(());
         loop {
             let (gather, done) = match cursor.step(&mut operation, u32::MAX) {
                 Ok(Step::Done) => (cursor.flush().unwrap(), true),
                 Ok(Step::Yield) => continue,
                 Ok(Step::Invalidate(gather)) => (gather, false),
-                Err(error) => panic!("{error}"),
+                Err(error) => {
+                    outcome = Err(error);
+                    (cursor.flush().unwrap(), true)
+                }
             };
             let completed = gather.complete(&mut By(|_: &Gather<'_>| flushed())).unwrap();
             let mut reclaim = match completed.reclaim(self.shared.tables()) {
@@ -338,7 +355,7 @@ impl World {
         if let Some(others) = others {
             others.join().unwrap();
         }
-        operation
+        outcome.map(|()| operation)
     }
 }
 
@@ -438,6 +455,43 @@ fn a_removed_page_stays_frozen_until_the_invalidation() {
 #[test]
 fn a_detached_table_leaves_its_entry_frozen_until_the_invalidation() {
     nothing_is_made_before_the_invalidation(ALL);
+}
+
+/// A large page takes the place of a table that holds nothing: only while no fault fills it.
+#[test]
+fn a_fault_beside_a_mapping_over_its_table_is_in_the_tables_or_retries() {
+    const OTHER: u64 = 0x100_0000;
+    model(|| {
+        let world = World::with_pages(3);
+        world.edit(|c| c.unmap(Gpa::new(0), PAGE, ()).unwrap(), &mut (), None);
+        world.edit(|c| c.unmap(Gpa::new(PAGE), PAGE, ()).unwrap(), &mut (), None);
+        let (left, leaves) = (world.frames.left(), lend(leaves()));
+        let other = Arc::clone(&world);
+        let served = Arc::new(Mutex::new(None));
+        let outcome = Arc::clone(&served);
+        let thread = thread::spawn(move || {
+            *outcome.lock().unwrap() = Some(other.fault(PAGE, 0));
+        });
+        let map = |c: &Cursor<'_, '_, _, _, _, _, _, _>| {
+            c.map(Gpa::new(0), Spa::new(OTHER), 2 * PAGE, leaves).unwrap()
+        };
+        let mapped = world.attempt(map, &mut (), Some(thread), || ()).map(|_| ());
+        let served = served.lock().unwrap().take().unwrap();
+        let seen = (world.sees(0), world.sees(PAGE));
+        match (mapped, served) {
+            (Ok(()), Ok(Served::Present { level: 1, .. }) | Err(Error::Frozen { .. })) => {
+                assert_eq!(seen, (Some(OTHER), Some(OTHER + PAGE)));
+                assert_eq!(world.frames.left(), left + 1, "the table came out");
+            }
+            (Err(Error::Occupied { .. }), Ok(Served::Installed { level: 0 })) => {
+                assert_eq!(seen, (None, Some(OUTPUT + PAGE)));
+                assert_eq!(world.frames.left(), left);
+                // What was frozen meanwhile has thawed.
+                assert!(matches!(world.fault(0, 0), Ok(Served::Installed { level: 0 })));
+            }
+            other => panic!("{other:?}, {seen:x?}"),
+        }
+    });
 }
 
 #[test]
