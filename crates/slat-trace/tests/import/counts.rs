@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use slat_trace::Kind;
 use slat_trace::import::{Format, Options, Reference, Trace};
+use slat_trace::made_tables::{Damage, MadeTables, Policy};
 
 use crate::samples::drain;
 
@@ -56,6 +57,13 @@ fn check(directory: &Path, name: &str, format: Format, counts: (usize, usize, us
     assert!(error.is_none(), "{name}: {error:?}");
     let counted = count(&references);
     assert_eq!((counted.fetches, counted.loads, counted.stores), counts, "{name}");
+    // What `slat import` reports.
+    let paths = [directory.join(name)];
+    let made = MadeTables::open(&paths, &Options::default(), Policy::default(), Damage::Refuse);
+    let reported = made.unwrap().counts();
+    let (fetches, loads, stores) = counts;
+    let expected = [fetches, loads, stores].map(|count| count as u64);
+    assert_eq!([reported.fetches, reported.loads, reported.stores], expected, "{name}");
 }
 
 fn check_sample(name: &str, format: Format, fetches: usize, loads: usize, stores: usize) {
@@ -105,6 +113,25 @@ fn drmemtrace_directory() {
     // Per thread, as the nine files hold them.
     let expected = [31_914, 64_255, 68_848, 70_134, 87_170, 92_278, 110_605, 175_907, 221_823];
     assert_eq!(by_lane, expected);
+}
+
+#[test]
+fn threads_by_themselves() {
+    let name = "drmemtrace/drmemtrace.threadsig.x64.tracedir/drmemtrace.threadsig";
+    for (thread, fetches, loads, stores) in [
+        ("872805.4975", 22_052, 6_303, 3_559),
+        ("872884.3060", 156_381, 41_274, 24_168),
+        ("872894.3824", 123_958, 32_775, 19_174),
+        ("872901.9125", 48_615, 12_833, 7_400),
+        ("872902.5666", 61_550, 16_232, 9_388),
+        ("872903.3218", 78_051, 20_590, 11_964),
+        ("872904.7848", 45_355, 11_990, 6_910),
+        ("872905.5783", 65_121, 17_160, 9_997),
+        ("872906.1041", 49_493, 13_051, 7_590),
+    ] {
+        let name = format!("{name}.{thread}.trace.zip");
+        check_sample(&name, Format::Drmemtrace, fetches, loads, stores);
+    }
 }
 
 #[test]
