@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Decodes a recording from what docs/recording-format.md says, and nothing else.
 
-    decode.py F.slat    the number of accesses and events, and a checksum over all accesses
+    decode.py F.slat [N]    the number of accesses and events and a checksum over what all of them say, or the first N
 
 It shares no code with the library: it shows that the document is enough for another reader. It needs the
 `zstd` command.
@@ -109,7 +109,7 @@ class Vcpu:
         return (((self.current * 0x9E3779B1) ^ (self.before * 0x85EBCA6B)) & 0xFFFFFFFF) >> 17 & 0x7FFF
 
 
-def decode(path, sink=None):
+def decode(path, sink):
     f = open(path, "rb").read()
     arch, vcpus, memory, pairs, at = header(f)
     entries, index_at = index(f)
@@ -150,7 +150,7 @@ def decode(path, sink=None):
                     for _ in range(code & 0x7F):
                         if vcpus > 1:
                             assert events.byte() == v
-                        kind = event(events, state, user, v, count, sink)
+                        event(events, state, user, v, count, sink)
                     continue
                 n, m = execute(c, code, definitions, user[v], v, count, sink)
                 made += n
@@ -188,8 +188,7 @@ def execute(c, code, definitions, user, v, count, sink):
         va = c.page_entries[frame & 0xFFF][1] << 12 | gpa & 0xFFF
         made += 1
         count["fetches"] += 1
-        if sink:
-            sink("F", va, length, frame, user, v)
+        sink("fetch", va, length, frame, user, v)
     else:
         insns = 0
     sites = c.sites[number]
@@ -237,8 +236,7 @@ def execute(c, code, definitions, user, v, count, sink):
         assert c.frame_entries[k][0] == page, "a physical page that was never said"
         s = c.shape[number][i]
         count["stores" if s & 1 else "loads"] += 1
-        if sink:
-            sink("S" if s & 1 else "L", va, 1 << (s >> 1 & 7), c.frame_entries[k][1], user, v)
+        sink("write" if s & 1 else "read", va, 1 << (s >> 1 & 7), c.frame_entries[k][1], user, v)
     return made + n, insns
 
 
@@ -252,58 +250,75 @@ def event(e, s, user, v, count, sink):
 
     count["event", kind] += 1
     if kind in (0, 1):
-        e.byte(), e.u64()
+        sink(("root", "control")[kind], v, e.byte(), e.u64())
     elif kind == 2:
-        e.byte()
-        d("page")
+        how = e.byte()
+        page = d("page") << 12
+        sink("table", v, page, how >> 1, how & 1)
+        index = 0
         for _ in range(e.varint()):
-            e.varint()
-            entry()
+            index += e.varint()
+            sink("entry", v, page + 8 * index, entry())
+            index += 1
             count["entries"] += 1
     elif kind == 3:
-        d("address")
-        entry()
+        sink("store", v, d("address") << 3, entry())
     elif kind == 4:
-        d("page")
+        sink("release", v, d("page") << 12)
     elif kind == 5:
-        d("fault")
+        sink("invlpg", v, d("fault"))
     elif kind == 6:
-        e.varint(), e.varint(), e.varint()
+        sink("invpcid", v, e.varint(), e.varint(), e.varint())
     elif kind == 7:
-        e.varint(), e.varint()
+        sink("tlbi", v, e.varint(), e.varint())
     elif kind == 8:
-        e.byte()
-        d("fault")
-        d("stack")
-        for i in range(6):
-            s["frame"][i] = e.difference(s["frame"][i])
-    elif kind in (9, 10, 11):
-        if kind != 9:
-            user[v] = kind == 10
+        vector, fault, stack = e.byte(), d("fault"), d("stack")
+        s["frame"] = [e.difference(word) for word in s["frame"]]
+        sink("exception", v, vector, fault, stack, *s["frame"])
+    elif kind == 9:
+        sink("return", v)
+    elif kind in (10, 11):
+        user[v] = kind == 10
+        sink("mode", v, user[v])
     elif kind == 12:
-        e.byte()
-        d("device")
-        e.varint()
+        how = e.byte()
+        sink("device", v, d("device"), e.varint(), how >> 1, how & 1)
     elif kind == 13:
-        e.varint(), e.u64()
+        sink("msr", v, e.varint(), e.u64())
     else:
         raise AssertionError("an event of kind %d" % kind)
-    return kind
 
 
-def main(path):
-    total = 0
+class Enough(Exception):
+    pass
 
-    def sink(kind, va, length, frame, user, v):
-        nonlocal total
-        line = "%s %x %d %x %d %d\n" % (kind, va, length, frame, user, v)
-        total = zlib.crc32(line.encode(), total)
 
-    accesses, count = decode(path, sink)[4:]
-    assert accesses == sum(count[kind] for kind in ("loads", "stores", "fetches"))
-    events = sum(n for kind, n in count.items() if isinstance(kind, tuple))
-    print(accesses, events + count["entries"], "%08x" % total)
+def main(path, most=None):
+    total, made, lines = 0, 0, []
+    most = int(most) if most else 1 << 64
+
+    def flush():
+        nonlocal total, made
+        total, made = zlib.crc32("".join(lines).encode(), total), made + len(lines)
+        lines.clear()
+
+    def sink(name, *numbers):
+        lines.append(name + " %x" * len(numbers) % numbers + "\n")
+        if len(lines) == 1 << 16 or made + len(lines) == most:
+            flush()
+            if made == most:
+                raise Enough
+
+    try:
+        accesses, count = decode(path, sink)[4:]
+        flush()
+        assert accesses == sum(count[kind] for kind in ("loads", "stores", "fetches"))
+        events = sum(n for kind, n in count.items() if isinstance(kind, tuple))
+        assert made == accesses + events + count["entries"]
+    except Enough:
+        pass
+    print(made, "%08x" % total)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
