@@ -164,11 +164,6 @@ impl Subject for Arm64 {
         Box::new(Arm64 { deviations: deviations.to_vec(), ..self.clone() })
     }
 
-    /// A guest whose exceptions go astray runs on without end.
-    fn is_hopeless(&self, probe: &Probe, _: &Outcome, astray: Option<&Outcome>) -> bool {
-        probe.operation == 1 && astray.is_none()
-    }
-
     fn walks(&self, probe: &Probe) -> Vec<Walk> {
         walks::walks(&self.features.processor, probe)
     }

@@ -439,7 +439,8 @@ pub static ALL: &[Deviation] = &[
         models: &[Model::Kvm],
         section: "Intel SDM 3A 5.5 (4-level paging: every entry of the topmost table is the guest's)",
         what: "kvm_pvm keeps the topmost slot 256 of the address space for the code that switches to a \
-               guest in user mode; to the guest its own entry there seems not present.",
+               guest in user mode; to the guest its own entry there seems not present, and the error \
+               code has I/D for a fetch also where EFER.NXE is clear.",
         shows: Shows::InWalk,
     },
     Deviation {

@@ -322,7 +322,13 @@ impl Round {
             self.world.poke(at, 0);
             let outcome = self.under(&format, self.root, address, deed);
             self.world.poke(at, entry);
-            return outcome;
+            return match outcome {
+                // The processor finds it, with no-execute on as the host has it.
+                Some(Outcome::Stage1 { syndrome, address }) if deed == Deed::Call => {
+                    Some(Outcome::Stage1 { syndrome: syndrome | FETCH, address })
+                }
+                other => other,
+            };
         }
         self.under(&format, self.root, address, deed)
     }
@@ -466,6 +472,9 @@ impl Round {
         }
     }
 }
+
+/// I/D of a page fault's error code.
+const FETCH: u64 = 1 << 4;
 
 /// The names of KVM's deviations.
 const OWN_SLOT: &str = "slot-of-the-switcher";

@@ -371,8 +371,8 @@ pub trait Subject: Send + Sync {
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject>;
 
     /// Whether the model would give no answer, where it gives this one and, with all its deviations,
-    /// `astray`; `None` is a guest that runs into what is no trap.
-    fn is_hopeless(&self, _probe: &Probe, _expected: &Outcome, _astray: Option<&Outcome>) -> bool {
+    /// `astray`.
+    fn is_hopeless(&self, _probe: &Probe, _expected: &Outcome, _astray: &Outcome) -> bool {
         false
     }
 

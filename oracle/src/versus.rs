@@ -101,11 +101,12 @@ pub fn compare(
             }
             // Both machines run what a deviation of either may have written.
             let (mut case, mut twin) = (case, twin);
-            for (subject, world) in [(&lost_a, &mut world_a), (&lost_b, &mut world_b)] {
-                if let Some(deviant) = again(subject.as_ref(), world, &case) {
-                    case.restore_too(&deviant);
-                    twin.restore_too(&deviant);
-                }
+            let deviants = [(&lost_a, &mut world_a), (&lost_b, &mut world_b)]
+                .map(|(subject, world)| again(subject.as_ref(), world, &case));
+            let [Some(one), Some(other)] = deviants else { continue };
+            for deviant in [one, other] {
+                case.restore_too(&deviant);
+                twin.restore_too(&deviant);
             }
             cases.push((case, twin));
         }
