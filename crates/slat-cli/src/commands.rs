@@ -1,8 +1,10 @@
 //! One module a subcommand: each parses its options, calls the crates below and prints.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Subcommand;
 
 mod check;
@@ -66,6 +68,16 @@ impl Command {
     }
 }
 
+/// Prints a whole text, and takes a reader who has seen enough (`slat check | head -1`) for a reader, not
+/// an error. Anything else that keeps the text from standard output, such as a full disk, is one.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
 /// Whether the reader of the output went away, as `head` does once it has seen enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
@@ -91,12 +103,12 @@ fn may_replace(output: &Path, inputs: &[&Path]) -> anyhow::Result<()> {
 
 /// What `slat` without arguments prints: the verdict on this machine, and where to go from there.
 pub(crate) fn welcome() -> anyhow::Result<ExitCode> {
-    anstream::println!(
+    print(&format!(
         "{}\n\n{}\n\nTry:\n  slat check          what this rests on, and what to do about it\n  \
          slat walk --help    how one address is translated, step by step\n  \
-         slat --help         everything else",
+         slat --help         everything else\n",
         check::this_machine().headline,
         slat_check::text::WHAT_SLAT_IS,
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 
 mod commands;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
         None => commands::welcome(),
     };
     outcome.unwrap_or_else(|error| {
-        anstream::eprintln!("slat: {error:#}");
+        // Where nobody reads the errors, the exit code still tells.
+        let _ = writeln!(anstream::stderr(), "slat: {error:#}");
         ExitCode::from(2)
     })
 }

@@ -55,6 +55,12 @@ pub enum GeneratedError {
         /// All names.
         choices: String,
     },
+    /// A parameter that is given more than once.
+    #[error("{key} is given twice")]
+    Twice {
+        /// The parameter.
+        key: &'static str,
+    },
     /// No `=`.
     #[error("`{text}` is no parameter; write key=value")]
     NoValue {

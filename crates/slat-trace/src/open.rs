@@ -55,7 +55,7 @@ pub enum Opened {
 #[non_exhaustive]
 pub enum OpenError {
     /// A recording.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", error.in_file(path))]
     Recording {
         /// The file.
         path: PathBuf,

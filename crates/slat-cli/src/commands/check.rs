@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use slat_check::{Recorded, Report, ThisMachine, examine, processors, text};
 
+use super::print;
+
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -66,14 +68,6 @@ pub(crate) fn this_machine() -> Report {
 
 fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
-}
-
-/// Prints, and takes a reader who has seen enough (`slat check | head -1`) for a reader, not an error.
-fn print(text: &str) -> anyhow::Result<()> {
-    match anstream::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write to standard output"),
-    }
 }
 
 fn width() -> usize {

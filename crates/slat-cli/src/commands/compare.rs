@@ -3,7 +3,7 @@
 mod options;
 mod workload;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -130,12 +130,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return explain(term);
     }
     if args.list {
-        anstream::print!("{}", options::list());
+        super::print(&options::list())?;
         return Ok(ExitCode::SUCCESS);
     }
     let setting = Setting::of(&args)?;
     if args.perf {
-        anstream::print!("{}", slat_sim::perf::text(&setting.processor.name));
+        super::print(&slat_sim::perf::text(&setting.processor.name))?;
         return Ok(ExitCode::SUCCESS);
     }
     let workloads = Workloads::of(&args)?;
@@ -271,17 +271,13 @@ fn print(args: &Args, report: &Report) -> anyhow::Result<()> {
         }
         text
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader that has seen enough, as `head` does, is no trouble of ours.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write the result"),
-    }
+    super::print(&text)
 }
 
 fn explain(term: &str) -> anyhow::Result<ExitCode> {
     match explained(term) {
         Some(text) => {
-            anstream::print!("{text}");
+            super::print(&text)?;
             Ok(ExitCode::SUCCESS)
         }
         None => {

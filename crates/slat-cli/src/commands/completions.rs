@@ -1,6 +1,5 @@
 //! `slat completions SHELL`
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 #[derive(clap::Args)]
@@ -15,6 +14,6 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut crate::definition(), "slat", &mut script);
-    io::stdout().write_all(&script)?;
+    super::print(&String::from_utf8(script)?)?;
     Ok(ExitCode::SUCCESS)
 }

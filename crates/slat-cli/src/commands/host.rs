@@ -1,6 +1,5 @@
 //! `slat host`
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -67,7 +66,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.print {
         let text = Scenario::text(&args.scenario)
             .with_context(|| format!("no bundled scenario `{}`", args.scenario))?;
-        std::io::stdout().write_all(text.as_bytes()).context("cannot write the scenario")?;
+        super::print(text)?;
         return Ok(ExitCode::SUCCESS);
     }
     let scenario = open(&args.scenario)?;
@@ -97,11 +96,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         (_, true) => format!("{}\n", played.json()?),
         _ => played.text(),
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader that has seen enough, as `head` does, is no trouble of ours.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        result => result.context("cannot write the result")?,
-    }
+    super::print(&text)?;
     Ok(if played.as_said() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

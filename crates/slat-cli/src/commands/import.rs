@@ -1,7 +1,7 @@
 //! `slat import TRACE... -o FILE`
 
 use std::fmt::Write as _;
-use std::io::{BufWriter, Write as _};
+use std::io::BufWriter;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -137,7 +137,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recorded = write(&args, &mut made)?;
     let text =
         if args.json { json(&args, &made, &recorded)? } else { text(&args, &made, &recorded) };
-    anstream::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    super::print(&text)?;
     Ok(if recorded.stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 

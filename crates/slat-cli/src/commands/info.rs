@@ -8,6 +8,7 @@ use slat_trace::Arch;
 use slat_trace::recording::Recording;
 
 use super::import::grouped;
+use super::print;
 
 #[derive(clap::Args)]
 #[command(
@@ -29,7 +30,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = &args.recording;
     let recording =
-        Recording::open(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        Recording::open(path).map_err(|error| anyhow::anyhow!("{}", error.in_file(path)))?;
     let machine = recording.machine();
     let arch = match machine.arch {
         Arch::X86_64 => "x86-64",
@@ -57,9 +58,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             "provenance": provenance,
             "damage": damage.as_ref().map(ToString::to_string),
         });
-        anstream::println!("{}", serde_json::to_string_pretty(&value)?);
+        print(&format!("{}\n", serde_json::to_string_pretty(&value)?))?;
     } else {
-        let line = |name: &str, value: &str| anstream::println!("{name:<13} {value}");
+        let mut text = String::new();
+        let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<13} {value}\n"));
         line("recording", &path.display().to_string());
         let plural = if machine.vcpus == 1 { "vCPU" } else { "vCPUs" };
         let memory = machine.memory.as_ref().map_or(String::new(), |memory| {
@@ -77,6 +79,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         for (key, value) in recording.provenance().iter().filter(|(_, value)| !value.is_empty()) {
             line(key, value);
         }
+        print(&text)?;
     }
     match damage {
         Some(damage) => anyhow::bail!("{}: {damage}", path.display()),

@@ -13,6 +13,7 @@ use slat_trace::replay::Verifier;
 use slat_trace::{Batch, Source};
 
 use super::import::grouped;
+use super::print;
 
 #[derive(clap::Args)]
 #[command(
@@ -135,13 +136,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     bar.set_message("preparing");
     let mut first = None;
     let mut over = false;
+    // A guest's words that cannot be shown stop no recording.
+    let mut shown = Ok(());
     let outcome = slat_setup::record(&cache, &recipe, output, |progress| {
         for line in progress.console.lines() {
             over |= line.starts_with("slat: ");
             if over || line.is_empty() || line.contains('\u{1b}') {
                 continue;
             }
-            bar.suspend(|| anstream::println!("{line}"));
+            if shown.is_ok() {
+                shown = bar.suspend(|| print(&format!("{line}\n")));
+            }
         }
         if progress.accesses == 0 {
             bar.set_message("the guest runs");
@@ -160,7 +165,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     });
     bar.finish_and_clear();
     let outcome = outcome?;
-    report(output, &outcome);
+    shown?;
+    print(&report(output, &outcome))?;
     let stopped = interrupted.load(Ordering::Relaxed);
     if !args.no_verify && !stopped && !verify(output)? {
         return Ok(ExitCode::from(1));
@@ -175,13 +181,15 @@ fn setup(cache: &Cache, arch: Arch) -> anyhow::Result<ExitCode> {
     let kit = Kit::fetch(cache, arch);
     bar.finish_and_clear();
     let Kit { qemu, recorder, linux } = kit?;
-    let line = |name: &str, value: String| anstream::println!("{name:<9} {value}");
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<9} {value}\n"));
     line("QEMU", format!("{} ({})", qemu.binary.display(), qemu.version));
     if let Some(Linux { kernel, busybox }) = linux {
         line("kernel", format!("{} ({})", kernel.image.display(), kernel.version));
         line("busybox", busybox.display().to_string());
     }
     line("recorder", recorder.display().to_string());
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -224,8 +232,9 @@ fn recipe(args: &Args) -> anyhow::Result<Recipe> {
     })
 }
 
-fn report(output: &Path, outcome: &Outcome) {
-    let line = |name: &str, value: String| anstream::println!("{name:<13} {value}");
+fn report(output: &Path, outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<13} {value}\n"));
     line("recording", output.display().to_string());
     line("accesses", grouped(outcome.accesses));
     line("instructions", grouped(outcome.instructions));
@@ -242,6 +251,7 @@ fn report(output: &Path, outcome: &Outcome) {
         ("marker", None) => line("ended", "at the guest's marker".into()),
         _ => line("ended", "when QEMU was stopped, before the program's end".into()),
     }
+    text
 }
 
 fn verify(path: &Path) -> anyhow::Result<bool> {
@@ -259,9 +269,10 @@ fn verify(path: &Path) -> anyhow::Result<bool> {
     }
     bar.finish_and_clear();
     let (walked, mismatches) = (grouped(verifier.walked()), grouped(verifier.mismatches()));
-    anstream::println!("verified      {walked} accesses walked, {mismatches} mismatches");
+    let mut text = format!("verified      {walked} accesses walked, {mismatches} mismatches\n");
     for mismatch in verifier.first_mismatches() {
-        anstream::println!("  {mismatch}");
+        text.push_str(&format!("  {mismatch}\n"));
     }
+    print(&text)?;
     Ok(verifier.mismatches() == 0)
 }

@@ -12,6 +12,7 @@ use slat_trace::replay::{Counts, Verifier};
 use slat_trace::{Batch, Source, open, recording};
 
 use super::import::grouped;
+use super::print;
 
 #[derive(clap::Args)]
 #[command(
@@ -67,9 +68,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     bar.finish_and_clear();
     let notes = stream.notes();
     if args.json {
-        print_json(&args, &counts, verifier.as_ref(), &notes)?;
+        print(&json(&args, &counts, verifier.as_ref(), &notes)?)?;
     } else {
-        print_text(&counts, verifier.as_ref(), &notes);
+        print(&text(&counts, verifier.as_ref(), &notes))?;
     }
     if let Some(error) = damage {
         return Err(error.into());
@@ -81,8 +82,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if disagrees { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-fn print_text(counts: &Counts, verifier: Option<&Verifier>, notes: &[String]) {
-    let line = |name: &str, value: u64| anstream::println!("{name:<24} {:>16}", grouped(value));
+fn text(counts: &Counts, verifier: Option<&Verifier>, notes: &[String]) -> String {
+    let mut text = String::new();
+    let mut line =
+        |name: &str, value: u64| text.push_str(&format!("{name:<24} {:>16}\n", grouped(value)));
     line("accesses", counts.accesses());
     line("  loads", counts.loads);
     line("  stores", counts.stores);
@@ -106,20 +109,21 @@ fn print_text(counts: &Counts, verifier: Option<&Verifier>, notes: &[String]) {
         line("  to 1 GiB pages", verifier.through_pages_of(30));
         line("mismatches", verifier.mismatches());
         for mismatch in verifier.first_mismatches() {
-            anstream::println!("  {mismatch}");
+            text.push_str(&format!("  {mismatch}\n"));
         }
     }
     for note in notes {
-        anstream::println!("note: {note}");
+        text.push_str(&format!("note: {note}\n"));
     }
+    text
 }
 
-fn print_json(
+fn json(
     args: &Args,
     counts: &Counts,
     verifier: Option<&Verifier>,
     notes: &[String],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     let verified = verifier.map(|verifier| {
         let mismatches: Vec<String> =
             verifier.first_mismatches().iter().map(ToString::to_string).collect();
@@ -152,6 +156,5 @@ fn print_json(
         "verified": verified,
         "notes": notes,
     });
-    anstream::println!("{}", serde_json::to_string_pretty(&value)?);
-    Ok(())
+    Ok(format!("{}\n", serde_json::to_string_pretty(&value)?))
 }

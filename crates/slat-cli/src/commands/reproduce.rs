@@ -1,11 +1,9 @@
 //! `slat reproduce`
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use indicatif::ProgressBar;
 use slat_sim::reproduce::{Effort, Verdict, reproduce};
 use slat_trace::recording::{Error, Recording};
@@ -66,7 +64,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         report.text(args.details)
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")?;
+    super::print(&text)?;
     let out_of_range = report.count(Verdict::OutOfRange) > 0;
     Ok(if args.strict && out_of_range { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

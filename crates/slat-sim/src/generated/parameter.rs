@@ -53,6 +53,7 @@ impl Values {
     ) -> Result<Values, GeneratedError> {
         let mut values: Vec<(&'static str, u64)> =
             parameters.iter().map(|parameter| (parameter.key, parameter.default)).collect();
+        let mut given = 0u64;
         for choice in choices {
             let Some((key, text)) = choice.split_once('=') else {
                 return Err(GeneratedError::NoValue { text: choice.to_owned() });
@@ -64,6 +65,10 @@ impl Values {
                     choices: choices.join(", "),
                 });
             };
+            if given & 1 << nth != 0 {
+                return Err(GeneratedError::Twice { key: parameters[nth].key });
+            }
+            given |= 1 << nth;
             let (low, high) = parameters[nth].range;
             let value = number(text).filter(|value| (low..=high).contains(value));
             let Some(value) = value else {

@@ -21,11 +21,20 @@ mod socket {
     pub(super) type Listener = UnixListener;
 
     pub(super) fn listen(path: &Path) -> io::Result<Listener> {
-        UnixListener::bind(path)
+        UnixListener::bind(path).map_err(|error| named(error, path))
     }
 
     pub(super) fn connect(path: &Path) -> io::Result<Link> {
-        UnixStream::connect(path)
+        UnixStream::connect(path).map_err(|error| named(error, path))
+    }
+
+    /// Says which path a socket cannot have.
+    fn named(error: io::Error, path: &Path) -> io::Error {
+        if error.kind() != io::ErrorKind::InvalidInput {
+            return error;
+        }
+        let why = "is too long for a socket's address: name a shorter --directory";
+        io::Error::new(error.kind(), format!("{} {why}", path.display()))
     }
 }
 
@@ -108,7 +117,9 @@ pub fn reach(directory: &Path, host: &str) -> io::Result<Link> {
     loop {
         match socket::connect(&path(directory, host)) {
             Ok(link) => return ready(link),
-            Err(error) if Instant::now() > until => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput || Instant::now() > until => {
+                return Err(error);
+            }
             Err(_) => thread::sleep(PAUSE),
         }
     }

@@ -51,7 +51,7 @@ pub enum RunsError {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The recording cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", error.in_file(path))]
     Recording {
         /// The recording.
         path: PathBuf,

@@ -1,6 +1,7 @@
 //! Why a recording cannot be read, or not further.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use super::layout::MAJOR;
 
@@ -48,6 +49,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The error with the name of the file, once: a file that cannot be read is named already.
+    pub fn in_file<'a>(&'a self, path: &'a Path) -> impl fmt::Display + 'a {
+        fmt::from_fn(move |f| match self {
+            Self::Io { .. } => write!(f, "{self}"),
+            _ => write!(f, "{}: {self}", path.display()),
+        })
+    }
+
     /// Where in the file the trouble begins, if it is in the file.
     #[must_use]
     pub fn offset(&self) -> Option<u64> {

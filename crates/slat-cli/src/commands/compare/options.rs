@@ -1,5 +1,6 @@
 //! What of the command line says how to compare.
 
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
@@ -122,12 +123,22 @@ impl Setting {
     }
 }
 
+/// More than any preset has.
+const MOST_BYTES: u64 = 1 << 20;
+
 /// The text of a preset's file, where `name` is one.
 fn file(name: &str) -> anyhow::Result<Option<String>> {
     if Path::new(name).extension().is_none_or(|extension| extension != "toml") {
         return Ok(None);
     }
-    Ok(Some(std::fs::read_to_string(name).with_context(|| format!("cannot read {name}"))?))
+    let mut text = String::new();
+    std::fs::File::open(name)
+        .and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text))
+        .with_context(|| format!("cannot read {name}"))?;
+    if text.len() as u64 > MOST_BYTES {
+        anyhow::bail!("{name}: longer than 1 MiB, so this is no preset");
+    }
+    Ok(Some(text))
 }
 
 fn processor(name: &str) -> anyhow::Result<Processor> {
