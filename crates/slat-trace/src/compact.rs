@@ -12,7 +12,8 @@
 //! the order of all first touches is kept across classes and vCPUs. It ends
 //!
 //! - at an access of its class to another page, with another privilege, or across a page border;
-//! - at the first store after loads alone, which may have to set the dirty bit or fault;
+//! - at the first store after loads alone, which may have to set the dirty bit or fault; and, where fetches
+//!   and data are of one class, at the first of the one after the other, whose permission is another;
 //! - at any event of its vCPU: a switch of the root, of a control register or of privilege, an
 //!   invalidation, an exception;
 //! - at any store to a page table and any invalidation, whichever vCPU makes it.
@@ -246,9 +247,6 @@ impl RunBatch {
     }
 }
 
-/// No run is open.
-const NONE: u32 = u32::MAX;
-
 /// What is kept of the runs that are open, in one class of one vCPU.
 #[derive(Clone, Copy, Debug)]
 struct Open {
@@ -256,11 +254,20 @@ struct Open {
     key: u64,
     /// Index of the run in the batch.
     run: u32,
-    /// Whether it has a store.
-    stored: bool,
+    /// What the page is known to permit: a bit for loads, stores and fetches; none where no run is open.
+    permitted: u8,
 }
 
-const CLOSED: Open = Open { key: 0, run: NONE, stored: false };
+const CLOSED: Open = Open { key: 0, run: 0, permitted: 0 };
+
+/// What an access needs to be permitted, and what it shows to be: who can store can load.
+const fn permission(kind: Kind) -> (u8, u8) {
+    match kind {
+        Kind::Load => (0b001, 0b001),
+        Kind::Store => (0b010, 0b011),
+        Kind::Fetch => (0b100, 0b100),
+    }
+}
 
 /// Compacts batches, each for itself: at its end every run ends, which is exact, too.
 #[derive(Clone, Debug)]
@@ -319,14 +326,16 @@ impl Compacting {
             return;
         }
         let key = access.va >> 12 << 1 | u64::from(access.user());
-        let store = kind == Kind::Store;
-        if open.run != NONE && open.key == key && (!store || open.stored) {
+        let (needs, shows) = permission(kind);
+        let same = open.key == key;
+        if same && open.permitted & needs != 0 {
             let run = &mut into.runs[open.run as usize];
             *run.counter(kind) += 1;
             return;
         }
+        let permitted = if same { open.permitted } else { 0 } | shows;
         // The counts of a run stay below those of a batch, and that below 2^32.
-        *open = Open { key, run: into.runs.len() as u32, stored: store };
+        *open = Open { key, run: into.runs.len() as u32, permitted };
         into.runs.push(PageRun::of(access));
     }
 }

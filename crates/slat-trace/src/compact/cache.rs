@@ -20,7 +20,7 @@ use crate::recording::events::{EventState, get_event, put_event};
 use crate::recording::{self, Options, Recording};
 
 const MAGIC: [u8; 8] = *b"SLATRUN\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 8 + 4 + 4 + 8 + 4;
 
 /// Bytes of batches after which a block is closed, and the most that one may have.
