@@ -324,7 +324,7 @@ where
                 outcome = Err(Error::Occupied { at, entry });
             }
         }
-        self.publish(at, level, usize::from(count));
+        self.publish(at, level, count as usize);
         outcome
     }
 

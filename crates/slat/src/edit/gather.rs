@@ -85,8 +85,9 @@ pub struct Pending {
     /// The first entry to make, as a leaf by itself where it is one of a group; 0 where entries
     /// were removed, and those that are still frozen become empty.
     pub(super) entry: u64,
-    /// How many entries: more than one for the pages of a group, and for a run of removed ones.
-    pub(super) count: u16,
+    /// How many entries: more than one for the pages of a group, and for a run of removed ones, which
+    /// 16 concatenated tables of 64 KiB make 2^17 long at most (Arm ARM D8.2.2).
+    pub(super) count: u32,
     /// Whether they are made into a group.
     pub(super) grouped: bool,
 }

@@ -243,7 +243,7 @@ where
                 at: start,
                 level,
                 entry: made,
-                count: count as u16,
+                count: count as u32,
                 grouped: group.is_some(),
             },
             start: self.address(start),

@@ -84,7 +84,30 @@ where
 
     /// Freezes every empty entry of a table and of all below it, so that no fault can install
     /// anything there any more.
+    ///
+    /// # Errors
+    /// [`Error::NotLent`] where a table below is not in the memory, with nothing frozen.
     pub(super) fn freeze_empty(&self, table: u64, level: u8) -> Result<(), Error> {
+        self.are_lent(table, level)?;
+        self.freeze_below(table, level)
+    }
+
+    /// Whether a table and all below it are in the memory. What faults add meanwhile is: they fill
+    /// it first.
+    fn are_lent(&self, table: u64, level: u8) -> Result<(), Error> {
+        let cells = self.tables.cells(table, level)?;
+        if level > 0 {
+            for cell in cells {
+                let entry = F::Word::load(cell, Ordering::Acquire);
+                if let Decoded::Table { next } = self.tables.format.decode(entry, level) {
+                    self.are_lent(next, level - 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn freeze_below(&self, table: u64, level: u8) -> Result<(), Error> {
         let format = &self.tables.format;
         for cell in self.tables.cells(table, level)? {
             let mut entry = F::Word::load(cell, Ordering::Acquire);
@@ -97,7 +120,7 @@ where
             if let Decoded::Table { next } = format.decode(entry, level)
                 && level > 0
             {
-                self.freeze_empty(next, level - 1)?;
+                self.freeze_below(next, level - 1)?;
             }
         }
         Ok(())
@@ -168,7 +191,10 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
         let mut reached = at;
         let mut removed = false;
         let mut rest = cells;
-        while let Some((cell, others)) = rest.split_first() {
+        // Where it ends before the last cell: up to where entries went, and why. Whatever ends it,
+        // what went is noted.
+        let stop = 'cells: loop {
+            let Some((cell, others)) = rest.split_first() else { break None };
             rest = others;
             let entry = F::Word::load(cell, Ordering::Relaxed);
             if entry != 0 {
@@ -177,28 +203,19 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                 {
                     if level > floor || cursor.through && cursor.source.is_shared(next) {
                         // Larger than what may be detached at once: go into it.
-                        break;
+                        break None;
                     }
-                    if !cursor.room()? {
-                        finish::<F, I, O, M, S, X>(cursor, at, reached, level, removed);
-                        return Ok(if reached > at {
-                            Advance::To(reached)
-                        } else {
-                            Advance::Invalidate
-                        });
+                    match take_table(cursor, cell, reached, next, level) {
+                        Ok(true) => removed |= breaks::<F, X>(),
+                        Ok(false) => break Some((reached, Ok(Advance::Invalidate))),
+                        Err(error) => break Some((reached, Err(error))),
                     }
-                    if X::SHARED {
-                        cursor.freeze_empty(next, level - 1)?;
-                    }
-                    X::swap::<F::Word>(cell, gone);
-                    removed |= breaks::<F, X>();
-                    cursor.detach(reached, next, level - 1);
                 } else {
                     if entry == format.frozen() {
                         if reached == at {
                             return Err(Error::Frozen { at: cursor.address(at) });
                         }
-                        break;
+                        break None;
                     }
                     if let Some(shift) = format.group(entry, level)
                         && let Decoded::Leaf { .. } = format.decode(entry, level)
@@ -211,40 +228,30 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                             for (number, cell) in (0u64..).zip(group) {
                                 let place = reached + (number << format.shift(level));
                                 let entry = F::Word::load(cell, Ordering::Acquire);
-                                let frozen = entry == format.frozen();
                                 let next = match format.decode(entry, level) {
                                     Decoded::Table { next } if level > 0 => Some(next),
                                     _ => None,
                                 };
                                 if next.is_some() && cursor.through {
                                     // Others may point at it: it stays, and so does the group.
-                                    finish::<F, I, O, M, S, X>(cursor, at, reached, level, removed);
-                                    return match reached > at {
-                                        true => Ok(Advance::To(reached)),
-                                        false => {
-                                            Err(Error::Grouped { at: cursor.address(place), entry })
-                                        }
-                                    };
+                                    let at = cursor.address(place);
+                                    break 'cells Some((
+                                        reached,
+                                        Err(Error::Grouped { at, entry }),
+                                    ));
                                 }
-                                if frozen || next.is_some() && !cursor.room()? {
-                                    // What went from the group's first part is frozen as well.
-                                    finish::<F, I, O, M, S, X>(cursor, at, place, level, removed);
-                                    return match reached > at {
-                                        true => Ok(Advance::To(reached)),
-                                        false if frozen => {
-                                            Err(Error::Frozen { at: cursor.address(place) })
-                                        }
-                                        false => Ok(Advance::Invalidate),
-                                    };
+                                // What went from the group's first part is frozen as well.
+                                if entry == format.frozen() {
+                                    let at = cursor.address(place);
+                                    break 'cells Some((place, Err(Error::Frozen { at })));
                                 }
-                                if let Some(next) = next {
-                                    if X::SHARED {
-                                        cursor.freeze_empty(next, level - 1)?;
+                                let Some(next) = next else { continue };
+                                match take_table(cursor, cell, place, next, level) {
+                                    Ok(true) => removed |= breaks::<F, X>(),
+                                    Ok(false) => {
+                                        break 'cells Some((place, Ok(Advance::Invalidate)));
                                     }
-                                    X::swap::<F::Word>(cell, gone);
-                                    removed |= breaks::<F, X>();
-                                    cursor.publish(place, level, 1);
-                                    cursor.detach(place, next, level - 1);
+                                    Err(error) => break 'cells Some((place, Err(error))),
                                 }
                             }
                             rest = &cells[index + group.len()..];
@@ -264,7 +271,7 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                                 Divided::Broken | Divided::Invalidate => Advance::Invalidate,
                             });
                         }
-                        break;
+                        break None;
                     }
                     let was = X::swap::<F::Word>(cell, gone);
                     removed = true;
@@ -276,10 +283,41 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                 }
             }
             reached += 1 << shift;
-        }
-        finish::<F, I, O, M, S, X>(cursor, at, reached, level, removed);
-        Ok(Advance::To(reached))
+        };
+        let (touched, stop) = stop.unwrap_or((reached, Ok(Advance::To(reached))));
+        finish::<F, I, O, M, S, X>(cursor, at, touched, level, removed);
+        if reached > at { Ok(Advance::To(reached)) } else { stop }
     }
+}
+
+/// Takes out the table at `next` that the entry at `at`, of `level`, in `cell` points at. Not where
+/// there is no room to note it; on an error nothing has changed.
+#[inline]
+fn take_table<F, I, O, M, S, X>(
+    cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
+    cell: &Cell<F>,
+    at: u64,
+    next: u64,
+    level: u8,
+) -> Result<bool, Error>
+where
+    F: Encode,
+    I: Address,
+    O: Address,
+    M: TableMemory<F::Word>,
+    S: FrameSource,
+    X: Mode,
+{
+    if !cursor.room()? {
+        return Ok(false);
+    }
+    if X::SHARED {
+        cursor.freeze_empty(next, level - 1)?;
+    }
+    X::swap::<F::Word>(cell, gone::<F, X>(&cursor.tables.format));
+    cursor.publish(at, level, 1);
+    cursor.detach(at, next, level - 1);
+    Ok(true)
 }
 
 impl<W: Witness> Unmap<W> {
@@ -335,7 +373,7 @@ fn finish<F, I, O, M, S, X>(
         if removed {
             cursor.note(at, reached, 1 << level, Effect::Stale);
             if breaks::<F, X>() {
-                let (entry, count) = (0, count as u16);
+                let (entry, count) = (0, count as u32);
                 cursor.gather().pend(Pending { at, level, entry, count, grouped: false });
             }
         }

@@ -1,0 +1,169 @@
+//! What a removal leaves for the invalidation, however it ends: entries that stay frozen until then,
+//! and ranges that are noted.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use slat::edit::{
+    Arena, Detached, Error, Gather, Leaves, Live, Pending, Served, Shared, Slots, Stale, Step,
+    TableMemory, Tables, Walkers, arm64, ept,
+};
+use slat::format::arm64::{Granule, Processor, Stage2};
+use slat::format::ept::{Ept, Features};
+use slat::invalidate::{By, Context};
+use slat::memory_type::x86::Type;
+use slat::{Gpa, Permissions, Spa};
+
+const PAGE: u64 = 4096;
+const BLOCK: u64 = 2 << 20;
+
+const RWX: Permissions = Permissions { read: true, write: true, execute: true };
+const CONTEXT: Context = Context::Stage2 { vmid: 1 };
+
+#[derive(Default)]
+struct Storage([Stale; 4], [Detached; 4], [Pending; 4]);
+
+impl Storage {
+    fn slots(&mut self) -> Slots<'_> {
+        Slots {
+            ranges: &mut self.0,
+            detached: &mut self.1,
+            pending: &mut self.2,
+            report: |leak| panic!("{leak}"),
+        }
+    }
+}
+
+fn cells(frames: usize) -> Vec<AtomicU64> {
+    (0..frames * 512).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn stage2(granule: Granule, bits: u8) -> (Stage2, Leaves) {
+    let processor = Processor { physical_bits: 48, ..Processor::default() };
+    let format = Stage2::plain(granule, bits, &processor).unwrap();
+    let attributes = arm64::Stage2Attributes::new(RWX, arm64::Memory::WRITE_BACK);
+    (format, Leaves::new(&format, &attributes).unwrap())
+}
+
+fn installed(served: &Result<Served, Error>) -> bool {
+    matches!(served, Ok(Served::Installed { .. }))
+}
+
+/// 16 concatenated tables of 64 KiB are one run of 2^17 entries (Arm ARM D8.2.2).
+#[test]
+fn the_longest_root_thaws_as_a_whole() {
+    const WHOLE: u64 = 1 << 46;
+    const LARGE: u64 = 512 << 20;
+    let cells = cells(2 * 256);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let (format, leaves) = stage2(Granule::SixtyFour, 46);
+    let tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let walkers = [const { AtomicU64::new(0) }; 1];
+    let walkers = Walkers::new(&walkers);
+    let shared = Shared::new(tables, &walkers);
+    let fault = |at| {
+        let walker = shared.walker().unwrap();
+        walker.fault(&arena, Gpa::new(at), Spa::new(at), 1, &leaves)
+    };
+    assert!(installed(&fault(LARGE)));
+    let mut storage = Storage::default();
+    let mut cursor =
+        shared.cursor(&(), &arena, CONTEXT, storage.slots(), Gpa::new(0), WHOLE).unwrap();
+    let mut unmap = cursor.unmap(Gpa::new(0), WHOLE, ()).unwrap();
+    let Ok(Step::Invalidate(gather)) = cursor.step(&mut unmap, 99) else { panic!("frozen") };
+    let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    cursor.resume(completed.ready().unwrap()).unwrap();
+    assert!(matches!(cursor.step(&mut unmap, 99), Ok(Step::Done)));
+    drop(cursor.finish());
+    for at in [LARGE, WHOLE - LARGE] {
+        let served = fault(at);
+        assert!(installed(&served), "{at:#x}: {served:?}");
+    }
+}
+
+/// An operation that cannot go on has noted what it removed before.
+#[test]
+fn what_went_before_an_obstacle_is_noted() {
+    let cells = cells(8);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let format = Ept::four(Features::default());
+    let leaves = Leaves::new(&format, &ept::Attributes::new(RWX, Type::Wb)).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let mut ranges = [Stale::default(); 4];
+    let slots = Slots {
+        ranges: &mut ranges,
+        detached: &mut [],
+        pending: &mut [],
+        report: |leak| panic!("{leak}"),
+    };
+    let whole = (Gpa::new(0), 2 * BLOCK);
+    let mut cursor = tables.cursor::<_, Live>(&arena, CONTEXT, slots, whole.0, whole.1).unwrap();
+    let mut map = cursor.map(Gpa::new(0), Spa::new(0), BLOCK, &leaves).unwrap();
+    assert!(matches!(cursor.step(&mut map, 99), Ok(Step::Done)));
+    let small = leaves.up_to(0);
+    let mut map = cursor.map(Gpa::new(BLOCK), Spa::new(BLOCK), BLOCK, &small).unwrap();
+    assert!(matches!(cursor.step(&mut map, 99), Ok(Step::Done)));
+
+    let mut unmap = cursor.unmap(whole.0, whole.1, ()).unwrap();
+    // There is nowhere to note the table.
+    assert!(matches!(cursor.step(&mut unmap, 99), Err(Error::NoSlot)));
+    assert_eq!(unmap.bytes_done(), BLOCK);
+    let gather = cursor.finish();
+    assert_eq!(gather.ranges(), [Stale { start: 0, last: BLOCK - 1 }]);
+    let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    drop(completed);
+    assert!(tables.translate(Gpa::new(0)).is_none());
+    assert!(tables.translate(Gpa::new(BLOCK)).is_some());
+}
+
+/// Memory that lends one table only while it is not withheld.
+struct Withheld<'a> {
+    arena: &'a Arena<'a, u64>,
+    table: AtomicU64,
+}
+
+// SAFETY: the cells are the arena's; withholding one breaks no duty that others rely upon.
+#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
+unsafe impl TableMemory<u64> for Withheld<'_> {
+    fn table(&self, address: u64, entries: usize) -> Option<&[AtomicU64]> {
+        let lent = address != self.table.load(Ordering::Relaxed);
+        lent.then(|| TableMemory::<u64>::table(self.arena, address, entries)).flatten()
+    }
+}
+
+/// Where a table below cannot be read, the one above stays, and nothing in it is frozen.
+#[test]
+fn tables_that_cannot_be_detached_stay_as_they_are() {
+    const NONE: u64 = u64::MAX;
+    const REACH: u64 = 512 * BLOCK;
+    let cells = cells(8);
+    let arena = Arena::<u64>::new(0x10_0000, &cells).unwrap();
+    let memory = Withheld { arena: &arena, table: AtomicU64::new(NONE) };
+    let (format, leaves) = stage2(Granule::Four, 39);
+    let tables = Tables::<_, Gpa, Spa, _>::create(format, &memory, &arena).unwrap();
+    let walkers = [const { AtomicU64::new(0) }; 1];
+    let walkers = Walkers::new(&walkers);
+    let shared = Shared::new(tables, &walkers);
+    let fault = |at, level| {
+        let walker = shared.walker().unwrap();
+        walker.fault(&arena, Gpa::new(at), Spa::new(at), level, &leaves)
+    };
+    // A page, and the table that it is in.
+    let at = REACH + 7 * BLOCK;
+    assert!(installed(&fault(at, 0)));
+    let page = cells.iter().position(|cell| cell.load(Ordering::Relaxed) & 0xffff_ffff_f000 == at);
+    let lowest = 0x10_0000 + page.unwrap() as u64 / 512 * PAGE;
+    let before: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+
+    let mut storage = Storage::default();
+    let mut cursor =
+        shared.cursor(&(), &arena, CONTEXT, storage.slots(), Gpa::new(0), 2 * REACH).unwrap();
+    let mut unmap = cursor.unmap(Gpa::new(REACH), REACH, ()).unwrap();
+    memory.table.store(lowest, Ordering::Relaxed);
+    let outcome = cursor.step(&mut unmap, 99);
+    assert_eq!(outcome.map(|_| ()), Err(Error::NotLent { table: lowest }));
+    memory.table.store(NONE, Ordering::Relaxed);
+    let _ = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    let after: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+    assert!(before == after, "an entry stayed frozen");
+    assert!(installed(&fault(REACH, 1)));
+}
