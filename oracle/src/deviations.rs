@@ -214,7 +214,8 @@ pub static ALL: &[Deviation] = &[
         models: &[Model::Qemu10Aarch64, Model::Qemu10Arm],
         section: "Arm ARM D24.2.55 (HCR_EL2.PTW), D24.2.41; AArch64.S2Translate",
         what: "With HCR_EL2.PTW, a stage-1 table in memory that stage 2 makes a device is a \
-               permission fault at the level of the stage-2 leaf; the model reports level 0 (10).",
+               permission fault at the level of the stage-2 leaf; the model reports level 0 (10, where the \
+               table is of long descriptors).",
         shows: Shows::InWalk,
     },
     Deviation {

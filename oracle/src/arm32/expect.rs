@@ -152,7 +152,9 @@ impl Machine<'_> {
             // Short descriptors have two levels, whose numbers in the manual are 1 and 2.
             fault.level = level + u8::from(!is_long(self.state));
         }
+        // For short descriptors the level above stays.
         if fault.cause == Cause::Permission(Denied::TABLE_IN_DEVICE)
+            && is_long(self.state)
             && self.subject.deviates("protected-walk-level")
         {
             // The manual's level 0.

@@ -1,0 +1,70 @@
+//! Deviations that show together, as models have shown them.
+
+use slat::format::arm32::{Processor, Version};
+use slat_oracle::arm32::{Arm32, Features};
+use slat_oracle::contract::STATE;
+use slat_oracle::deviations::{Model, Seen};
+use slat_oracle::engine::{Verdict, judge};
+use slat_oracle::probe::{Outcome, Probe, Subject, complete};
+
+/// A fetch that QEMU 10 lets pass from an unreadable page, then a load whose table of short descriptors lies
+/// in a device: the level is that of the table, not that of tables of long descriptors. One of ten million
+/// probes met both.
+#[test]
+fn an_unreadable_fetch_and_a_short_table_in_a_device() {
+    let processor = Processor {
+        version: Version::V8,
+        hardware_access_flag: false,
+        hierarchical_disable: true,
+        execute_never_extension: true,
+    };
+    let features = Features { processor, pan: true };
+    let subject = Arm32 { features, new: true, deviations: vec![] };
+    let mut state = [0; STATE];
+    let registers = [
+        0xFFC0_0800,
+        0x2005_108C,
+        0x5566_7788,
+        0xC5_187D,
+        2,
+        0x310_1000,
+        0x610_4000,
+        0x04BB_44FF_FF0A_A4AA,
+        0x4310_0000,
+        0x8000_3505,
+        5,
+        0x1D3,
+        0xFFC0_0000,
+        0xCD23_8879,
+    ];
+    state[..14].copy_from_slice(&registers);
+    let words = vec![
+        (0x4305_1088, 0x4305_1088_E140_0072),
+        (0x4310_0080, 0x4300_073D),
+        (0x4310_00C0, 0x4300_0741),
+        (0x4310_1800, 0x0410_81A1),
+        (0x4310_0100, 0x4310_9003),
+        (0x4310_9840, 0x4310_87FF),
+        (0x4310_8140, 0x0205_11FE_0000_0000),
+        (0x4310_0180, 0x4310_A003),
+        (0x4310_A838, 0x4310_77FF),
+        (0x4310_7FF0, 0x0510_B401_0710_B001),
+        (0x4310_01C0, 0x4300_07FD),
+        (0x4310_B000, 0x0200_0212),
+        (0x4310_0140, 0x4310_C003),
+        (0x4310_C858, 0x4310_B7FF),
+        (0x4310_B400, 0x0200_0232_0000_0000),
+    ];
+    let probe = Probe { operation: 1, state, words };
+    let mut world = subject.template();
+    let case = complete(&subject, &mut world, probe, &mut Vec::new()).unwrap();
+    let unreadable = Outcome::Stage2 { syndrome: 0x8000_000E, address: 0, origin: 0xFFC0_0800 };
+    assert_eq!(case.expected, unreadable);
+    let mut see = |syndrome| {
+        let outcome = Outcome::Stage2 { syndrome, address: 0x3_1010, origin: 0x2005_108C };
+        let seen = Seen { outcome, words: case.compared.iter().map(|word| word.1).collect() };
+        judge(Model::Qemu10Arm, &subject, &mut world, &case, &seen)
+    };
+    assert!(matches!(see(0x9000_008D), Verdict::Masked(_)));
+    assert!(matches!(see(0x9000_008C), Verdict::Disagree));
+}
