@@ -78,6 +78,14 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// The columns of the terminal, or else what `COLUMNS` says, as for `--help`.
+fn width() -> Option<usize> {
+    match terminal_size::terminal_size() {
+        Some((terminal_size::Width(columns), _)) => Some(columns.into()),
+        None => std::env::var("COLUMNS").ok()?.parse().ok(),
+    }
+}
+
 /// Whether the reader of the output went away, as `head` does once it has seen enough.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);

@@ -102,3 +102,24 @@ fn a_directory_too_long_for_sockets_is_named() {
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains("name a shorter --directory"), "{error}");
 }
+
+/// The most columns of any line that a command prints where `COLUMNS` is this.
+fn widest(arguments: &[&str], columns: &str) -> usize {
+    let output = slat(arguments).env("COLUMNS", columns).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| line.chars().count()).max().unwrap()
+}
+
+#[test]
+fn lists_and_hosts_fit_the_terminal() {
+    let hosts = slat_sim::host::scenario::Scenario::names().map(|name| vec!["host", name]);
+    for arguments in hosts.chain([vec!["compare", "--list"]]) {
+        let widest = widest(&arguments, "80");
+        assert!((41..=80).contains(&widest), "{arguments:?}: {widest}");
+    }
+    for arguments in [["host", "power-on"], ["compare", "--list"]] {
+        let widest = widest(&arguments, "300");
+        assert!((81..=100).contains(&widest), "{arguments:?} has room: {widest}");
+    }
+}

@@ -8,6 +8,8 @@ fn console_samples() {
     // Samples name files relative to the root of the repository.
     std::env::set_current_dir(&root).expect("the repository is there");
     trycmd::TestCases::new()
+        // As wide as without a terminal.
+        .env("COLUMNS", "")
         .case("README.md")
         .case("docs/src/*.md")
         .case("docs/src/slat/*.md")

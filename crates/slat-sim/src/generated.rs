@@ -208,26 +208,34 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     workloads::ALL.iter().map(|kind| kind.name)
 }
 
-/// All workloads with their parameters, for people; at most 100 columns.
-pub fn list() -> String {
+/// All workloads with their parameters, for people, in lines of at most `width` columns (words that are longer
+/// stand alone).
+pub fn list(width: usize) -> String {
     let mut out = String::from("Generated guests, as gen:NAME or gen:NAME,key=value,...\n");
     for kind in workloads::ALL {
-        let _ = writeln!(out, "\n{:<10}{}", kind.name, kind.about);
+        out.push('\n');
+        hang(&mut out, &format!("{:<10}", kind.name), kind.about, width);
         for parameter in kind.parameters {
-            describe(&mut out, parameter);
+            describe(&mut out, parameter, width);
         }
     }
     out.push_str("\nall       have these too\n");
     for parameter in COMMON {
-        describe(&mut out, parameter);
+        describe(&mut out, parameter, width);
     }
     out
 }
 
-fn describe(out: &mut String, parameter: &Parameter) {
-    let head = format!("{}={}", parameter.key, parameter.default);
-    for (nth, line) in crate::text::wrapped(parameter.about, 70).iter().enumerate() {
-        let head = if nth == 0 { head.as_str() } else { "" };
-        let _ = writeln!(out, "  {head:<18}{line}");
+fn describe(out: &mut String, parameter: &Parameter, width: usize) {
+    let choice = format!("{}={}", parameter.key, parameter.default);
+    hang(out, &format!("  {choice:<18}"), parameter.about, width);
+}
+
+/// A text behind its name, and below itself where it needs more lines than one.
+fn hang(out: &mut String, name: &str, text: &str, width: usize) {
+    let indent = name.chars().count();
+    for (nth, line) in crate::text::wrapped(text, width.saturating_sub(indent)).iter().enumerate() {
+        let head = if nth == 0 { name } else { "" };
+        let _ = writeln!(out, "{head:<indent$}{line}");
     }
 }

@@ -71,8 +71,7 @@ fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
 }
 
 fn width() -> usize {
-    terminal_size::terminal_size()
-        .map_or(text::USUAL_WIDTH, |(terminal_size::Width(columns), _)| columns.into())
+    super::width().unwrap_or(text::USUAL_WIDTH)
 }
 
 fn read_state(file: &Path) -> anyhow::Result<Recorded> {

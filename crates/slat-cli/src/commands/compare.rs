@@ -130,7 +130,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return explain(term);
     }
     if args.list {
-        super::print(&options::list())?;
+        super::print(&options::list(super::width().unwrap_or(usize::MAX)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let setting = Setting::of(&args)?;

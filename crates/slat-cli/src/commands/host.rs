@@ -94,7 +94,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = match (args.part, args.json) {
         (true, _) => format!("{REPORT}{}\n", played.json()?),
         (_, true) => format!("{}\n", played.json()?),
-        _ => played.text(),
+        _ => played.text(super::width().unwrap_or(usize::MAX)),
     };
     super::print(&text)?;
     Ok(if played.as_said() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

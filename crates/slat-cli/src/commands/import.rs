@@ -206,9 +206,7 @@ fn text(args: &Args, made: &MadeTables, recorded: &Recorded) -> String {
         writeln!(text, "{name:<10} {value}").expect("a string takes it");
     };
     // Wide enough for a note, within a terminal.
-    let width =
-        terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)).clamp(40, 100)
-            - 11;
+    let width = super::width().unwrap_or(80).clamp(40, 100) - 11;
     line("recording", args.output.display().to_string());
     line("format", made.trace().format().to_string());
     line(

@@ -123,6 +123,9 @@ impl Setting {
     }
 }
 
+/// The narrowest list whose columns have room for words, and the widest that reads well.
+const LIST_WIDTH: (usize, usize) = (40, 90);
+
 /// More than any preset has.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -155,13 +158,14 @@ fn hypervisor(name: &str) -> anyhow::Result<Hypervisor> {
     })
 }
 
-/// What `--list` prints.
-pub(super) fn list() -> String {
+/// What `--list` prints, in lines of at most `width` columns within [`LIST_WIDTH`].
+pub(super) fn list(width: usize) -> String {
+    let width = width.clamp(LIST_WIDTH.0, LIST_WIDTH.1);
     let names = |names: &mut dyn Iterator<Item = &'static str>| -> String {
         let mut lines = vec![String::from(" ")];
         for name in names {
             match lines.last_mut() {
-                Some(line) if line.len() + 1 + name.len() <= 90 => {
+                Some(line) if line.len() + 1 + name.len() <= width => {
                     line.push(' ');
                     line.push_str(name);
                 }
@@ -172,7 +176,7 @@ pub(super) fn list() -> String {
     };
     format!(
         "{}\nProcessors (--processor):\n{}\n\nHypervisors (--hypervisor):\n{}\n",
-        slat_sim::generated::list(),
+        slat_sim::generated::list(width),
         names(&mut Processor::names()),
         names(&mut Hypervisor::names())
     )
