@@ -187,3 +187,52 @@ fn a_change_of_all_views_reaches_through_a_table_that_they_share() {
     let expected = Some((4 * BLOCK + 5 * PAGE, 0));
     assert_eq!(found!(), [expected, expected], "one view has not what all were to get");
 }
+
+/// Two views of one table of pages, of which the second is removed: its gather waits.
+macro_rules! removed {
+    ($arena:ident, $source:ident, $views:ident, $ended:ident) => {
+        views!($arena, $source, $views);
+        let (mut first, mut second) = (Storage::default(), Storage::default());
+        let mut cursor =
+            $views.all::<_, Live>(0, &$source, first.slots(), Gpa::new(0), BLOCK).unwrap();
+        assert_eq!(cursor.flush().unwrap().context(), Context::Ept { eptp: 0x1e });
+        drop(cursor);
+        let mut cursor =
+            $views.all::<_, Live>(0, &$source, first.slots(), Gpa::new(0), BLOCK).unwrap();
+        let small = leaves().up_to(0);
+        let map = cursor.map(Gpa::new(0), Spa::new(0), BLOCK, &small).unwrap();
+        run(&mut cursor, map);
+        drop(cursor.finish());
+        let other = $views.fork(0, Context::Ept { eptp: 0x101e }, &$source).unwrap();
+        let $ended = $views.remove(other, &$source, second.slots()).unwrap();
+    };
+}
+
+/// Processors run on a removed view until its gather is completed: what all are told until then
+/// reaches them too.
+#[test]
+fn a_change_of_all_views_reaches_processors_of_a_removed_one() {
+    removed!(arena, source, views, ended);
+    let mut storage = Storage::default();
+    let mut cursor = views.all::<_, Live>(0, &source, storage.slots(), Gpa::new(0), BLOCK).unwrap();
+    let unmap = cursor.unmap(Gpa::new(0), PAGE, ()).unwrap();
+    run(&mut cursor, unmap);
+    let gather = cursor.finish();
+    assert_eq!(gather.context(), Context::All);
+    let _ = completed(gather).reclaim(views.get(0).unwrap().tables()).unwrap();
+    let _ =
+        completed(ended.gather).reclaim(ended.view.tables()).unwrap().into_source(&source).unwrap();
+}
+
+/// The tables below a removed view's root are the first view's as well.
+#[test]
+fn a_removed_view_gives_out_no_table_of_another() {
+    removed!(arena, source, views, ended);
+    let root = ended.view.tables().root() & !0xfff;
+    let table = lowest(&views, &arena, 0);
+    let mut reclaim = completed(ended.gather).reclaim(ended.view.tables()).unwrap();
+    assert!(reclaim.next_frame(&mut ()).unwrap().is_none(), "a table of the first view came out");
+    let _ = reclaim.into_source(&source).unwrap();
+    assert_eq!((source.count(root), source.count(table)), (0, 1));
+    assert!(views.get(0).unwrap().tables().translate(Gpa::new(PAGE)).is_some());
+}

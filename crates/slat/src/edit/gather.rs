@@ -73,7 +73,8 @@ pub struct Detached {
     pub(super) level: u8,
     /// First input address that it translated.
     pub(super) start: u64,
-    /// Others may point at it: the reference that went is given up when the frame would come out.
+    /// Others may point at it, or at tables below it: the reference that went is given up when the
+    /// frame would come out.
     pub(super) shared: bool,
 }
 
@@ -544,9 +545,10 @@ pub struct Reclaim<'t, 'g, F: Encode, I, O, M> {
 }
 
 impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
-    /// The next frame, of tables that nothing shares; those that something may share stay for
-    /// [`into_source`](Reclaim::into_source), which knows of them. `witness` sees every leaf that was in it, with the accessed and dirty bits
-    /// that hardware left at the very last.
+    /// The next frame, of tables that nothing shares. Those that something may share, or may share
+    /// tables below (the root of a removed view), stay for
+    /// [`into_source`](Reclaim::into_source), which knows of them. `witness` sees every leaf that was
+    /// in it, with the accessed and dirty bits that hardware left at the very last.
     ///
     /// # Errors
     /// [`Error::NotLent`] where a table is not in the memory; its subtree is lost.

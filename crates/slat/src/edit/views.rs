@@ -133,6 +133,9 @@ impl<F: Encode, I, O, M> View<F, I, O, M> {
 #[derive(Debug)]
 pub struct Views<'v, F: Encode, I, O, M> {
     views: &'v mut [Option<View<F, I, O, M>>],
+    /// A view was removed: processors may run on it until its gather is completed, which is not
+    /// seen from here.
+    ended: bool,
 }
 
 /// A stretch of addresses whose lowest table is one and the same for some views.
@@ -184,7 +187,7 @@ where
         let most = slots.len().min(64);
         let views = &mut slots[..most];
         *views.first_mut().ok_or(Error::NoSlot)? = Some(View { tables, context });
-        Ok(Views { views })
+        Ok(Views { views, ended: false })
     }
 
     /// The view of this number.
@@ -253,9 +256,10 @@ where
     }
 
     /// A cursor for what changes in every view that shares the tables of `view`: its gather is of
-    /// every context, unless there is one view. A table that views share stays: what it maps is
-    /// unmapped in it, larger pages are neither mapped nor collapsed in its place. Where other views have tables of their own, the same is
-    /// to be done in them ([`Views::segments`] says where).
+    /// every context, unless there is one view and no other was ever removed (a processor may run on
+    /// that one until its gather is completed). A table that views share stays: what it maps is
+    /// unmapped in it, larger pages are neither mapped nor collapsed in its place. Where other views
+    /// have tables of their own, the same is to be done in them ([`Views::segments`] says where).
     ///
     /// # Errors
     /// As [`Tables::cursor`]; [`Error::NoSlot`] where there is no such view.
@@ -268,7 +272,7 @@ where
         bytes: u64,
     ) -> Result<Cursor<'t, 'g, F, I, O, M, S, X>, Error> {
         const { assert!(!X::SHARED, "views are changed by one thread at a time") };
-        let several = self.set().len() > 1;
+        let several = self.set().len() > 1 || self.ended;
         let View { tables, context } =
             self.views.get_mut(view).and_then(Option::as_mut).ok_or(Error::NoSlot)?;
         let context = if several { Context::All } else { *context };
@@ -278,6 +282,9 @@ where
     }
 
     /// Ends a view: its root is detached, and with it every table that no other view has.
+    /// [`Reclaim::into_source`](super::Reclaim::into_source) tells which those are. What the other
+    /// views are told afterwards ([`Views::all`]) is invalidated in every context: this view's
+    /// processors may still hold it.
     ///
     /// # Errors
     /// [`Error::NoSlot`] where there is no such view, or `slots` has no place for a table.
@@ -300,9 +307,10 @@ where
         let mut cursor =
             taken.tables.cursor::<S, super::Live>(source, context, slots, I::new(0), page)?;
         cursor.note(0, whole, !0, Effect::Stale);
-        source.release(root);
-        cursor.gather().detach(Detached { table: root, level: top, start: 0, shared: false });
+        // Tables below it may be other views': its reference is given up with the frame.
+        cursor.gather().detach(Detached { table: root, level: top, start: 0, shared: true });
         let gather = cursor.finish();
+        self.ended = true;
         Ok(Ended { view: taken, gather })
     }
 
