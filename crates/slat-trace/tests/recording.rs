@@ -86,28 +86,37 @@ fn make(seed: u64, vcpus: u8, steps: u32, block_accesses: u64) -> (Vec<u8>, Vec<
         let page = if number == 7 { s.next(3) } else { 0x7000 + (gpa >> 12) };
         let va = page << 12 | gpa & 0xfff;
         let block = encoder.define(gpa, bytes, 3);
-        encoder.execute(vcpu, block, va);
-        let fetch = Access::new(Kind::Fetch, va, bytes).on(vcpu).with_user(user);
-        items.push(Ok(fetch.with_frame((gpa >> 12) as u32)));
-        let count = if s.next(30) == 0 { s.next(700) } else { number % 4 };
-        for ordinal in 0..count {
-            let va = match s.next(12) {
-                0 => s.next(1 << 31) << 33 | s.next(1 << 31),
-                1 => 0xffff_8880_0000_0000 | s.next(1 << 28),
-                _ => 0x10_0000 * (ordinal + 1) + u64::from(step) * 8,
+        // Sometimes a loop of one block with one access.
+        let runs = if s.next(25) == 0 { 1 + s.next(40) } else { 1 };
+        for round in 0..runs {
+            encoder.execute(vcpu, block, va);
+            let fetch = Access::new(Kind::Fetch, va, bytes).on(vcpu).with_user(user);
+            items.push(Ok(fetch.with_frame((gpa >> 12) as u32)));
+            let count = match (runs, s.next(30)) {
+                (1, 0) => s.next(700),
+                (1, _) => number % 4,
+                _ => 1,
             };
-            let (store, log2) = (s.next(16) == 0, (number % 5) as u8);
-            let moved = s.next(40) == 0;
-            let frame = frames_of.entry(va >> 12).or_insert(va as u32 >> 13);
-            *frame += u32::from(moved);
-            encoder.access(vcpu, store, log2, va, *frame);
-            let kind = if store { Kind::Store } else { Kind::Load };
-            let access = Access::new(kind, va, 1 << log2).on(vcpu).with_user(user);
-            items.push(Ok(access.with_frame(*frame)));
-            if s.next(100) == 0 {
-                let event = Event::TableStore { gpa: va & 0xf_fff8, value: s.next(1 << 31) << 25 };
-                encoder.event(vcpu, &event, &[]);
-                items.push(Err((vcpu, event)));
+            for ordinal in 0..count {
+                let va = match s.next(12) {
+                    0 => s.next(1 << 31) << 33 | s.next(1 << 31),
+                    1 => 0xffff_8880_0000_0000 | s.next(1 << 28),
+                    _ => 0x10_0000 * (ordinal + 1) + (u64::from(step) + round) * 8,
+                };
+                let (store, log2) = (s.next(16) == 0, (number % 5) as u8);
+                let moved = s.next(40) == 0;
+                let frame = frames_of.entry(va >> 12).or_insert(va as u32 >> 13);
+                *frame += u32::from(moved);
+                encoder.access(vcpu, store, log2, va, *frame);
+                let kind = if store { Kind::Store } else { Kind::Load };
+                let access = Access::new(kind, va, 1 << log2).on(vcpu).with_user(user);
+                items.push(Ok(access.with_frame(*frame)));
+                if s.next(100) == 0 {
+                    let event =
+                        Event::TableStore { gpa: va & 0xf_fff8, value: s.next(1 << 31) << 25 };
+                    encoder.event(vcpu, &event, &[]);
+                    items.push(Err((vcpu, event)));
+                }
             }
         }
     }

@@ -67,6 +67,9 @@ pub(crate) fn read_events(
     Ok(())
 }
 
+/// The most bytes that an empty buffer keeps for the next block of the file.
+const KEPT_ROOM: usize = 4 << 20;
+
 /// How far the streams of one vCPU are read.
 #[derive(Debug, Default)]
 struct Stream {
@@ -125,12 +128,15 @@ impl Decoder {
         })
     }
 
-    /// Empties all buffers.
+    /// Empties all buffers, and gives large ones back: each vCPU in turn may have a block with large
+    /// sections, and together they would hold the memory of all.
     pub(crate) fn clear(&mut self) {
-        self.turns.clear();
-        self.events.clear();
-        for stream in &mut self.streams {
-            stream.sections.iter_mut().for_each(Vec::clear);
+        let of_vcpus = self.streams.iter_mut().flat_map(|stream| &mut stream.sections);
+        for buffer in [&mut self.turns, &mut self.events].into_iter().chain(of_vcpus) {
+            buffer.clear();
+            if buffer.capacity() > KEPT_ROOM {
+                *buffer = Vec::new();
+            }
         }
         self.left = 0;
     }
@@ -207,7 +213,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::Root;
+    use crate::event::{Access, Root};
     use crate::recording::Encoder;
 
     /// A block of a machine of two vCPUs, with every stream in use.
@@ -221,6 +227,15 @@ mod tests {
                 let va = 0x7000_0000 + step * 8 + ordinal * step * 0x1_0000;
                 encoder.access(vcpu, ordinal == 1, 3, va, (step % 9) as u32);
             }
+            if step % 9 == 0 {
+                // A loop of one block with one access.
+                let block = encoder.define(0x9000, 5, 2);
+                for n in 0..1 + step * 7 % 40 {
+                    encoder.execute(vcpu, block, 0x41_0000);
+                    let va = 0x7100_0000 + n * 0x800 + n / 9 * 0x12_3000;
+                    encoder.access(vcpu, false, 2, va, (va >> 13) as u32);
+                }
+            }
             if step % 6 == 0 {
                 let page = Event::TablePage { gpa: step << 12, level: 1, fresh: true };
                 encoder.event(vcpu, &page, &[(1, 2), (3, 4)]);
@@ -233,6 +248,15 @@ mod tests {
 
     /// Reads a block to its end or to what is wrong with it; panics are for the caller to see.
     fn read(block: &crate::recording::RawBlock) -> Result<u64, Inconsistent> {
+        let mut accesses = Vec::new();
+        read_into(block, &mut accesses).map(|()| accesses.len() as u64)
+    }
+
+    /// The same, and what was read on the way.
+    fn read_into(
+        block: &crate::recording::RawBlock,
+        accesses: &mut Vec<Access>,
+    ) -> Result<(), Inconsistent> {
         let (mut decoder, mut definitions) = (Decoder::new(2), Vec::new());
         for (section, vcpu, data) in &block.sections {
             match section {
@@ -241,13 +265,13 @@ mod tests {
             }
         }
         decoder.begin(block.accesses, true);
-        let (mut batch, mut accesses) = (Batch::default(), 0);
+        let mut batch = Batch::default();
         loop {
             batch.clear();
-            let more = decoder.read::<true>(&definitions, &mut batch, 50)?;
-            accesses += batch.accesses.len() as u64;
-            if !more {
-                return Ok(accesses);
+            let more = decoder.read::<true>(&definitions, &mut batch, 50);
+            accesses.extend(&batch.accesses);
+            if !more? {
+                return Ok(());
             }
         }
     }
@@ -257,6 +281,49 @@ mod tests {
         let block = block();
         assert_eq!(read(&block), Ok(block.accesses));
         assert!(block.sections.len() > 10, "most streams are in use");
+    }
+
+    #[test]
+    fn what_comes_before_a_cut_stream_is_exact_and_has_frames() {
+        let (block, mut whole) = (block(), Vec::new());
+        read_into(&block, &mut whole).unwrap();
+        assert!(whole.iter().all(|access| access.frame != Access::NO_FRAME));
+        let mut longest = 0;
+        for section in [Section::Frames, Section::Lengths, Section::Differences] {
+            for vcpu in 0..2 {
+                let of = |s: &(Section, u8, Vec<u8>)| s.0 == section && s.1 == vcpu;
+                let at = block.sections.iter().position(of).unwrap();
+                for len in 0..block.sections[at].2.len() {
+                    let mut cut = block.clone();
+                    cut.sections[at].2.truncate(len);
+                    let mut left = Vec::new();
+                    assert_eq!(read_into(&cut, &mut left), Err(Inconsistent));
+                    let same = left.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+                    assert_eq!(same, left.len(), "{section:?} of {vcpu} cut to {len}");
+                    longest = longest.max(left.len());
+                }
+            }
+        }
+        assert!(longest > whole.len() / 2, "cuts late in the block leave much");
+    }
+
+    #[test]
+    fn large_buffers_are_given_back() {
+        let mut decoder = Decoder::new(64);
+        for vcpu in 0..64 {
+            decoder.clear();
+            for section in Section::OF_VCPU.into_iter().chain([Section::Turns, Section::Events]) {
+                decoder.buffer(section, vcpu).unwrap().reserve_exact(KEPT_ROOM + 1);
+            }
+        }
+        decoder.clear();
+        let of_vcpus = decoder.streams.iter().flat_map(|stream| &stream.sections);
+        let all = of_vcpus.chain([&decoder.turns, &decoder.events]);
+        assert!(all.map(Vec::capacity).all(|room| room <= KEPT_ROOM));
+        decoder.buffer(Section::Frames, 3).unwrap().reserve_exact(KEPT_ROOM);
+        decoder.clear();
+        let kept = decoder.buffer(Section::Frames, 3).unwrap().capacity();
+        assert_eq!(kept, KEPT_ROOM, "what is small serves the next block too");
     }
 
     proptest! {

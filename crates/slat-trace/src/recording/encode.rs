@@ -15,7 +15,7 @@ const BLOCK_ACCESSES: u64 = 1 << 22;
 const BLOCK_STREAM: usize = 1 << 23;
 
 /// A finished block of the file, not yet compressed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RawBlock {
     pub(crate) flags: u16,
     pub(crate) accesses: u64,

@@ -114,11 +114,17 @@ impl Decoder {
             let sites =
                 if flags & code::SHAPE != 0 { model.sites() } else { model.sites_of(block) };
             let count = count.min(sites.len());
-            data.read(flags, &mut sites[..count], &mut moved, template, out)?;
+            let mut read = data.read(flags, &mut sites[..count], &mut moved, template, out);
             model.moved = moved;
             if WITH_FRAMES {
-                data.read_frames(flags & code::FRAMES != 0, model, &mut out[first..])?;
+                let listed = flags & code::FRAMES != 0;
+                read = read.and_then(|()| data.read_frames(listed, model, &mut out[first..]));
+                if read.is_err() {
+                    // What is left is right as far as it goes, frames included.
+                    out.truncate(first);
+                }
             }
+            read?;
 
             if block.bytes != 0
                 && block.accesses() == 1
@@ -169,7 +175,8 @@ struct Data<'a> {
 impl Data<'_> {
     /// Reads a loop of one block with a fetch and one data access, the commonest: while nothing but the
     /// address is said, nothing else of the model changes. Returns how often the block was executed, and
-    /// the streams after it. Apart and by value, so that the little that it needs is in registers.
+    /// the streams after it. Apart and by value, so that the little that it needs is in registers. Where
+    /// the streams are inconsistent, `out` has what comes before, with frames.
     #[inline(never)]
     fn repeat<const WITH_FRAMES: bool>(
         mut self,
@@ -183,22 +190,33 @@ impl Data<'_> {
         let data = fetch.data(0, site.shape);
         let first = out.len();
         let mut times = 0;
+        let mut read = Ok(());
         for &flags in codes {
             if flags & !(code::ADDRESSES | code::FRAMES) != 0 {
                 break;
             }
-            times += 1;
             let predicted = flags & code::ADDRESSES == 0;
-            let length = if predicted { length::PREDICTED } else { self.lengths.byte()? };
-            site.go(length, &mut self.differences, &mut moved)?;
+            let length = if predicted { Ok(length::PREDICTED) } else { self.lengths.byte() };
+            read = length
+                .map_err(Inconsistent::from)
+                .and_then(|length| site.go(length, &mut self.differences, &mut moved));
+            if read.is_err() {
+                break;
+            }
+            times += 1;
             out.extend_from_slice(&[fetch, data.at(site.last)]);
         }
         if WITH_FRAMES {
             // Behind all addresses, so that the look at one page need not wait for that at another.
-            for (flags, made) in codes.iter().zip(out[first..].chunks_exact_mut(2)) {
-                self.read_frames(flags & code::FRAMES != 0, model, &mut made[1..])?;
+            for (flags, data) in codes[..times].iter().zip((first + 1..).step_by(2)) {
+                let listed = flags & code::FRAMES != 0;
+                if let Err(error) = self.read_frames(listed, model, &mut out[data..=data]) {
+                    out.truncate(data);
+                    return Err(error);
+                }
             }
         }
+        read?;
         model.moved = moved;
         model.sites_of(block)[0] = site;
         Ok((times, self))
