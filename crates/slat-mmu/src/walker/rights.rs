@@ -1,7 +1,7 @@
 //! What a leaf permits, as far as a TLB may rely on it.
 
 use slat::format::{Format, Found};
-use slat::{Access, Address, Kind, Mapped, Privilege, Regime};
+use slat::{Access, Address, Flavor, Kind, Mapped, Privilege, Purpose, Regime};
 
 use crate::tlb::{Entry, Rights};
 
@@ -32,17 +32,26 @@ pub(super) fn entry_of<F: Format, O: Address>(
         let write = access.as_kind(Kind::Write);
         format.touched(found.entry, found.level, true, &write) == found.entry
     };
-    // A write that stage 2 has served has proven its leaf writable, as read or made so (HD). Where no
-    // dirty bit would be set, a clear one may be what denies a write (Svade).
-    let writable = if write {
-        page.writable || format.stage() == 2
-    } else {
-        page.writable && (!dirty || permits(format, found, access, regime, Kind::Write, None))
+    // One flag stands for users and supervisors: a user page has a right of data where users do (Arm
+    // short descriptors, AP 0b010, let supervisors alone write). Stage 2 knows no difference.
+    let by = (format.stage() == 1 && page.user).then_some(Privilege::User);
+    let is_theirs = by.is_none_or(|by| by == access.privilege);
+    let plain = Access { purpose: Purpose::Final, flavor: Flavor::Plain, ..*access };
+    let may = |kind| permits(format, found, &plain, regime, kind, by);
+    // At stage 2 an update of a guest table may be served by what serves no other write (EPT's
+    // paging-write access), and another by a leaf that hardware makes writable (HD). Where no dirty
+    // bit would be set, a clear one may be what denies a write (Svade).
+    let writable = match (write, format.stage()) {
+        (true, 2) => page.writable || may(Kind::Write),
+        (true, _) if is_theirs => page.writable,
+        _ => page.writable && may(Kind::Write),
     };
+    // A write does not prove a read (Arm stage 2, S2AP 0b10).
+    let readable = access.kind == Kind::Read && is_theirs || may(Kind::Read);
     // What stage 2 does not let be written is not for CR0.WP to permit.
     let dirty = dirty && (writable || format.stage() == 1);
     let mut rights = Rights::default()
-        .with(Rights::READ, !fetch || permits(format, found, access, regime, Kind::Read, None))
+        .with(Rights::READ, readable)
         .with(Rights::WRITE, writable)
         .with(Rights::USER, page.user)
         .with(Rights::DIRTY, dirty);

@@ -1,0 +1,134 @@
+//! What an entry permits beside the access that filled it: no more than a walk would.
+
+use slat::format::arm32::short::Short;
+use slat::format::arm64::{self, Granule, Stage2};
+use slat::format::ept::{self, Ept};
+use slat::format::flat::Flat;
+use slat::format::x86::Controls;
+use slat::format::x86::long::{Long, Processor};
+use slat::format::{Format, arm32};
+use slat::{EntryLayout, Gpa, Gva, Kind, Regime, SliceMemory, Spa, Stage, Updates};
+use slat_mmu::array::Geometry;
+use slat_mmu::tlb::{BankConfig, Rights, Space, Tag};
+use slat_mmu::walker::{Caches, Context, Globals, WalkerConfig};
+
+const PAGE: u64 = 4096;
+
+/// Two stages over a little memory, with a nested TLB that holds final translations too.
+struct Machine<F1: Format, F2: Format> {
+    bytes: Vec<u8>,
+    stage1: Stage<F1, Gva, Gpa>,
+    stage2: Stage<F2, Gpa, Spa>,
+    caches: Caches,
+}
+
+impl<F1: Format, F2: Format> Machine<F1, F2> {
+    fn new(format1: F1, root1: F1::Root, format2: F2, root2: F2::Root) -> Self {
+        let nested_tlb = BankConfig::new(Geometry::full(16), &[12]);
+        let config =
+            WalkerConfig { nested_tlb, nested_tlb_holds_final: true, ..WalkerConfig::NONE };
+        Machine {
+            bytes: vec![0; 16 * PAGE as usize],
+            stage1: Stage::new(format1, root1).with_updates(Updates::OnSuccess),
+            stage2: Stage::new(format2, root2).with_updates(Updates::OnSuccess),
+            caches: Caches::new(&config).unwrap(),
+        }
+    }
+
+    fn poke(&mut self, layout: EntryLayout, entries: &[(u64, u64)]) {
+        let mut memory = SliceMemory::new(Spa::new(0), &mut self.bytes);
+        for &(at, entry) in entries {
+            memory.poke(Spa::new(at), layout, entry).unwrap();
+        }
+    }
+
+    /// What a TLB keeps after this access; `None` where it faults.
+    fn fill(&mut self, va: u64, kind: Kind, user: bool) -> Option<Rights> {
+        let tag = Tag::new(1).unwrap();
+        let context = Context {
+            stage1: &self.stage1,
+            stage2: &self.stage2,
+            regime: &Regime::default(),
+            space: Space { own: tag, global: tag },
+            vm: tag,
+            globals: Globals::None,
+            dirty_tracked: true,
+        };
+        let mut memory = SliceMemory::new(Spa::new(0), &mut self.bytes);
+        let walked = self.caches.walk(&context, &mut memory, Gva::new(va), kind, user, &());
+        walked.ok().map(|walked| walked.entry.rights)
+    }
+}
+
+/// Intel SDM 3C table 30-6, bit 58: walks may write the guest's tables there, and nobody else.
+#[test]
+fn a_paging_write_page_is_not_writable_to_others() {
+    let features = ept::Features { paging_write: true, ..ept::Features::default() };
+    let long = Long::four(Controls::default(), Processor::default());
+    let mut machine = Machine::new(long, PAGE, Ept::four(features), 5 * PAGE);
+    // The guest's tables at pages 1 to 4, which 0x4000 maps: readable with paging-write access.
+    let mut entries = vec![(0x1000, 0x2003), (0x2000, 0x3003), (0x3000, 0x4003)];
+    entries.extend((0..8).map(|page| (0x4000 + 8 * page, (page * PAGE) | 3)));
+    entries.extend([(0x5000, 0x6007), (0x6000, 0x7007), (0x7000, 0x8007)]);
+    for page in 0..8 {
+        let rights = if page < 5 { 1 | 1 << 58 } else { 7 };
+        entries.push((0x8000 + 8 * page, (page * PAGE) | (6 << 3) | rights));
+    }
+    machine.poke(EntryLayout::LE64, &entries);
+    // The walk sets accessed flags in the tables by paging-write accesses.
+    assert!(machine.fill(5 * PAGE, Kind::Read, false).is_some());
+    assert_ne!(machine.bytes[0x4028] & 1 << 5, 0);
+    assert!(machine.fill(4 * PAGE, Kind::Read, false).is_some());
+    assert_eq!(machine.fill(4 * PAGE, Kind::Write, false), None);
+    assert!(machine.fill(6 * PAGE, Kind::Write, false).is_some());
+}
+
+/// Arm ARM D8.4.2.1: S2AP 0b10 lets software write and not read.
+#[test]
+fn a_write_does_not_prove_a_read() {
+    let processor = arm64::Processor::default();
+    let stage2 = Stage2::plain(Granule::Four, 39, &processor).unwrap();
+    let mut machine = Machine::new(Flat::new("off", 1, 39), (), stage2, PAGE);
+    let leaf = 3 | 0xf << 2 | 1 << 10;
+    let entries = [(0x1000, 0x2003), (0x2000, 0x3003), (0x3000, leaf | 2 << 6)];
+    machine.poke(EntryLayout::LE64, &entries);
+    machine.poke(EntryLayout::LE64, &[(0x3008, 0x1000 | leaf | 3 << 6)]);
+    let rights = machine.fill(0, Kind::Write, false).unwrap();
+    assert!(rights.has(Rights::WRITE) && !rights.has(Rights::READ), "{rights:?}");
+    assert_eq!(machine.fill(0, Kind::Read, false), None);
+    let rights = machine.fill(PAGE, Kind::Write, false).unwrap();
+    assert!(rights.has(Rights::WRITE) && rights.has(Rights::READ), "{rights:?}");
+}
+
+/// Arm ARM (AArch32) G5.6.1, short descriptors: AP 0b010 is read-only to users, and 0b011 is not.
+#[test]
+fn what_supervisors_alone_may_write_is_not_kept_as_a_users() {
+    let registers = arm32::Registers { sctlr: 1, dacr: 1, ..arm32::Registers::default() };
+    let short = Short::new(&registers, &arm32::Processor::default()).unwrap();
+    let root = arm32::Root { ttbr0: 0x4000, ..arm32::Root::default() };
+    let stage2 = Flat::new("off", 2, 40);
+    for (user_writes, permissions) in [(false, 2 << 10), (true, 3 << 10)] {
+        let mut machine = Machine::new(short, root, stage2, ());
+        let layout = short.layout();
+        machine.poke(layout, &[(0x4000, 2 | permissions)]);
+        for kind in [Kind::Read, Kind::Write, Kind::Execute] {
+            let rights = machine.fill(0x123, kind, false).unwrap();
+            assert!(rights.has(Rights::READ) && rights.has(Rights::USER), "{kind:?}: {rights:?}");
+            assert_eq!(rights.has(Rights::WRITE), user_writes, "{kind:?}: {rights:?}");
+        }
+        assert_eq!(machine.fill(0x123, Kind::Write, true).is_some(), user_writes);
+    }
+}
+
+/// SMAP (Intel SDM 3A 5.6.1) is a supervisor's matter: what its fetch leaves serves users' data.
+#[test]
+fn smap_takes_nothing_from_users() {
+    let controls = Controls { smap: true, ..Controls::default() };
+    let long = Long::four(controls, Processor::default());
+    let mut machine = Machine::new(long, PAGE, Flat::new("off", 2, 40), ());
+    let entries = [(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007), (0x4000, 0x5067)];
+    machine.poke(EntryLayout::LE64, &entries);
+    let rights = machine.fill(0, Kind::Execute, false).unwrap();
+    let all = [Rights::READ, Rights::WRITE, Rights::USER, Rights::DIRTY];
+    assert!(all.iter().all(|&right| rights.has(right)), "{rights:?}");
+}
