@@ -155,6 +155,11 @@ struct Walk {
 
 impl Walk {
     fn take(&mut self, reference: &Reference) -> Result<(), Cause> {
+        // Before anything is kept: what no table can translate must not shape the guest.
+        let (first, levels) = self.normal(reference.address, self.levels)?;
+        let last = reference.address.wrapping_add(u64::from(reference.size.max(1)) - 1);
+        let (last, levels) = self.normal(last, levels)?;
+        self.levels = levels;
         let lane = usize::from(reference.lane);
         if lane >= self.lanes.len() {
             // Lanes are numbered in order of appearance.
@@ -172,9 +177,6 @@ impl Walk {
             self.spaces.push(HashMap::new());
         }
         let fetched = reference.kind == Kind::Fetch;
-        let first = self.normal(reference.address)?;
-        let last =
-            self.normal(reference.address.wrapping_add(u64::from(reference.size.max(1)) - 1))?;
         for page in first >> 12..=last.max(first) >> 12 {
             let entered = Some((page, reference.space, fetched));
             let recent = &mut self.recent[(page as usize ^ space) % RECENT];
@@ -201,11 +203,11 @@ impl Walk {
         Ok(())
     }
 
-    /// The address as the tables see it; makes them deeper when they must be.
-    fn normal(&mut self, address: u64) -> Result<u64, Cause> {
+    /// The address as tables of so many levels see it, or of more where it needs them.
+    fn normal(&self, address: u64, levels: u8) -> Result<(u64, u8), Cause> {
         let normal = |levels| Encoding { arch: self.arch, levels }.normal(address);
-        if let Some(address) = normal(self.levels) {
-            return Ok(address);
+        if let Some(address) = normal(levels) {
+            return Ok((address, levels));
         }
         match self.arch {
             Arch::X86_64 => {
@@ -214,8 +216,7 @@ impl Walk {
                         "{address:#x} is no canonical address, not even with 57 bits"
                     ))
                 })?;
-                self.levels = 5;
-                Ok(found)
+                Ok((found, 5))
             }
             Arch::Aarch64 => {
                 let what = format!(

@@ -413,6 +413,23 @@ fn an_address_that_cannot_be_is_damage_like_any_other() {
     assert!(source.notes().last().unwrap().contains("access 30000"));
 }
 
+/// Its first byte needs five levels, its last has no address at all: neither may shape the guest.
+#[test]
+fn a_refused_access_shapes_nothing() {
+    let mut all = accesses(100);
+    all.push(reference(Kind::Load, 0x00ff_ffff_ffff_fffc, 8));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&plain(&all)).unwrap();
+    let damage = Damage::TakeWhatPrecedes;
+    let mut source = MadeTables::open(&[file.path()], &Options::default(), SMALL, damage).unwrap();
+    assert!(source.notes()[0].contains("4 levels"), "{:?}", source.notes());
+    let (mut count, mut batch) = (0, Batch::default());
+    while source.next(&mut batch).unwrap() {
+        count += batch.accesses.len();
+    }
+    assert_eq!((count, source.counts().accesses()), (100, 100));
+}
+
 #[test]
 fn a_trace_that_was_cut_before_its_first_access_says_where() {
     let bytes = b"gem5\x05\x0a\x01x\x18\x01";

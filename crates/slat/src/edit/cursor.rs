@@ -329,6 +329,11 @@ where
     }
 
     /// What is to be invalidated, and the detached tables. An empty gather may be dropped.
+    ///
+    /// Entries that are broken or frozen ([`Gather::broken`]) are made by this cursor alone: also
+    /// after an error, [`flush`](Cursor::flush) and [`resume`](Cursor::resume) before this, or they
+    /// stay frozen. Another cursor does not know of this gather: with break-before-make (Arm ARM
+    /// D8.17.1) nothing may be mapped at its addresses before it is completed.
     #[inline(always)]
     pub fn finish(mut self) -> Gather<'g> {
         match self.inner.take() {
