@@ -69,6 +69,7 @@ mod fault;
 mod frames;
 mod gather;
 mod group;
+mod hollow;
 #[cfg(all(test, loom))]
 mod interleavings;
 mod logging;
@@ -76,6 +77,7 @@ mod map;
 mod mappings;
 mod memory;
 mod page;
+mod pending;
 mod remake;
 mod remap;
 mod rewrite;
@@ -94,13 +96,14 @@ pub use encode::{Change, Effect, Encode, Leaves, Refused, arm32, arm64, ept, ris
 pub use error::Error;
 pub use fault::{Shared, Walker};
 pub use frames::{Arena, Donated, Frame, FrameSource};
-pub use gather::{Completed, Detached, Gather, Leak, Pending, Ready, Reclaim, Slots, Stale};
+pub use gather::{Completed, Detached, Gather, Leak, Ready, Reclaim, Slots, Stale};
 pub use logging::DirtyLog;
 pub use map::Map;
 use mappings::Leaf;
 pub use mappings::{Mapping, Mappings};
 pub use memory::{Cells, TableMemory};
 pub use page::{Removed, Served};
+pub use pending::Pending;
 pub use remake::{Broken, Remake};
 pub use remap::Remap;
 pub use split::Split;
@@ -173,7 +176,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         let own = [bits, bits - 1]
             .map(|bits| u64::MAX.checked_shl(bits).unwrap_or(0))
             .into_iter()
-            .find(|beyond| format.input(root, !beyond) == Some(!beyond));
+            .find(|beyond| [0, !beyond].into_iter().all(|at| format.input(root, at) == Some(at)));
         let beyond = own.unwrap_or(u64::MAX);
         let mut within = [0; MAX_LEVELS];
         for level in 0..=top {
@@ -200,6 +203,11 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     /// A cursor over `bytes` bytes from `start`: the only one, since the tables are borrowed for
     /// it. `X` says whether hardware may set bits meanwhile ([`Quiet`] or [`Live`]); frames come
     /// from `source`; the gather has `context` and `slots`.
+    ///
+    /// A cursor does not know of gathers that earlier ones left. Without break-before-make that is
+    /// no matter: any number may be under way. With it (Arm ARM D8.17.1) what an earlier cursor
+    /// removed may be mapped again only after the earlier gather has been completed: complete it
+    /// first, or keep one cursor for both, which knows.
     ///
     /// # Errors
     /// [`Error::OutsideInput`] where the range is not wholly translatable by these tables.
@@ -325,6 +333,20 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
 }
 
 impl<F: Encode, I, O, M: TableMemory<F::Word>> Tables<F, I, O, M> {
+    /// The table of `level` that translates `input`, if there is one.
+    pub(crate) fn table_on_the_way(&self, input: u64, level: u8) -> Result<Option<u64>, Error> {
+        let (mut table, mut at) = (self.root, self.top);
+        while at > level {
+            let cells = self.cells(table, at)?;
+            let index = (input >> self.format.shift(at)) as usize & (cells.len() - 1);
+            match self.format.decode(F::Word::load(&cells[index], Ordering::Acquire), at) {
+                Decoded::Table { next } => (table, at) = (next, at - 1),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(table))
+    }
+
     /// Number of entries of a table of this level.
     #[inline(always)]
     pub(crate) fn entries(&self, level: u8) -> usize {

@@ -4,8 +4,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use slat::edit::{
-    Arena, Detached, Error, Gather, Leaves, Live, Pending, Served, Shared, Slots, Stale, Step,
-    TableMemory, Tables, Walkers, arm64, ept,
+    Arena, Detached, Error, FrameSource, Gather, Leak, Leaves, Live, Pending, Remake, Served,
+    Shared, Slots, Stale, Step, TableMemory, Tables, Walkers, arm64, ept,
 };
 use slat::format::arm64::{Granule, Processor, Stage2};
 use slat::format::ept::{Ept, Features};
@@ -77,6 +77,145 @@ fn the_longest_root_thaws_as_a_whole() {
     for at in [LARGE, WHOLE - LARGE] {
         let served = fault(at);
         assert!(installed(&served), "{at:#x}: {served:?}");
+    }
+}
+
+/// Pages that a removal left frozen, whose cursor is gone: the invalidation alone thaws them.
+#[test]
+fn what_a_finished_cursor_left_frozen_thaws_with_its_invalidation() {
+    let cells = cells(16);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let (format, leaves) = stage2(Granule::Four, 39);
+    let tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let walkers = [const { AtomicU64::new(0) }; 2];
+    let walkers = Walkers::new(&walkers);
+    let shared = Shared::new(tables, &walkers);
+    let fault = |at| {
+        let walker = shared.walker().unwrap();
+        walker.fault(&arena, Gpa::new(at), Spa::new(at), 0, &leaves)
+    };
+    for detached in [false, true] {
+        assert!(fault(PAGE).is_ok());
+        let bytes = if detached { BLOCK } else { 2 * PAGE };
+        let mut storage = Storage::default();
+        let mut cursor =
+            shared.cursor(&(), &arena, CONTEXT, storage.slots(), Gpa::new(0), BLOCK).unwrap();
+        let mut unmap = cursor.unmap(Gpa::new(0), bytes, ()).unwrap();
+        let Ok(Step::Invalidate(gather)) = cursor.step(&mut unmap, 99) else { panic!("frozen") };
+        drop(cursor.finish());
+        assert_eq!(gather.broken(), 1);
+        assert_eq!(gather.detached(), usize::from(detached));
+        // A walker that tries again and again without leaving does not wait for itself.
+        let walker = shared.walker().unwrap();
+        let again = |at| walker.fault(&arena, Gpa::new(at), Spa::new(at), 0, &leaves);
+        assert_eq!(again(PAGE), Err(Error::Frozen { at: PAGE }));
+        let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+        assert_eq!(again(PAGE), Err(Error::Frozen { at: PAGE }));
+        let completed = match completed.reclaim(shared.tables()) {
+            Ok(reclaim) => {
+                assert!(!detached, "the walker may still look at the table");
+                let slots = reclaim.into_source(&arena).unwrap().into_slots();
+                assert!(slots.is_some(), "nothing waits for a cursor any more");
+                None
+            }
+            Err(completed) => Some(completed),
+        };
+        assert!(installed(&again(PAGE)), "detached: {detached}");
+        drop(walker);
+        if let Some(completed) = completed {
+            let _ = completed.reclaim(shared.tables()).unwrap().into_source(&arena).unwrap();
+        }
+    }
+}
+
+/// A split that was broken and then removed with the table above it: its table of parts comes back.
+#[test]
+fn a_broken_page_may_go_with_its_table() {
+    let cells = cells(16);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let (format, leaves) = stage2(Granule::Four, 39);
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let free = |arena: &Arena<'_, u64>| {
+        let all: Vec<_> = core::iter::from_fn(|| arena.take(PAGE)).collect();
+        let count = all.len();
+        all.into_iter().for_each(|frame| arena.put(frame));
+        count
+    };
+    let before = free(&arena);
+    static LOST: AtomicU64 = AtomicU64::new(0);
+    let mut storage = Storage::default();
+    let report = |leak: Leak| {
+        assert_eq!((leak.ranges, leak.frozen), (0, 0));
+        LOST.fetch_add(leak.subtrees as u64, Ordering::Relaxed);
+    };
+    let slots = Slots { report, ..storage.slots() };
+    let mut cursor =
+        tables.cursor::<_, Live>(&arena, CONTEXT, slots, Gpa::new(0), 512 * BLOCK).unwrap();
+    let mut map = cursor.map(Gpa::new(0), Spa::new(0), 2 * BLOCK, &leaves).unwrap();
+    assert!(matches!(cursor.step(&mut map, 99), Ok(Step::Done)));
+    let mut split = cursor.split(Gpa::new(0), 2 * BLOCK, 0).unwrap();
+    assert!(matches!(cursor.step(&mut split, 1), Ok(Step::Yield)));
+    let broken = cursor.break_leaf(Gpa::new(BLOCK), Remake::Smaller).unwrap();
+    let mut unmap = cursor.unmap(Gpa::new(0), 512 * BLOCK, ()).unwrap();
+    let Ok(Step::Invalidate(gather)) = cursor.step(&mut unmap, 99) else { panic!("broken") };
+    assert_eq!((gather.broken(), gather.detached()), (1, 1));
+    let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    let ready = completed.reclaim(cursor.tables()).unwrap().into_source(&arena).unwrap();
+    let at = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    assert!(broken.make(&ready).is_ok());
+    let now = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    assert!(at == now, "nothing is written to a table that was given back");
+    cursor.resume(ready).unwrap();
+    assert!(matches!(cursor.step(&mut unmap, 99), Ok(Step::Done)));
+    drop(cursor.finish());
+    assert!(tables.translate(Gpa::new(0)).is_none());
+    // The table of the token that was made too late is lost, and was reported.
+    assert_eq!(LOST.load(Ordering::Relaxed), 1);
+    assert_eq!(free(&arena), before - 1);
+}
+
+/// What a hole beside removed pages is, and what it is not.
+#[test]
+fn a_thaw_leaves_alone_what_others_broke() {
+    let cells = cells(16);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let (format, leaves) = stage2(Granule::Four, 39);
+    let tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let walkers = [const { AtomicU64::new(0) }; 1];
+    let walkers = Walkers::new(&walkers);
+    let shared = Shared::new(tables, &walkers);
+    let fault = |at| {
+        let walker = shared.walker().unwrap();
+        walker.fault(&arena, Gpa::new(at), Spa::new(at), 0, &leaves)
+    };
+    for page in [2, 4, 600] {
+        assert!(installed(&fault(page * PAGE)));
+    }
+    let mut storage = Storage::default();
+    let mut cursor =
+        shared.cursor(&(), &arena, CONTEXT, storage.slots(), Gpa::new(0), 2 * BLOCK).unwrap();
+    // From the fourth page of a table that stays on, so that it is not taken as a whole.
+    let mut unmap = cursor.unmap(Gpa::new(PAGE), 2 * BLOCK - PAGE, ()).unwrap();
+    assert!(matches!(cursor.step(&mut unmap, 1), Ok(Step::Yield)));
+    // Before the first page that went a fault may map, and what it maps may be broken by hand.
+    assert!(installed(&fault(PAGE)));
+    let to = Remake::Leaf { output: Spa::new(7 * PAGE), leaves: &leaves };
+    let broken = cursor.break_leaf(Gpa::new(PAGE), to).unwrap();
+    // A hole after it is frozen with the rest.
+    assert_eq!(fault(3 * PAGE), Err(Error::Frozen { at: 3 * PAGE }));
+    let to = Remake::Leaf { output: Spa::new(7 * PAGE), leaves: &leaves };
+    let refused = cursor.break_leaf(Gpa::new(3 * PAGE), to).map(|_| ());
+    assert_eq!(refused, Err(Error::Frozen { at: 3 * PAGE }));
+    let gather = cursor.flush().unwrap();
+    let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    let ready = completed.reclaim(shared.tables()).unwrap().into_source(&arena).unwrap();
+    assert!(broken.make(&ready).is_ok());
+    cursor.resume(ready).unwrap();
+    drop(cursor.finish());
+    let found = shared.walker().unwrap().translate(Gpa::new(PAGE)).map(|found| found.output);
+    assert_eq!(found, Some(Spa::new(7 * PAGE)));
+    for page in [2, 3, 4] {
+        assert!(installed(&fault(page * PAGE)), "{page}");
     }
 }
 

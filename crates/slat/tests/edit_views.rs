@@ -236,3 +236,38 @@ fn a_removed_view_gives_out_no_table_of_another() {
     assert_eq!((source.count(root), source.count(table)), (0, 1));
     assert!(views.get(0).unwrap().tables().translate(Gpa::new(PAGE)).is_some());
 }
+
+/// A frame that is nobody else's comes out, though one that is was detached after it.
+#[test]
+fn frames_come_out_from_behind_a_shared_table() {
+    let cells: Vec<AtomicU64> = (0..32 * 512).map(|_| AtomicU64::new(0)).collect();
+    let counts: Vec<AtomicU64> = (0..32).map(|_| AtomicU64::new(0)).collect();
+    let arena = Arena::<u64>::new(0x10_0000, &cells).unwrap();
+    let source: Source<'_> = Counted::new(&arena, 0x10_0000, &counts);
+    let mut tables = Tables::create(format(), &arena, &source).unwrap();
+    let mut storage = Storage::default();
+    let context = Context::Ept { eptp: 0x1e };
+    let mut cursor = tables
+        .cursor::<_, Live>(&source, context, storage.slots(), Gpa::new(0), 3 * BLOCK)
+        .unwrap();
+    let small = leaves().up_to(0);
+    let map = cursor.map(Gpa::new(0), Spa::new(0), 3 * BLOCK, &small).unwrap();
+    run(&mut cursor, map);
+    // After the root come the tables that the first page needed, from the lowest up.
+    let lowest = [1, 4, 5].map(|frame| 0x10_0000 + frame * PAGE);
+    assert!(lowest.iter().all(|table| source.count(*table) == 1));
+    assert!(slat::edit::FrameSource::share(&source, lowest[1]));
+    assert!(slat::edit::FrameSource::share(&source, lowest[2]));
+    let unmap = cursor.unmap(Gpa::new(0), 3 * BLOCK, ()).unwrap();
+    run(&mut cursor, unmap);
+    let gather = cursor.finish();
+    assert_eq!(gather.detached(), 3);
+    let mut reclaim = completed(gather).reclaim(&tables).unwrap();
+    let frame = reclaim.next_frame(&mut ()).unwrap().expect("the first is nobody else's");
+    assert_eq!(frame.address(), lowest[0]);
+    slat::edit::FrameSource::put(&source, frame);
+    assert_eq!(reclaim.next_frame(&mut ()).unwrap(), None);
+    let ready = reclaim.into_source(&source).unwrap();
+    assert!(ready.into_slots().is_some());
+    assert_eq!(lowest.map(|table| source.count(table)), [0, 1, 1], "others still point at them");
+}

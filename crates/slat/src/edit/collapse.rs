@@ -7,7 +7,7 @@ use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::Encode;
 use super::frames::FrameSource;
 use super::group::count;
-use super::map::{Supplanted, supplant};
+use super::hollow::{Given, supplant};
 use super::memory::TableMemory;
 use super::word::{Mode, Word};
 use crate::address::Address;
@@ -119,17 +119,17 @@ impl<F: Encode> Verb<F> for Collapse {
         let Decoded::Table { next } = format.decode(entry, level) else {
             return Ok(Advance::To(next_at));
         };
-        if cursor.through && cursor.is_kept(entry, level) {
+        if cursor.through && cursor.source.is_shared(next) {
             return Ok(Advance::To(next_at));
         }
         let Some(leaf) = cursor.promoted(next, level)? else { return Ok(Advance::To(next_at)) };
         match supplant(cursor, at, level, entry, next, leaf)? {
-            Supplanted::Done => {
+            Given::Way => {
                 self.collapsed += 1;
                 Ok(Advance::To(next_at))
             }
-            Supplanted::Lost => Ok(Advance::To(at)),
-            Supplanted::Invalidate => Ok(Advance::Invalidate),
+            Given::Again | Given::No => Ok(Advance::To(at)),
+            Given::Invalidate => Ok(Advance::Invalidate),
         }
     }
 }

@@ -2,18 +2,20 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::Ordering;
 
 use super::encode::{Effect, Encode};
 use super::frames::{Frame, FrameSource};
-use super::gather::{Break, Detached, Gather, Inner, Pending, Ready, Slots};
+use super::gather::{Break, Detached, Gather, Inner, Ready, Slots};
 use super::memory::TableMemory;
+use super::pending::Pending;
 use super::walkers::Walkers;
 use super::word::{Mode, Word};
 use super::{Error, Tables};
 use crate::address::Address;
 use crate::format::{Decoded, MAX_LEVELS};
 use crate::invalidate::Context;
+
+mod place;
 
 /// The cell of one entry.
 pub(super) type Cell<F> = <<F as Encode>::Word as Word>::Atomic;
@@ -55,6 +57,8 @@ pub struct Cursor<'t, 'g, F: Encode, I, O, M, S, X> {
     pub(super) through: bool,
     /// The id of the gather that the caller has.
     given: u64,
+    /// How many more tables the step may work on.
+    pub(super) left: u32,
     /// The tables that translate `here`, valid from level `depth` up.
     path: [u64; MAX_LEVELS],
     depth: u8,
@@ -209,6 +213,7 @@ where
             inner: Some(Inner::new(slots, context, tables.root, walkers)),
             through: false,
             given: 0,
+            left: 0,
             path: [tables.root; MAX_LEVELS],
             depth: tables.top,
             here: input,
@@ -219,7 +224,9 @@ where
         })
     }
 
-    /// Advances `operation` by at most `budget` tables, each with its entries.
+    /// Advances `operation` by at most `budget` tables, each with its entries. A budget below the
+    /// tables of a subtree that is to be frozen or looked through as a whole has it taken out table
+    /// by table instead.
     ///
     /// # Errors
     /// Why the operation cannot pass [`Operation::bytes_done`]. Nothing beyond that has changed;
@@ -232,12 +239,12 @@ where
         if self.inner.is_none() {
             return Err(Error::AwaitingInvalidation);
         }
-        let mut left = budget;
+        self.left = budget;
         while operation.at < operation.end {
-            if left == 0 {
+            if self.left == 0 {
                 return Ok(Step::Yield);
             }
-            left -= 1;
+            self.left -= 1;
             match operation.verb.advance(self, operation.at, operation.end) {
                 Ok(Advance::To(at)) => operation.at = at,
                 Ok(Advance::Invalidate) => return self.give(),
@@ -255,9 +262,8 @@ where
     }
 
     /// Hands out what has been gathered so far, to be invalidated before the cursor goes on by
-    /// [`resume`](Cursor::resume). Due before [`finish`](Cursor::finish) where an operation with
-    /// broken entries is abandoned: they are made when the cursor is resumed. `None` where the
-    /// gather is away already.
+    /// [`resume`](Cursor::resume): for an operation with broken entries that is abandoned, say.
+    /// `None` where the gather is away already.
     pub fn flush(&mut self) -> Option<Gather<'g>> {
         let mut inner = self.inner.take()?;
         self.given = inner.identify();
@@ -286,54 +292,24 @@ where
             return Err(NotResumed { error: Error::Foreign, ready: Some(ready) });
         }
         let mut inner = ready.inner;
-        let mut outcome = Ok(());
-        while let Some(pending) = inner.pop_pending() {
-            if let Err(error) = self.make(&pending) {
-                outcome = Err(error);
+        let tables = self.tables;
+        let outcome = inner.make(tables, self.offset);
+        inner.abandon(&tables.format, |pending| {
+            // A table of parts of a page that went with the table above: nobody has seen it.
+            if let Decoded::Table { next } = tables.format.decode(pending.entry, pending.level) {
+                self.source.put(Frame::new(next, tables.table_bytes(pending.level - 1)));
             }
-        }
+        });
         self.inner = Some(inner);
         outcome.map_err(|error| NotResumed { error, ready: None })
     }
 
-    /// The make half of break-before-make. Nothing can fail in it but a memory that was taken
-    /// away, or a writer who ignored the frozen entry.
-    fn make(&mut self, pending: &Pending) -> Result<(), Error> {
-        let Pending { at, level, count, .. } = *pending;
-        let (found_level, _) = self.locate(at, level)?;
-        if found_level != level {
-            if pending.entry == 0 {
-                // It went with its table, which was removed after it.
-                return Ok(());
-            }
-            return Err(Error::Frozen { at: self.address(at) });
-        }
-        let first = self.index(at, level);
-        let format = &self.tables.format;
-        let mut outcome = Ok(());
-        for index in 0..u64::from(count) {
-            let cell = &self.located(level)[first + index as usize];
-            let entry = pending.entry_at(format, index);
-            if entry == 0 {
-                // Removed; where nothing was, a fault may have put something meanwhile.
-                let _ = F::Word::compare_exchange(cell, format.frozen(), 0);
-                continue;
-            }
-            if let Err(entry) = X::replace::<F::Word>(cell, format.frozen(), entry) {
-                let at = self.address(at) + (index << format.shift(level));
-                outcome = Err(Error::Occupied { at, entry });
-            }
-        }
-        self.publish(at, level, count as usize);
-        outcome
-    }
-
     /// What is to be invalidated, and the detached tables. An empty gather may be dropped.
     ///
-    /// Entries that are broken or frozen ([`Gather::broken`]) are made by this cursor alone: also
-    /// after an error, [`flush`](Cursor::flush) and [`resume`](Cursor::resume) before this, or they
-    /// stay frozen. Another cursor does not know of this gather: with break-before-make (Arm ARM
-    /// D8.17.1) nothing may be mapped at its addresses before it is completed.
+    /// Entries that are broken or frozen ([`Gather::broken`]) are made by
+    /// [`Completed::reclaim`](super::Completed::reclaim), whether the cursor is still there or not.
+    /// Another cursor does not know of this gather: with break-before-make (Arm ARM D8.17.1) nothing
+    /// may be mapped at its addresses before it is completed.
     #[inline(always)]
     pub fn finish(mut self) -> Gather<'g> {
         match self.inner.take() {
@@ -407,143 +383,6 @@ where
     pub(super) fn is_stale(&mut self, at: u64, end: u64) -> bool {
         let (first, last) = (self.address(at), self.address(end - 1));
         self.gather().is_stale(first, last)
-    }
-
-    /// The index of `at` in a table of this level.
-    #[inline(always)]
-    pub(super) fn index(&self, at: u64, level: u8) -> usize {
-        (at >> self.tables.format.shift(level)) as usize & (self.tables.entries(level) - 1)
-    }
-
-    /// First input after the table of this level that translates `at`.
-    #[inline(always)]
-    pub(super) fn table_end(&self, at: u64, level: u8) -> u64 {
-        (at | ((1u64 << self.tables.reach(level)) - 1)) + 1
-    }
-
-    /// First input after the entry of this level that translates `at`.
-    #[inline(always)]
-    pub(super) fn entry_end(&self, at: u64, level: u8) -> u64 {
-        (at | ((1u64 << self.tables.format.shift(level)) - 1)) + 1
-    }
-
-    /// Whether an entry of this level at `at` begins there and ends by `end`.
-    #[inline(always)]
-    pub(super) fn covers(&self, at: u64, end: u64, level: u8) -> bool {
-        let bytes = 1u64 << self.tables.format.shift(level);
-        at & (bytes - 1) == 0 && end - at >= bytes
-    }
-
-    /// Finds the lowest table, of level `floor` or above, on the way to `at`. Returns its level
-    /// and the entry there, which is not a table unless the level is `floor`.
-    #[inline(always)]
-    pub(super) fn locate(&mut self, at: u64, floor: u8) -> Result<(u8, u64), Error> {
-        let tables = self.tables;
-        let mut level = self.depth;
-        while level < tables.top && (level < floor || (at ^ self.here) >> tables.reach(level) != 0)
-        {
-            level += 1;
-        }
-        loop {
-            let cells = tables.cells(self.path[usize::from(level)], level)?;
-            let entry = match cells.get(self.index(at, level)) {
-                Some(cell) => F::Word::load(cell, Ordering::Acquire),
-                None => return Err(Error::NotLent { table: tables.root }),
-            };
-            if level > floor {
-                let next = match tables.format.points_at(entry, level) {
-                    Some(next) => Some(next),
-                    None => match tables.format.decode(entry, level) {
-                        Decoded::Table { next } => Some(next),
-                        _ => None,
-                    },
-                };
-                if let Some(next) = next {
-                    level -= 1;
-                    self.path[usize::from(level)] = next;
-                    continue;
-                }
-            }
-            self.depth = level;
-            self.here = at;
-            return Ok((level, entry));
-        }
-    }
-
-    /// The cell of the smallest page at `at`, and the table that it is in, where plain table entries
-    /// lead to it.
-    #[inline(always)]
-    pub(super) fn page_cell(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
-        let tables = self.tables;
-        // Most pages lie near the last one: under the same table of level 1.
-        let format = &tables.format;
-        let near = format.shift(1) + format.index_bits(1);
-        if self.depth <= 1 && tables.top > 1 && (at ^ self.here) >> near == 0 {
-            let cell = tables.below(self.path[1], at, 1)?;
-            let next = format.points_at(F::Word::load(cell, Ordering::Acquire), 1)?;
-            // The path stays what it is, to where it was: the next page is as near.
-            return tables.below(next, at, 0).map(|cell| (next, cell));
-        }
-        self.page_far(at)
-    }
-
-    /// The same, far from the last one.
-    #[inline(never)]
-    fn page_far(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
-        match self.tables.top {
-            2 => self.page_from::<2>(at),
-            3 => self.page_from::<3>(at),
-            4 => self.page_from::<4>(at),
-            _ => None,
-        }
-    }
-
-    /// The same, from the root, whose level is `TOP`.
-    #[inline(always)]
-    fn page_from<const TOP: u8>(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
-        let tables = self.tables;
-        let mut cell = tables.root_cell::<TOP>(at)?;
-        let mut path = [tables.root; MAX_LEVELS];
-        let mut level = TOP;
-        while level > 0 {
-            let next = tables.format.points_at(F::Word::load(cell, Ordering::Acquire), level)?;
-            level -= 1;
-            path[usize::from(level)] = next;
-            cell = tables.below(next, at, level)?;
-        }
-        self.path = path;
-        (self.depth, self.here) = (0, at);
-        Some((path[0], cell))
-    }
-
-    /// The located table of this level. [`Cursor::locate`] has found that it is lent.
-    #[inline(always)]
-    pub(super) fn located(&self, level: u8) -> &'t [Cell<F>] {
-        self.tables.cells(self.path[usize::from(level)], level).unwrap_or(&[])
-    }
-
-    /// The cells of the located table of this level, from `at` on to `end` or the table's end.
-    #[inline(always)]
-    pub(super) fn run(&self, at: u64, end: u64, level: u8) -> &'t [Cell<F>] {
-        let index = self.index(at, level);
-        let shift = self.tables.format.shift(level);
-        let count = ((end - at) >> shift).min((self.tables.entries(level) - index) as u64);
-        self.located(level).get(index..index + count as usize).unwrap_or(&[])
-    }
-
-    /// The cell of `at` in the located table of this level.
-    #[inline(always)]
-    pub(super) fn cell(&self, at: u64, level: u8) -> &'t Cell<F> {
-        &self.located(level)[self.index(at, level)]
-    }
-
-    /// Tells the memory that `count` entries of the located table have been written, from `at` on.
-    #[inline(always)]
-    pub(super) fn publish(&self, at: u64, level: u8, count: usize) {
-        let bytes = <F::Word as Word>::SIZE.bytes();
-        let table = self.path[usize::from(level)];
-        let first = table + self.index(at, level) as u64 * bytes;
-        self.tables.memory.publish(first, count as u64 * bytes);
     }
 
     /// A frame for a table of this level.
@@ -626,27 +465,6 @@ where
             return Err(Error::OutsideInput { at });
         }
         Ok(at.wrapping_sub(self.offset))
-    }
-
-    /// Where the located table of this level lies.
-    pub(super) fn table_address(&self, level: u8) -> u64 {
-        self.path[usize::from(level)]
-    }
-
-    /// Whether the entry of `level` links a table that other views may point at as well, itself or
-    /// by a table below it.
-    #[inline(never)]
-    pub(super) fn is_kept(&self, entry: u64, level: u8) -> bool {
-        let Decoded::Table { next } = self.tables.format.decode(entry, level) else { return false };
-        let Some(child) = level.checked_sub(1) else { return false };
-        self.source.is_shared(next)
-            || child > 0
-                && self
-                    .tables
-                    .cells(next, child)
-                    .unwrap_or(&[])
-                    .iter()
-                    .any(|cell| self.is_kept(F::Word::load(cell, Ordering::Acquire), child))
     }
 
     /// Notes the table at `next`, whose entries are of `level`, as detached from under `at`.

@@ -16,6 +16,8 @@ use crate::invalidate::{By, Context};
 use crate::memory_type::x86::Type;
 use crate::translate::Permissions;
 
+mod harvest;
+
 std::thread_local! {
     /// Hardware comes in before this many more exchanges have been tried, and sets these bits.
     static MEDDLE: Cell<Option<(u32, u64)>> = const { Cell::new(None) };
@@ -285,4 +287,5 @@ fn every_failure_at_every_point_of_every_operation() {
     let plain = Stage2::plain(Granule::Four, 39, &processor).unwrap();
     let attributes = arm64::Stage2Attributes::new(RWX, arm64::Memory::WRITE_BACK);
     every_operation(plain, attributes, arm64::Memory::DEVICE);
+    harvest::every_harvest();
 }

@@ -55,6 +55,11 @@ where
     /// `exclusion` is the caller's lock guard, or whatever else keeps every other cursor off this
     /// range while it lives. Cursors on other ranges may work at the same time.
     ///
+    /// With break-before-make, what a cursor removed stays frozen until its gather is completed: a
+    /// later cursor that meets it says [`Error::Frozen`], and succeeds after that
+    /// ([`Completed::reclaim`](super::Completed::reclaim) thaws). Whoever keeps others off should do so
+    /// until then, or at least until nobody removes the same addresses once more.
+    ///
     /// # Errors
     /// As [`Tables::cursor`].
     pub fn cursor<'t, 'g, S: FrameSource, L: ?Sized>(

@@ -447,6 +447,56 @@ fn nothing_is_made_before_the_invalidation(bytes: u64) {
     });
 }
 
+/// A walker that stays while it tries again waits for the thaw, and the frames wait for the walker:
+/// the thaw waits for neither.
+#[test]
+fn a_walker_that_tries_again_without_leaving_ends() {
+    model(|| {
+        let world = World::with_pages(4);
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || {
+            let walker = other.shared.walker().unwrap();
+            let leaves = leaves();
+            loop {
+                match walker.fault(other.frames, Gpa::new(0), Spa::new(OUTPUT), 0, &leaves) {
+                    Ok(_) => break,
+                    Err(Error::Frozen { .. }) => thread::yield_now(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        let (mut ranges, mut detached, mut pending) =
+            ([Stale::default()], [Detached::default()], [Pending::default()]);
+        let slots = Slots {
+            ranges: &mut ranges,
+            detached: &mut detached,
+            pending: &mut pending,
+            report: |leak| panic!("{leak}"),
+        };
+        let shared = &world.shared;
+        let mut cursor =
+            shared.cursor(&(), world.frames, Context::All, slots, Gpa::new(0), ALL).unwrap();
+        let mut unmap = cursor.unmap(Gpa::new(0), 2 * PAGE, ()).unwrap();
+        let Ok(Step::Invalidate(gather)) = cursor.step(&mut unmap, u32::MAX) else {
+            panic!("a table went");
+        };
+        drop(cursor.finish());
+        let mut completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+        let mut reclaim = loop {
+            match completed.reclaim(shared.tables()) {
+                Ok(reclaim) => break reclaim,
+                Err(again) => completed = again,
+            }
+            thread::yield_now();
+        };
+        while let Some(frame) = reclaim.next_frame(&mut ()).unwrap() {
+            world.frames.put(frame);
+        }
+        drop(reclaim.finish().unwrap());
+        thread.join().unwrap();
+    });
+}
+
 #[test]
 fn a_removed_page_stays_frozen_until_the_invalidation() {
     nothing_is_made_before_the_invalidation(PAGE);

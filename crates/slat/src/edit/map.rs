@@ -7,6 +7,7 @@ use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode, Leaves};
 use super::frames::{Frame, FrameSource};
 use super::group::{count, lay};
+use super::hollow::{Given, give_way};
 use super::memory::TableMemory;
 use super::sync::fence;
 use super::word::{Mode, Word};
@@ -39,7 +40,8 @@ where
     ///
     /// # Errors
     /// Of the range or the output range; stepping yields [`Error::Occupied`],
-    /// [`Error::Frozen`] and [`Error::NoFrame`].
+    /// [`Error::Frozen`], [`Error::NoFrame`], and [`Error::NoSlot`] where a table is to give way and no
+    /// slot was lent for it (with break-before-make, and one for the entry).
     #[inline(always)]
     pub fn map<'l>(
         &self,
@@ -88,21 +90,6 @@ where
             }
         }
         Ok(())
-    }
-
-    /// Whether every entry below the table is `vacant`, but for tables of such.
-    fn is_hollow(&self, table: u64, level: u8, vacant: u64) -> Result<bool, Error> {
-        for cell in self.tables.cells(table, level)? {
-            let entry = F::Word::load(cell, Ordering::Acquire);
-            let hollow = match self.tables.format.decode(entry, level) {
-                Decoded::Table { next } if level > 0 => self.is_hollow(next, level - 1, vacant)?,
-                _ => entry == vacant,
-            };
-            if !hollow {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -346,27 +333,12 @@ impl Map<'_> {
                         return Ok(Advance::To(at));
                     }
                     Decoded::Table { next } if level > 0 => {
-                        if !cursor.is_hollow(next, level - 1, 0)? {
-                            return stopped(cursor, start, at, entry);
-                        }
-                        if X::SHARED {
-                            // No fault may fill it any more, and none has since it was looked at.
-                            cursor.freeze_empty(next, level - 1)?;
-                            if !cursor.is_hollow(next, level - 1, format.frozen())? {
-                                cursor.thaw(next, level - 1)?;
-                                return stopped(cursor, start, at, entry);
-                            }
-                        }
-                        let outcome = supplant(cursor, at, level, entry, next, leaf);
-                        if X::SHARED && !matches!(outcome, Ok(Supplanted::Done)) {
-                            cursor.thaw(next, level - 1)?;
-                        }
-                        match outcome? {
-                            Supplanted::Done => {}
-                            // Tables that faults fill meanwhile are found occupied next time.
-                            Supplanted::Lost => return Ok(Advance::To(at)),
-                            Supplanted::Invalidate if at > start => return Ok(Advance::To(at)),
-                            Supplanted::Invalidate => return Ok(Advance::Invalidate),
+                        match give_way(cursor, at, level, entry, next, leaf)? {
+                            Given::Way => {}
+                            Given::No => return stopped(cursor, start, at, entry),
+                            Given::Again => return Ok(Advance::To(at)),
+                            Given::Invalidate if at > start => return Ok(Advance::To(at)),
+                            Given::Invalidate => return Ok(Advance::Invalidate),
                         }
                     }
                     _ => return stopped(cursor, start, at, entry),
@@ -426,60 +398,6 @@ where
     X: Mode,
 {
     if at > start { Ok(Advance::To(at)) } else { Err(cursor.obstacle(at, entry)) }
-}
-
-/// What became of a table that was to give way to a leaf.
-pub(super) enum Supplanted {
-    /// The leaf is there, or will be made after the invalidation.
-    Done,
-    /// Somebody else changed the entry.
-    Lost,
-    /// Not without an invalidation first.
-    Invalidate,
-}
-
-/// Puts `leaf` where `entry` links the table at `next`, and detaches that.
-pub(super) fn supplant<F, I, O, M, S, X>(
-    cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
-    at: u64,
-    level: u8,
-    entry: u64,
-    next: u64,
-    leaf: u64,
-) -> Result<Supplanted, Error>
-where
-    F: Encode,
-    I: Address,
-    O: Address,
-    M: TableMemory<F::Word>,
-    S: FrameSource,
-    X: Mode,
-{
-    let tables = cursor.tables;
-    let format = &tables.format;
-    if !cursor.room()? {
-        return Ok(Supplanted::Invalidate);
-    }
-    if F::BREAKS && format.breaks(entry, leaf, level) {
-        if !cursor.pending_room()? {
-            return Ok(Supplanted::Invalidate);
-        }
-        cursor.break_entry(at, level, |_| leaf);
-        cursor.detach(at, next, level - 1);
-        return Ok(Supplanted::Done);
-    }
-    let mut entry = entry;
-    loop {
-        match X::replace::<F::Word>(cursor.cell(at, level), entry, leaf) {
-            Ok(()) => break,
-            // Hardware may set an accessed bit in a table entry.
-            Err(now) if format.decode(now, level) == (Decoded::Table { next }) => entry = now,
-            Err(_) => return Ok(Supplanted::Lost),
-        }
-    }
-    cursor.publish(at, level, 1);
-    cursor.detach(at, next, level - 1);
-    Ok(Supplanted::Done)
 }
 
 /// Checks one table's worth of entries from `at` on for being unoccupied. Returns how far.

@@ -71,12 +71,13 @@
 
 use core::mem;
 
-use super::cursor::{Cell, Cursor};
+use super::cursor::Cursor;
 use super::encode::{Encode, Leaves, Refused};
 use super::frames::FrameSource;
-use super::gather::{Break, Leak, Pending, Ready};
+use super::gather::{Break, Leak, Ready};
 use super::memory::TableMemory;
-use super::word::{Mode, Word};
+use super::pending::Pending;
+use super::word::Mode;
 use super::{Error, Tables};
 use crate::address::Address;
 use crate::format::Decoded;
@@ -105,9 +106,6 @@ pub enum Remake<'l, O> {
 #[must_use = "the entry stays frozen until it is made"]
 pub struct Broken<'t, F: Encode, I, O, M: TableMemory<F::Word>> {
     tables: &'t Tables<F, I, O, M>,
-    cells: &'t [Cell<F>],
-    /// Address of the first of the entries.
-    place: u64,
     to: Pending,
     start: u64,
     was: u64,
@@ -127,7 +125,8 @@ impl<F: Encode, I: Address, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
 }
 
 impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
-    /// Puts the new entry in place. It cannot fail for want of anything.
+    /// Puts the new entry in place. It cannot fail for want of anything. Where the whole table in
+    /// which the leaf was has been removed meanwhile, nothing is there to be made.
     ///
     /// # Errors
     /// The token, where `proof` is of another gather than the one that the break is in, or was
@@ -136,14 +135,12 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
         if !proof.covers(&self.since) {
             return Err(self);
         }
-        let format = &self.tables.format;
-        for (index, cell) in self.cells.iter().enumerate() {
-            let entry = self.to.entry_at(format, index as u64);
+        match self.to.make(self.tables, 0) {
+            Ok(false) if self.to.links(&self.tables.format) => self.lose(0),
             // Whoever changed a frozen entry broke the protocol, and keeps what they wrote.
-            let _ = F::Word::compare_exchange(cell, format.frozen(), entry);
+            Ok(_) | Err(Error::Occupied { .. }) => {}
+            Err(_) => return Ok(()),
         }
-        let bytes = self.cells.len() as u64 * F::Word::SIZE.bytes();
-        self.tables.memory.publish(self.place, bytes);
         mem::forget(self);
         Ok(())
     }
@@ -151,14 +148,19 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
 
 impl<F: Encode, I, O, M: TableMemory<F::Word>> Drop for Broken<'_, F, I, O, M> {
     fn drop(&mut self) {
-        let table = self.to.entry != 0
-            && matches!(self.tables.format.decode(self.to.entry, self.to.level),
-                Decoded::Table { .. } if self.to.level > 0);
+        self.lose(self.to.count as usize);
+    }
+}
+
+impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
+    /// Reports that it was not made, and that `frozen` entries stay frozen.
+    #[cold]
+    fn lose(&self, frozen: usize) {
         (self.since.report)(Leak {
             context: self.since.context,
             ranges: 0,
-            subtrees: usize::from(table),
-            frozen: self.cells.len(),
+            subtrees: usize::from(self.to.links(&self.tables.format)),
+            frozen,
         });
     }
 }
@@ -234,11 +236,8 @@ where
             children.inherit(tables, was);
         }
         self.note_break(start, 1 << shift, level);
-        let first = self.index(start, level);
         Ok(Broken {
             tables,
-            cells: &self.located(level)[first..first + count],
-            place: self.table_address(level) + first as u64 * F::Word::SIZE.bytes(),
             to: Pending {
                 at: start,
                 level,

@@ -42,7 +42,8 @@ where
     ///
     /// # Errors
     /// Of the ranges; stepping yields [`Error::OutsideOutput`], [`Error::NoFrame`],
-    /// [`Error::Grouped`] and [`Error::Frozen`].
+    /// [`Error::Grouped`], [`Error::Frozen`], and [`Error::NoSlot`] where a page must be broken and no
+    /// slot was lent for that.
     pub fn remap<W: Witness>(
         &self,
         start: I,

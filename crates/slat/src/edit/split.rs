@@ -45,7 +45,8 @@ where
     /// sticks out of the range is split as well.
     ///
     /// # Errors
-    /// Of the range; stepping yields [`Error::NoFrame`] and [`Error::Grouped`].
+    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::Grouped`], and [`Error::NoSlot`] where
+    /// a page must be broken and no slot was lent for that.
     pub fn split(&self, start: I, bytes: u64, to: u8) -> Result<Operation<Split>, Error> {
         self.operation(start, bytes, Split { to })
     }

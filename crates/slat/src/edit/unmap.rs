@@ -6,16 +6,16 @@ use super::Error;
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode};
 use super::frames::FrameSource;
-use super::gather::Pending;
 use super::group::count;
 use super::memory::TableMemory;
+use super::pending::Pending;
 use super::split::Divided;
 use super::witness::Witness;
 use super::word::{Mode, Word};
 use crate::address::Address;
 use crate::format::Decoded;
 
-/// The highest level of a table that is detached in one step while faults may fill it: freezing
+/// The highest level of a table that is detached as a whole while faults may fill it: freezing
 /// reads every entry below.
 const SHARED_DETACH: u8 = 1;
 
@@ -81,77 +81,6 @@ where
     ) -> Result<Operation<Unmap<W>>, Error> {
         self.operation(start, bytes, Unmap { witness })
     }
-
-    /// Freezes every empty entry of a table and of all below it, so that no fault can install
-    /// anything there any more.
-    ///
-    /// # Errors
-    /// [`Error::NotLent`] where a table below is not in the memory, with nothing frozen.
-    pub(super) fn freeze_empty(&self, table: u64, level: u8) -> Result<(), Error> {
-        self.are_lent(table, level)?;
-        self.freeze_below(table, level)
-    }
-
-    /// Whether a table and all below it are in the memory. What faults add meanwhile is: they fill
-    /// it first.
-    fn are_lent(&self, table: u64, level: u8) -> Result<(), Error> {
-        let cells = self.tables.cells(table, level)?;
-        if level > 0 {
-            for cell in cells {
-                let entry = F::Word::load(cell, Ordering::Acquire);
-                if let Decoded::Table { next } = self.tables.format.decode(entry, level) {
-                    self.are_lent(next, level - 1)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn freeze_below(&self, table: u64, level: u8) -> Result<(), Error> {
-        let format = &self.tables.format;
-        for cell in self.tables.cells(table, level)? {
-            let mut entry = F::Word::load(cell, Ordering::Acquire);
-            if entry == 0 {
-                match F::Word::compare_exchange(cell, 0, format.frozen()) {
-                    Ok(()) => continue,
-                    Err(now) => entry = now,
-                }
-            }
-            if let Decoded::Table { next } = format.decode(entry, level)
-                && level > 0
-            {
-                self.freeze_below(next, level - 1)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<F, I, O, M, S, X> Cursor<'_, '_, F, I, O, M, S, X>
-where
-    F: Encode,
-    I: Address,
-    O: Address,
-    M: TableMemory<F::Word>,
-    S: FrameSource,
-    X: Mode,
-{
-    /// Takes back what [`Cursor::freeze_empty`] did to a table that stays.
-    #[cold]
-    pub(super) fn thaw(&self, table: u64, level: u8) -> Result<(), Error> {
-        let format = &self.tables.format;
-        for cell in self.tables.cells(table, level)? {
-            let entry = F::Word::load(cell, Ordering::Acquire);
-            if entry == format.frozen() {
-                let _ = F::Word::compare_exchange(cell, entry, 0);
-            } else if let Decoded::Table { next } = format.decode(entry, level)
-                && level > 0
-            {
-                self.thaw(next, level - 1)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
@@ -166,7 +95,8 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
         let format = &tables.format;
         let mut floor = 0;
         let highest = match () {
-            () if X::SHARED => SHARED_DETACH + 1,
+            () if X::SHARED && cursor.affords(SHARED_DETACH) => SHARED_DETACH + 1,
+            () if X::SHARED => 1,
             // Whether a table of pages is shared is seen at a glance.
             () if cursor.through => 1,
             () => tables.top,
@@ -189,14 +119,21 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
         let cells = cursor.run(at, end, level);
         let shift = format.shift(level);
         let mut reached = at;
-        let mut removed = false;
+        let mut removed = None;
         let mut rest = cells;
         // Where it ends before the last cell: up to where entries went, and why. Whatever ends it,
         // what went is noted.
         let stop = 'cells: loop {
             let Some((cell, others)) = rest.split_first() else { break None };
-            rest = others;
             let entry = F::Word::load(cell, Ordering::Relaxed);
+            if entry == 0
+                && breaks::<F, X>()
+                && removed.is_some()
+                && F::Word::compare_exchange(cell, 0, gone).is_err()
+            {
+                continue; // A fault was faster.
+            }
+            rest = others;
             if entry != 0 {
                 if level > 0
                     && let Decoded::Table { next } = format.decode(entry, level)
@@ -205,8 +142,12 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                         // Larger than what may be detached at once: go into it.
                         break None;
                     }
+                    if X::SHARED && reached > at && !cursor.affords(level - 1) {
+                        break None;
+                    }
                     match take_table(cursor, cell, reached, next, level) {
-                        Ok(true) => removed |= breaks::<F, X>(),
+                        Ok(true) if breaks::<F, X>() => removed = removed.or(Some(reached)),
+                        Ok(true) => {}
                         Ok(false) => break Some((reached, Ok(Advance::Invalidate))),
                         Err(error) => break Some((reached, Err(error))),
                     }
@@ -247,7 +188,10 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                                 }
                                 let Some(next) = next else { continue };
                                 match take_table(cursor, cell, place, next, level) {
-                                    Ok(true) => removed |= breaks::<F, X>(),
+                                    Ok(true) if breaks::<F, X>() => {
+                                        removed = removed.or(Some(place));
+                                    }
+                                    Ok(true) => {}
                                     Ok(false) => {
                                         break 'cells Some((place, Ok(Advance::Invalidate)));
                                     }
@@ -261,7 +205,7 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                                 cursor.address(reached),
                                 level,
                             );
-                            removed = true;
+                            removed = removed.or(Some(reached));
                             reached += bytes;
                             continue;
                         }
@@ -274,7 +218,7 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                         break None;
                     }
                     let was = X::swap::<F::Word>(cell, gone);
-                    removed = true;
+                    removed = removed.or(Some(reached));
                     if W::WATCHES
                         && let Decoded::Leaf { .. } = format.decode(was, level)
                     {
@@ -351,14 +295,14 @@ impl<W: Witness> Unmap<W> {
     }
 }
 
-/// Notes what was removed from one table.
+/// Notes what was removed from one table: something at `removed`, and up to `reached`.
 #[inline(always)]
 fn finish<F, I, O, M, S, X>(
     cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
     at: u64,
     reached: u64,
     level: u8,
-    removed: bool,
+    removed: Option<u64>,
 ) where
     F: Encode,
     I: Address,
@@ -370,11 +314,12 @@ fn finish<F, I, O, M, S, X>(
     if reached > at {
         let count = (reached - at) >> cursor.tables.format.shift(level);
         cursor.publish(at, level, count as usize);
-        if removed {
+        if let Some(first) = removed {
             cursor.note(at, reached, 1 << level, Effect::Stale);
             if breaks::<F, X>() {
-                let (entry, count) = (0, count as u32);
-                cursor.gather().pend(Pending { at, level, entry, count, grouped: false });
+                let (entry, shift) = (0, cursor.tables.format.shift(level));
+                let count = ((reached - first) >> shift) as u32;
+                cursor.gather().pend(Pending { at: first, level, entry, count, grouped: false });
             }
         }
     }

@@ -130,6 +130,10 @@ impl<F: Encode, I, O, M> View<F, I, O, M> {
 /// several changes may be under way at a time: a table that a view let go of counts as pointed at until
 /// that view's own gather has been reclaimed, so that no other view changes it in place, or gives its
 /// frame out, while hardware may still walk it. That takes a slot for a table.
+///
+/// The exception is break-before-make (Arm ARM D8.17.1): two changes of the same addresses, in one view
+/// or in tables that views share, come one after the other, the second only when the gather of the
+/// first has been completed. A change does not know of another's gather.
 #[derive(Debug)]
 pub struct Views<'v, F: Encode, I, O, M> {
     views: &'v mut [Option<View<F, I, O, M>>],
@@ -425,7 +429,8 @@ where
     /// Copies at most `budget` tables. What has been copied translates as before.
     ///
     /// # Errors
-    /// [`Error::NoFrame`], [`Error::Frozen`], [`Error::Uncounted`], [`Error::NoSlot`].
+    /// [`Error::NoFrame`], [`Error::Frozen`], [`Error::Uncounted`], and [`Error::NoSlot`] where no slot
+    /// was lent for a detached table or, with break-before-make, for a broken entry.
     pub fn step(&mut self, budget: u32) -> Result<Step<'g>, Error> {
         self.cursor.step(&mut self.own, budget)
     }
@@ -468,10 +473,12 @@ where
     /// else as well. Nothing is translated otherwise than before.
     ///
     /// Where hardware sets dirty bits, whatever may be written is dirty in the copy: hardware may still
-    /// reach the original, until the gather is completed.
+    /// reach the original, until the gather is completed. With break-before-make each table that is
+    /// copied takes an invalidation: its entry is broken, and points at the copy afterwards.
     ///
     /// # Errors
-    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::Frozen`] and [`Error::Uncounted`].
+    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::Frozen`], [`Error::Uncounted`], and
+    /// [`Error::NoSlot`] where no slot was lent for a detached table or a broken entry.
     pub fn own(&self, start: I, bytes: u64, edges: bool) -> Result<Operation<Own>, Error> {
         self.operation(start, bytes, Own { edges })
     }
