@@ -1,11 +1,14 @@
 //! The system physical memory of a simulated machine, as far as tables need it: the guest's table
 //! pages at their places, the hypervisor's own tables, and the data caches that both pass through.
 
+mod lines;
+
 use slat::{Access, EntryLayout, Memory, Outside, Purpose, Reached, Spa, Value};
-use slat_mmu::array::{Array, BadGeometry, Geometry};
+use slat_mmu::array::BadGeometry;
 use slat_mmu::shadow::{GuestTables, Table};
 
-use crate::preset::{CacheSize, Caches};
+use self::lines::{LineCaches, ServedBy};
+use crate::preset::Caches;
 
 /// Where the guest's memory begins: GPA 0 lies here, and the whole guest behind it in order.
 pub const GUEST_BASE: u64 = 1 << 40;
@@ -14,73 +17,6 @@ pub const HOST_BASE: u64 = 1 << 44;
 
 /// More guest memory than this is refused (64 GiB).
 const MAX_FRAMES: u64 = 1 << 24;
-
-/// Who served a table entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ServedBy {
-    /// The first-level data cache.
-    L1,
-    /// The second level.
-    L2,
-    /// The last level.
-    L3,
-    /// Memory.
-    Memory,
-}
-
-/// Three levels of data caches, lines of 64 bytes.
-///
-/// The first level is direct-mapped here, so that every data access of a recording can pass it;
-/// the others have the processor's sets and ways.
-#[derive(Debug)]
-struct LineCaches {
-    /// Tells the lines of virtual machines apart that share the caches: each guest's memory begins
-    /// at the same address of its own.
-    salt: u64,
-    first: Vec<u64>,
-    second: Array<()>,
-    third: Array<()>,
-}
-
-impl LineCaches {
-    fn new(caches: &Caches, vm: u8) -> Result<LineCaches, BadGeometry> {
-        let geometry = |size: &CacheSize| Geometry::lru(size.kib * 16, size.ways);
-        let (l1, l2, l3) = (&caches.l1.value, &caches.l2.value, &caches.l3.value);
-        let lines = (l1.kib as usize * 16).next_power_of_two();
-        Ok(LineCaches {
-            salt: u64::from(vm) << 48,
-            first: vec![u64::MAX; lines],
-            second: Array::new(geometry(l2))?,
-            third: Array::new(geometry(l3))?,
-        })
-    }
-
-    #[inline(always)]
-    fn access(&mut self, address: u64) -> ServedBy {
-        let line = address >> 6 ^ self.salt;
-        let slot = line as usize & (self.first.len() - 1);
-        if self.first[slot] == line {
-            return ServedBy::L1;
-        }
-        self.first[slot] = line;
-        self.access_second(line)
-    }
-
-    #[inline(never)]
-    fn access_second(&mut self, line: u64) -> ServedBy {
-        // Key 0 is no key; lines are below 2^58.
-        let key = line + 1;
-        if self.second.find(line, [key, key]).is_some() {
-            return ServedBy::L2;
-        }
-        self.second.insert(line, key, ());
-        if self.third.find(line, [key, key]).is_some() {
-            return ServedBy::L3;
-        }
-        self.third.insert(line, key, ());
-        ServedBy::Memory
-    }
-}
 
 /// System physical memory.
 #[derive(Debug)]
@@ -135,7 +71,7 @@ impl Physical {
     /// Takes the other's data caches and gives it its own; each keeps its guest's salt.
     pub fn exchange_caches(&mut self, other: &mut Physical) {
         std::mem::swap(&mut self.lines, &mut other.lines);
-        std::mem::swap(&mut self.lines.salt, &mut other.lines.salt);
+        self.lines.exchange_salt(&mut other.lines);
     }
 
     /// The entry of a guest's table, by its guest-physical address.

@@ -1,0 +1,188 @@
+//! Three levels of data caches, lines of 64 bytes, that data and table entries pass through alike.
+
+use slat_mmu::array::{Array, BadGeometry, Geometry};
+
+use crate::preset::{CacheSize, Caches};
+
+/// Who served a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ServedBy {
+    /// The first-level data cache.
+    L1,
+    /// The second level.
+    L2,
+    /// The last level.
+    L3,
+    /// Memory.
+    Memory,
+}
+
+/// No line: lines are below 2^58.
+const NONE: u64 = u64::MAX;
+
+/// The caches.
+///
+/// Each has the processor's sets and ways. So that every data access of a recording can pass the first
+/// level, a direct-mapped filter in front of it knows lines that it holds. A hit of the filter does not
+/// make the line the set's youngest, but marks it as touched; a line that would go and was touched stays
+/// once more (the clock algorithm, in place of least recently used).
+#[derive(Debug)]
+pub(super) struct LineCaches {
+    /// Tells the lines of virtual machines apart that share the caches: each guest's memory begins
+    /// at the same address of its own.
+    salt: u64,
+    /// Lines that the first level holds, each shifted up by one; bit 0: touched since it last came up
+    /// for eviction.
+    filter: Vec<u64>,
+    first: Array<()>,
+    ways: u32,
+    second: Array<()>,
+    third: Array<()>,
+}
+
+impl LineCaches {
+    pub(super) fn new(caches: &Caches, vm: u8) -> Result<LineCaches, BadGeometry> {
+        let geometry = |size: &CacheSize| Geometry::lru(size.kib * 16, size.ways);
+        let (l1, l2, l3) = (&caches.l1.value, &caches.l2.value, &caches.l3.value);
+        let lines = (l1.kib as usize * 16).next_power_of_two();
+        Ok(LineCaches {
+            salt: u64::from(vm) << 48,
+            filter: vec![NONE; lines],
+            first: Array::new(geometry(l1))?,
+            ways: l1.ways,
+            second: Array::new(geometry(l2))?,
+            third: Array::new(geometry(l3))?,
+        })
+    }
+
+    /// Each keeps its lines and takes the other's salt.
+    pub(super) fn exchange_salt(&mut self, other: &mut LineCaches) {
+        std::mem::swap(&mut self.salt, &mut other.salt);
+    }
+
+    #[inline(always)]
+    pub(super) fn access(&mut self, address: u64) -> ServedBy {
+        let line = address >> 6 ^ self.salt;
+        let slot = self.slot(line);
+        let held = self.filter[slot];
+        if held >> 1 == line {
+            if held & 1 == 0 {
+                self.filter[slot] = held | 1;
+            }
+            return ServedBy::L1;
+        }
+        self.access_first(line)
+    }
+
+    #[inline(always)]
+    fn slot(&self, line: u64) -> usize {
+        line as usize & (self.filter.len() - 1)
+    }
+
+    #[inline(never)]
+    fn access_first(&mut self, line: u64) -> ServedBy {
+        // Key 0 is no key.
+        let key = line + 1;
+        let slot = self.slot(line);
+        if self.first.find(line, [key, key]).is_some() {
+            self.filter[slot] = line << 1;
+            return ServedBy::L1;
+        }
+        self.filter[slot] = line << 1;
+        let mut out = self.first.insert(line, key, ());
+        for _ in 0..self.ways {
+            let Some((key, ())) = out else { break };
+            let gone = key - 1;
+            let slot = self.slot(gone);
+            if self.filter[slot] == gone << 1 | 1 {
+                self.filter[slot] = gone << 1;
+                out = self.first.insert(gone, key, ());
+                continue;
+            }
+            if self.filter[slot] >> 1 == gone {
+                self.filter[slot] = NONE;
+            }
+            out = None;
+        }
+        if let Some((key, ())) = out {
+            // All of the set was touched: the line that came last round goes all the same.
+            let slot = self.slot(key - 1);
+            if self.filter[slot] >> 1 == key - 1 {
+                self.filter[slot] = NONE;
+            }
+        }
+        if self.second.find(line, [key, key]).is_some() {
+            return ServedBy::L2;
+        }
+        self.second.insert(line, key, ());
+        if self.third.find(line, [key, key]).is_some() {
+            return ServedBy::L3;
+        }
+        self.third.insert(line, key, ());
+        ServedBy::Memory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preset::Processor;
+
+    fn caches() -> LineCaches {
+        let skylake = Processor::bundled("skylake-sp").unwrap();
+        let l1 = &skylake.caches.l1.value;
+        assert_eq!((l1.kib, l1.ways), (32, 8));
+        LineCaches::new(&skylake.caches, 0).unwrap()
+    }
+
+    #[test]
+    fn a_set_holds_as_many_lines_as_it_has_ways() {
+        // 64 sets: lines of one set are 4 KiB apart.
+        let passes = |lines: u64| -> Vec<ServedBy> {
+            let mut caches = caches();
+            let mut last = Vec::new();
+            for _ in 0..10 {
+                last = (0..lines).map(|nth| caches.access(nth << 12)).collect();
+            }
+            last
+        };
+        assert!(passes(8).iter().all(|by| *by == ServedBy::L1));
+        assert!(passes(16).contains(&ServedBy::L2), "twice as many do not fit");
+        // Two lines that share a slot of the filter are both held.
+        let mut caches = caches();
+        let apart = 512 * 64;
+        (0..2).for_each(|nth| assert_eq!(caches.access(nth * apart), ServedBy::Memory));
+        (0..10).for_each(|nth| assert_eq!(caches.access(nth % 2 * apart), ServedBy::L1));
+    }
+
+    #[test]
+    fn misses_are_about_those_of_least_recently_used() {
+        let mut caches = caches();
+        let mut sets: Vec<Vec<u64>> = vec![Vec::new(); 64];
+        let (mut misses, mut exact) = (0u32, 0u32);
+        let mut state = 1u64;
+        for nth in 0..400_000u64 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            // Hot lines, a larger warm set, and a scan.
+            let line = match state >> 61 {
+                0..=4 => state >> 33 & 255,
+                5 | 6 => 1024 + (state >> 33 & 511),
+                _ => 4096 + nth / 4 % 100_000,
+            };
+            if caches.access(line << 6) != ServedBy::L1 {
+                misses += 1;
+            }
+            let set = &mut sets[(line & 63) as usize];
+            match set.iter().position(|&held| held == line) {
+                Some(at) => drop(set.remove(at)),
+                None => exact += 1,
+            }
+            set.push(line);
+            if set.len() > 8 {
+                set.remove(0);
+            }
+        }
+        let ratio = f64::from(misses) / f64::from(exact);
+        assert!((0.9..1.15).contains(&ratio), "{misses} beside {exact}");
+    }
+}
