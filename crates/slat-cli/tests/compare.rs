@@ -74,11 +74,14 @@ fn json_has_every_field_that_is_specified() {
         "dirty",
         "emulation",
         "io",
+        "switch",
     ];
     let schemes = report["schemes"].as_array().expect("schemes");
     assert_eq!(schemes.len(), 11);
     assert_eq!(schemes.iter().filter(|scheme| scheme["transcribed"] == true).count(), 2);
-    assert_eq!(report["what_ifs"][0]["what_if"], "pcid");
+    let what_ifs: Vec<&Value> = report["what_ifs"].as_array().expect("what-ifs").iter().collect();
+    let named: Vec<&Value> = what_ifs.iter().map(|what_if| &what_if["what_if"]).collect();
+    assert_eq!(named, ["huge-pages", "pcid"]);
     for scheme in schemes {
         let mut held = names(scheme);
         held.sort();
@@ -134,6 +137,26 @@ fn json_has_every_field_that_is_specified() {
         assert_eq!(names(&scheme["table_bytes"]).len(), 2);
     }
     assert!(report["advice"].is_array() && report["notes"].is_array());
+}
+
+#[test]
+fn csv_of_several_workloads_is_one_table() {
+    let workloads = ["gen:btree,size=4,seed=2", "gen:gups,size=64"];
+    let options = ["--accesses", "40000", "--csv", "--scheme", "native,ept", "--host-page", "2M"];
+    let output = slat(&[&["compare"], &workloads[..], &options[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = stdout(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "a header, and two schemes each:\n{text}");
+    assert!(lines[0].starts_with("workload,scheme,"), "{text}");
+    let columns = lines[0].split(',').count();
+    // A name with commas is quoted, and one field.
+    assert!(lines[1].starts_with("\"btree,size=4,seed=2\",native,"), "{text}");
+    let unquoted = |line: &str| line.replace("btree,size=4,seed=2", "").replace("gups,size=64", "");
+    for line in &lines[1..] {
+        assert_eq!(unquoted(line).split(',').count(), columns, "{line}");
+    }
+    assert!(lines[4].starts_with("\"gups,size=64\",ept,false,2097152,"), "{text}");
 }
 
 #[test]
@@ -257,6 +280,35 @@ fn machines_that_share_cores_disturb_each_other() {
         alone[0] < together[0] && together[0] <= untagged[0],
         "{alone:?} {together:?} {untagged:?}"
     );
+}
+
+#[test]
+fn each_switch_of_virtual_machines_is_an_exit() {
+    let arguments = ["compare", "gen:btree,size=4", "gen:gups,size=64", "--accesses", "60000"];
+    let options = ["--json", "--scheme", "ept", "--host-page", "2M", "--share", "10000"];
+    let output = slat(&[&arguments[..], &options[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let mut switches = 0;
+    for line in stdout(&output).lines() {
+        let report: Value = serde_json::from_str(line).expect("JSON");
+        let of = |nth: usize| report["schemes"][nth]["exits"]["switch"].as_u64().expect("a count");
+        assert_eq!((report["schemes"][0]["name"].as_str(), of(0)), (Some("native"), 0));
+        let cycles = &report["schemes"][1]["cycles"]["exits"]["switch"]["value"];
+        // Round trip and handler of the preset.
+        assert_eq!(cycles.as_f64(), Some(of(1) as f64 * (1200.0 + 3500.0)));
+        switches += of(1);
+    }
+    // Six turns each, and one more in which a guest finds that it has ended.
+    assert!((10..=12).contains(&switches), "{switches}");
+}
+
+#[test]
+fn a_warm_up_that_leaves_nothing_is_refused() {
+    let output =
+        slat(&["compare", "gen:btree,size=4", "--accesses", "5000", "--warm-up", "900000"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let message = stderr(&output);
+    assert!(message.contains("warm-up") && message.contains("900000"), "{message}");
 }
 
 #[test]

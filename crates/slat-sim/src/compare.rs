@@ -3,11 +3,11 @@
 
 mod build;
 mod outcome;
+mod run;
 mod scheme;
 mod share;
 mod timeline;
 
-use rayon::prelude::*;
 pub use slat_mmu::shadow::Discipline;
 use slat_trace::{Batch, Source};
 
@@ -17,12 +17,9 @@ pub use self::share::share;
 pub use self::timeline::Timeline;
 pub use crate::cost::{Estimate, Facts};
 
-use self::build::{Runs, Setting};
-use crate::cost::Prices;
-use crate::machine::{Part, Start};
+use self::run::Run;
 use crate::memory::TooMuchMemory;
 use crate::preset::Processor;
-use crate::transcribe::Transcribed;
 
 /// A comparison that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +39,22 @@ pub enum CompareError {
     )]
     NoTables,
     /// There is nothing in it.
-    #[error("the recording holds no accesses, or ends before the warm-up does")]
+    #[error("the recording holds no accesses")]
     Empty,
+    /// Nothing is left to count.
+    #[error(
+        "the warm-up is {warm_up} accesses long, and the workload has {accesses}: nothing is left to \
+         count; give a shorter warm-up"
+    )]
+    Short {
+        /// Accesses of the warm-up.
+        warm_up: u64,
+        /// Accesses that there are.
+        accesses: u64,
+    },
+    /// It was not to go on.
+    #[error("stopped before the warm-up ended")]
+    Stopped,
     /// Guests of several architectures on one core.
     #[error("virtual machines that share a core must have one architecture")]
     Mixed,
@@ -69,7 +80,7 @@ pub struct Options {
     pub transcribed: bool,
     /// Only these schemes; `None` for all that the recording can run under. Run times need native.
     pub schemes: Option<Vec<Scheme>>,
-    /// So many accesses are run before counting begins: what starts up is left out.
+    /// Exactly so many accesses are run before counting begins: what starts up is left out.
     pub warm_up: u64,
 }
 
@@ -91,6 +102,8 @@ impl Default for Options {
 /// A change that the recording does not have, run beside the schemes under the second stage alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhatIf {
+    /// The x86 guest used large pages where it fills them ([`crate::transcribe`]).
+    HugePages,
     /// The x86 guest used PCIDs ([`crate::machine::pcid`]).
     Pcid,
     /// TLB entries were tagged by virtual machine.
@@ -101,6 +114,7 @@ impl WhatIf {
     /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
+            WhatIf::HugePages => "huge-pages",
             WhatIf::Pcid => "pcid",
             WhatIf::Tags => "tags",
         }
@@ -145,164 +159,50 @@ pub fn compare_with<S: Source>(
 ) -> Result<Compared, CompareError> {
     let mut run = Run::new(source, processor, options, 0)?;
     let mut timeline = Timeline::default();
-    // A batch is decoded while the machines run the one before it.
     let mut batch = Batch::default();
     let mut done = 0;
-    let mut waited = 0;
+    // Nanoseconds in which nothing ran: until now, and until counting began.
+    let (mut waited, mut before) = (0, 0);
     let mut cold = options.warm_up > 0;
+    let mut stopped = false;
     let failed = |error: S::Error| CompareError::Source(Box::new(error));
     while source.next(&mut batch).map_err(failed)? {
-        run.run(&batch)?;
-        done += batch.accesses.len() as u64;
-        if cold && done >= options.warm_up {
+        run.take(&batch);
+        let all = batch.accesses.len();
+        let now = facts(source).waited_ns;
+        let mut from = 0;
+        if cold && done + all as u64 >= options.warm_up {
             cold = false;
-            waited = facts(source).waited_ns;
+            from = (options.warm_up - done) as usize;
+            run.part(&batch, 0..from)?;
+            // As instructions are, waits are spread evenly over a batch.
+            before = waited + (now - waited) * from as u64 / all.max(1) as u64;
             run.machines.iter_mut().for_each(|machine| machine.forget());
-            timeline = Timeline::after(done);
+            timeline = Timeline::after(options.warm_up);
         }
+        if from < all || all == 0 {
+            run.part(&batch, from..all)?;
+        }
+        waited = now;
+        done += all as u64;
         timeline.add(done, run.machines.iter().map(|machine| machine.walks()));
         if !progress(done) {
+            stopped = true;
             break;
         }
     }
-    if done == 0 || cold {
+    if done == 0 {
         return Err(CompareError::Empty);
     }
+    if options.warm_up > 0 && done <= options.warm_up {
+        return Err(match stopped {
+            true => CompareError::Stopped,
+            false => CompareError::Short { warm_up: options.warm_up, accesses: done },
+        });
+    }
     let mut known = facts(source);
-    known.waited_ns -= waited;
+    known.waited_ns -= before;
     let outcomes = run.outcomes(processor, &known);
+    timeline.keep(&run.kept);
     Ok(Compared { outcomes, timeline, notes: run.notes })
-}
-
-/// The machines of one guest.
-struct Run {
-    schemes: Vec<(Scheme, Option<WhatIf>)>,
-    machines: Vec<Box<dyn Runs>>,
-    transcribed: Vec<Transcribed>,
-    arch: slat_trace::Arch,
-    notes: Vec<String>,
-}
-
-impl Run {
-    /// `vm` tells guests apart that share a machine.
-    fn new<S: Source>(
-        source: &S,
-        processor: &Processor,
-        options: &Options,
-        vm: u8,
-    ) -> Result<Run, CompareError> {
-        let machine = source.machine();
-        if !machine.tables {
-            return Err(CompareError::NoTables);
-        }
-        let setting = Setting {
-            processor,
-            arch: machine.arch,
-            cores: machine.vcpus,
-            start: Start {
-                tagged: options.tagged.unwrap_or(processor.tagged_tlb.value),
-                cold: options.cold_start,
-                pcid: options.pcid,
-                vm,
-            },
-            memory: machine.memory.clone().unwrap_or(0..1 << 30),
-        };
-        let schemes = Run::schemes(options, machine.arch, setting.start);
-        let machines = schemes
-            .iter()
-            .map(|&(scheme, what_if)| {
-                let mut setting = setting.clone();
-                match what_if {
-                    Some(WhatIf::Pcid) => setting.start.pcid = true,
-                    Some(WhatIf::Tags) => setting.start.tagged = true,
-                    None => {}
-                }
-                setting.machine(scheme)
-            })
-            .collect::<Result<Vec<_>, CompareError>>()?;
-        let transcribed = schemes
-            .iter()
-            .filter(|(scheme, _)| scheme.transcribes(machine.arch))
-            .filter_map(|&(scheme, _)| Transcribed::target(scheme))
-            .collect::<std::collections::BTreeSet<_>>();
-        let transcribed = transcribed.into_iter().map(Transcribed::new).collect();
-        Ok(Run { schemes, machines, transcribed, arch: machine.arch, notes: Vec::new() })
-    }
-
-    /// What is run, in order.
-    fn schemes(
-        options: &Options,
-        arch: slat_trace::Arch,
-        start: Start,
-    ) -> Vec<(Scheme, Option<WhatIf>)> {
-        let x86 = arch == slat_trace::Arch::X86_64;
-        let mut schemes = Scheme::all(arch, &options.host_pages, options.transcribed);
-        if let Some(wanted) = &options.schemes {
-            // A scheme that transcribes is run where it is asked for by name.
-            schemes.retain(|scheme| wanted.contains(scheme));
-            let more = wanted.iter().copied().filter(|scheme| x86 && scheme.transcribes(arch));
-            for scheme in more {
-                if !schemes.contains(&scheme) {
-                    schemes.push(scheme);
-                }
-            }
-        }
-        let mut all: Vec<_> = schemes.iter().map(|&scheme| (scheme, None)).collect();
-        // Their effect shows beside 2 MiB host pages, or else the smallest.
-        let nested = schemes
-            .iter()
-            .copied()
-            .filter(|scheme| !scheme.transcribes(arch))
-            .filter(|scheme| !matches!(scheme, Scheme::Native | Scheme::Shadow(_)))
-            .min_by_key(|scheme| (scheme.host_shift() != Some(21), scheme.host_shift()));
-        if let Some(scheme) = nested.filter(|_| options.what_ifs) {
-            if x86 && !start.pcid {
-                all.push((scheme, Some(WhatIf::Pcid)));
-            }
-            if !start.tagged {
-                all.push((scheme, Some(WhatIf::Tags)));
-            }
-        }
-        all
-    }
-
-    fn run(&mut self, batch: &Batch) -> Result<(), TooMuchMemory> {
-        for transcribed in &mut self.transcribed {
-            transcribed.take(&batch.events);
-        }
-        let (arch, transcribed) = (self.arch, &self.transcribed);
-        let own = Part::of(batch);
-        let parts: Vec<Part<'_>> = self
-            .schemes
-            .iter()
-            .map(|&(scheme, _)| {
-                let target = Transcribed::target(scheme).filter(|_| scheme.transcribes(arch));
-                let events = target.and_then(|target| {
-                    transcribed.iter().find(|transcribed| transcribed.is_for(target))
-                });
-                events.map_or(own, |transcribed| Part { events: transcribed.events(), ..own })
-            })
-            .collect();
-        self.machines.par_iter_mut().zip(&parts).try_for_each(|(machine, part)| machine.run(part))
-    }
-
-    fn outcomes(&mut self, processor: &Processor, facts: &Facts) -> Vec<Outcome> {
-        for transcribed in &self.transcribed {
-            self.notes.extend(transcribed.note());
-        }
-        let prices = Prices::new(processor, facts);
-        let mut outcomes: Vec<Outcome> = self
-            .schemes
-            .iter()
-            .zip(&self.machines)
-            .map(|(&(scheme, what_if), machine)| {
-                let mut outcome = Outcome::new(scheme, machine.as_ref(), &prices, facts);
-                outcome.what_if = what_if;
-                outcome.transcribed = scheme.transcribes(self.arch);
-                outcome
-            })
-            .collect();
-        outcome::relate(&mut outcomes);
-        outcomes
-    }
 }

@@ -68,10 +68,11 @@ enum Knob {
     Cr3,
     Invlpg,
     Io,
+    Switch,
     Frequency,
 }
 
-const KNOBS: usize = 16;
+const KNOBS: usize = 17;
 
 /// The prices of one run's events, each with the factor that it may be off by.
 #[derive(Clone, PartialEq, Debug)]
@@ -110,6 +111,7 @@ impl Prices {
             of(&costs.handle_cr3),
             of(&costs.handle_invlpg),
             of(&costs.handle_io),
+            of(&costs.handle_switch),
             (costs.frequency_ghz.value, costs.frequency_ghz.confidence),
         ];
         let walkers = f64::from(costs.walkers.value.max(1));
@@ -148,6 +150,7 @@ impl Prices {
             Cause::Invlpg => Knob::Invlpg,
             Cause::TrueFault | Cause::HiddenFault | Cause::Dirty => Knob::ShadowFault,
             Cause::Io => Knob::Io,
+            Cause::Switch => Knob::Switch,
         };
         self.get(knob)
     }

@@ -10,6 +10,10 @@ use slat::{Gpa, Gva, Stage, Updates};
 use slat_mmu::walker::Globals;
 use slat_trace::{Control, Event, Root};
 
+/// CR4.LA57 and CR4.PCIDE (Intel SDM 3A 2.5).
+const LA57: u64 = 1 << 12;
+const PCIDE: u64 = 1 << 17;
+
 /// The registers that decide about stage 1.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Registers {
@@ -57,12 +61,15 @@ pub trait Guest: 'static {
     /// The level of the root table.
     fn root_level(format: &Self::Format) -> u8;
 
+    /// Whether address spaces have the numbers that x86 calls PCIDs, in bits 11:0 of CR3.
+    fn has_pcids(registers: &Registers) -> bool;
+
     /// The number of the address space that the registers select: 0 where the architecture (or the
     /// recording) has no tags, so that a root load drops translations.
     fn address_space(registers: &Registers) -> u16;
 }
 
-/// x86-64, 4- and 5-level. Guests recorded under TCG have no PCIDs.
+/// x86-64, 4- and 5-level. Guests recorded under TCG have no PCIDs; those transcribed from AArch64 do.
 #[derive(Debug)]
 pub enum X86 {}
 
@@ -85,9 +92,11 @@ impl Guest for X86 {
             nxe: efer & 1 << 11 != 0,
             ..Controls::default()
         };
-        let make = if cr4 & 1 << 12 != 0 { Long::five } else { Long::four };
+        let make = if cr4 & LA57 != 0 { Long::five } else { Long::four };
         let long = make(controls, Processor::default());
-        Some(Stage::new(long, registers.root(Root::Cr3)).with_updates(Updates::OnSuccess))
+        // Bits 11:0 are the PCID, or flags that do not matter here.
+        let root = registers.root(Root::Cr3) & !0xfff;
+        Some(Stage::new(long, root).with_updates(Updates::OnSuccess))
     }
 
     fn shadow_root(root: u64) -> Option<u64> {
@@ -98,8 +107,12 @@ impl Guest for X86 {
         if format.name() == "x86-5" { 4 } else { 3 }
     }
 
-    fn address_space(_: &Registers) -> u16 {
-        0
+    fn has_pcids(registers: &Registers) -> bool {
+        registers.control(Control::Cr4) & PCIDE != 0
+    }
+
+    fn address_space(registers: &Registers) -> u16 {
+        if X86::has_pcids(registers) { (registers.root(Root::Cr3) & 0xfff) as u16 } else { 0 }
     }
 }
 
@@ -130,6 +143,10 @@ impl Guest for Aarch64 {
         3
     }
 
+    fn has_pcids(_: &Registers) -> bool {
+        false
+    }
+
     fn address_space(registers: &Registers) -> u16 {
         // TCR_EL1.A1 says which root has the ASID.
         let root =
@@ -138,7 +155,8 @@ impl Guest for Aarch64 {
     }
 }
 
-/// RISC-V Sv48, into which x86 guests are transcribed: roots and invalidations keep x86's names.
+/// RISC-V Sv48 or Sv57, into which others are transcribed: roots, PCIDs for ASIDs, LA57 for Sv57, and
+/// invalidations keep x86's names.
 #[derive(Debug)]
 pub enum RiscV {}
 
@@ -148,8 +166,10 @@ impl Guest for RiscV {
     const GLOBALS: Globals = Globals::RiscV;
 
     fn stage(registers: &Registers) -> Option<Stage<Sv, Gva, Gpa>> {
-        let format = Sv::stage1(riscv::Scheme::Sv48, riscv::Features::default());
-        Some(Stage::new(format, registers.root(Root::Cr3)))
+        let five = registers.control(Control::Cr4) & LA57 != 0;
+        let scheme = if five { riscv::Scheme::Sv57 } else { riscv::Scheme::Sv48 };
+        let format = Sv::stage1(scheme, riscv::Features::default());
+        Some(Stage::new(format, registers.root(Root::Cr3) & !0xfff))
     }
 
     fn shadow_root(_: u64) -> Option<u64> {
@@ -160,7 +180,11 @@ impl Guest for RiscV {
         3
     }
 
-    fn address_space(_: &Registers) -> u16 {
-        0
+    fn has_pcids(registers: &Registers) -> bool {
+        X86::has_pcids(registers)
+    }
+
+    fn address_space(registers: &Registers) -> u16 {
+        X86::address_space(registers)
     }
 }

@@ -6,12 +6,16 @@
 //!
 //! [`slat check`]: https://docs.rs/slat-check
 
+mod refusal;
+
 use serde::{Deserialize, Serialize};
 use slat_mmu::shadow::Discipline;
 
 use crate::preset::{
     Cycles, Extension, PageSize, Param, PresetError, Processor, SecondStage, from_toml, unknown,
 };
+
+pub use self::refusal::Refusal;
 
 /// How a hypervisor shadows page tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -108,60 +112,6 @@ pub enum Means {
     Shadow(Discipline),
 }
 
-/// Why a hypervisor does not start on a processor, in the words that its user needs.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
-    /// The processor has no second stage.
-    #[error(
-        "{hypervisor} does not start on this processor, {processor}: it needs second-level address \
-         translation (SLAT{names}), which {processor} does not have. No firmware setting adds it. \
-         {remedy}"
-    )]
-    NeedsSlat {
-        /// Its name.
-        hypervisor: String,
-        /// The processor's name.
-        processor: String,
-        /// What the makers of this architecture call it.
-        names: &'static str,
-        /// What the user can do.
-        remedy: &'static str,
-    },
-    /// The processor has one that this version does not know.
-    #[error(
-        "{hypervisor} does not start on this processor, {processor}: it needs SLAT and does not \
-         know {second_stage}, which {processor} has{since}"
-    )]
-    UnknownSlat {
-        /// Its name.
-        hypervisor: String,
-        /// The processor's name.
-        processor: String,
-        /// The second stage's name.
-        second_stage: &'static str,
-        /// From which version on it does, as a clause.
-        since: String,
-    },
-    /// It is made for another architecture.
-    #[error("{hypervisor} does not start on {processor}: it is not made for {architecture}{since}")]
-    OtherArchitecture {
-        /// Its name.
-        hypervisor: String,
-        /// The processor's name.
-        processor: String,
-        /// The processor's architecture.
-        architecture: &'static str,
-        /// From which version on it is, as a clause.
-        since: String,
-    },
-    /// The processor's preset does not say what it can do.
-    #[error("the preset of processor {processor} has no section [virtualization]")]
-    Unstated {
-        /// The processor's name.
-        processor: String,
-    },
-}
-
 /// The bundled presets: file name and text, by age.
 const BUNDLED: &[(&str, &str)] = &[
     ("xen-3.2", include_str!("../presets/hypervisors/xen-3.2.toml")),
@@ -203,11 +153,12 @@ impl Hypervisor {
     pub fn parse(file: &str, text: &str) -> Result<Hypervisor, PresetError> {
         let preset: Hypervisor = from_toml(file, text)?;
         if preset.slat.requires.value && preset.paging.shadow.value != Shadowing::None {
-            return Err(PresetError::Value {
-                file: file.to_owned(),
-                field: "paging.shadow",
-                text: "a hypervisor that requires SLAT has no shadow tables".to_owned(),
-            });
+            return Err(PresetError::value(
+                file,
+                text,
+                "paging.shadow",
+                "a hypervisor that requires SLAT has no shadow tables".to_owned(),
+            ));
         }
         Ok(preset)
     }
@@ -430,6 +381,7 @@ mod tests {
         let text = include_str!("../presets/hypervisors/bhyve-10.0.toml")
             .replace("shadow = { value = \"none\"", "shadow = { value = \"trap-all\"");
         let error = Hypervisor::parse("mine.toml", &text).unwrap_err().to_string();
-        assert!(error.contains("paging.shadow"), "{error}");
+        let line = 1 + text.lines().position(|line| line.starts_with("shadow =")).unwrap();
+        assert!(error.contains(&format!("mine.toml: line {line}: paging.shadow")), "{error}");
     }
 }

@@ -15,6 +15,7 @@ use slat_mmu::walker::Caches;
 use slat_trace::{Access, At, Batch};
 
 pub use self::counts::{CAUSES, Cause, Counts, GRID};
+pub(crate) use self::events::tlbi_range;
 
 use self::counts::Grid;
 use self::pcid::Pcids;
@@ -239,6 +240,14 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
     /// Walks so far.
     pub fn walks(&self) -> u64 {
         self.counts.walks
+    }
+
+    /// The core is given to another virtual machine: without virtualization only a process switch,
+    /// which is in the recording or not.
+    pub fn switch_out(&mut self) {
+        if !matches!(self.hypervisor, Hypervisor::Native) {
+            self.exit(Cause::Switch);
+        }
     }
 
     /// What another virtual machine on the same cores takes over.

@@ -3,16 +3,22 @@
 //! Every field has a value, a source and a confidence. A cost that nobody has published is marked
 //! `assumed`, and widens the range of every result that depends on it.
 
+mod bundled;
+mod check;
+mod errors;
+mod mmu;
+
 use serde::{Deserialize, Serialize};
-use slat_mmu::array::Geometry;
-use slat_mmu::tlb::{BankConfig, TlbConfig};
-use slat_mmu::walker::{PageWalkConfig, WalkCacheConfig, WalkerConfig};
+
+pub use self::errors::PresetError;
+pub(crate) use self::errors::{from_toml, unknown};
 
 /// How well a value is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
-    /// It was counted, one by one: there is nothing to be off.
+    /// It was counted, one by one: there is nothing to be off. Not of a preset's values.
+    #[serde(skip_deserializing)]
     Counted,
     /// Somebody measured it and said how.
     Measured,
@@ -55,12 +61,6 @@ pub struct Entries {
     pub entries: u32,
     /// A set.
     pub ways: u32,
-}
-
-impl Entries {
-    fn geometry(self) -> Geometry {
-        if self.entries == 0 { Geometry::NONE } else { Geometry::lru(self.entries, self.ways) }
-    }
 }
 
 /// A data cache.
@@ -247,6 +247,8 @@ pub struct Cycles {
     pub handle_invlpg: Param<u32>,
     /// The hypervisor's work for a guest's access to a device.
     pub handle_io: Param<u32>,
+    /// The hypervisor's work to run another virtual machine on the core instead.
+    pub handle_switch: Param<u32>,
     /// Cycles an instruction takes where translation costs nothing and the first cache level holds
     /// all data.
     pub base_cpi: Param<f64>,
@@ -259,230 +261,15 @@ pub struct Cycles {
     pub frequency_ghz: Param<f64>,
 }
 
-/// A preset that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PresetError {
-    /// Not this file's format; the text names line and field.
-    #[error("{file}: {error}")]
-    Toml {
-        /// The file.
-        file: String,
-        /// What is wrong with it.
-        error: Box<toml::de::Error>,
-    },
-    /// A value that no processor has.
-    #[error("{file}: {field}: {text}")]
-    Value {
-        /// The file.
-        file: String,
-        /// The field.
-        field: &'static str,
-        /// What is wrong with it.
-        text: String,
-    },
-    /// No preset of this name.
-    #[error("no {kind} preset `{name}`; there are {choices}, or give a TOML file")]
-    Unknown {
-        /// Of what: `processor`, `hypervisor`.
-        kind: &'static str,
-        /// The name that was asked for.
-        name: String,
-        /// All names.
-        choices: String,
-    },
-}
-
-/// Reads a preset's text, before its values are checked.
-pub(crate) fn from_toml<T: serde::de::DeserializeOwned>(
-    file: &str,
-    text: &str,
-) -> Result<T, PresetError> {
-    toml::from_str(text)
-        .map_err(|error| PresetError::Toml { file: file.to_owned(), error: Box::new(error) })
-}
-
-/// No preset of this name, but these.
-pub(crate) fn unknown(
-    kind: &'static str,
-    name: &str,
-    names: impl Iterator<Item = &'static str>,
-) -> PresetError {
-    let choices = names.collect::<Vec<_>>().join(", ");
-    PresetError::Unknown { kind, name: name.to_owned(), choices }
-}
-
-/// The bundled presets: file name and text, by maker and age.
-const BUNDLED: &[(&str, &str)] = &[
-    ("vt-x-2005", include_str!("../presets/vt-x-2005.toml")),
-    ("core-2", include_str!("../presets/core-2.toml")),
-    ("nehalem", include_str!("../presets/nehalem.toml")),
-    ("westmere", include_str!("../presets/westmere.toml")),
-    ("sandy-bridge", include_str!("../presets/sandy-bridge.toml")),
-    ("haswell", include_str!("../presets/haswell.toml")),
-    ("skylake-sp", include_str!("../presets/skylake-sp.toml")),
-    ("ice-lake", include_str!("../presets/ice-lake.toml")),
-    ("sapphire-rapids", include_str!("../presets/sapphire-rapids.toml")),
-    ("amd-v-2006", include_str!("../presets/amd-v-2006.toml")),
-    ("barcelona", include_str!("../presets/barcelona.toml")),
-    ("bulldozer", include_str!("../presets/bulldozer.toml")),
-    ("zen-1", include_str!("../presets/zen-1.toml")),
-    ("zen-2", include_str!("../presets/zen-2.toml")),
-    ("zen-3", include_str!("../presets/zen-3.toml")),
-    ("zen-4", include_str!("../presets/zen-4.toml")),
-    ("cortex-a15", include_str!("../presets/cortex-a15.toml")),
-    ("cortex-a57", include_str!("../presets/cortex-a57.toml")),
-    ("cortex-a72", include_str!("../presets/cortex-a72.toml")),
-    ("cortex-a76", include_str!("../presets/cortex-a76.toml")),
-    ("neoverse-n1", include_str!("../presets/neoverse-n1.toml")),
-    ("neoverse-n2", include_str!("../presets/neoverse-n2.toml")),
-    ("neoverse-v1", include_str!("../presets/neoverse-v1.toml")),
-    ("neoverse-v2", include_str!("../presets/neoverse-v2.toml")),
-];
-
 impl Processor {
-    /// The bundled preset of this name (as its file is called).
-    ///
-    /// # Errors
-    /// Names the choices.
-    pub fn bundled(name: &str) -> Result<Processor, PresetError> {
-        let wanted = name.to_ascii_lowercase();
-        match BUNDLED.iter().find(|(key, _)| *key == wanted) {
-            Some((key, text)) => Processor::parse(key, text),
-            None => Err(unknown("processor", name, Processor::names())),
-        }
-    }
-
-    /// The names of all bundled presets.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        BUNDLED.iter().map(|(name, _)| *name)
-    }
-
     /// Reads a preset; `file` is its name for errors.
     ///
     /// # Errors
     /// Names the line and the field.
     pub fn parse(file: &str, text: &str) -> Result<Processor, PresetError> {
         let processor: Processor = from_toml(file, text)?;
-        processor.check(file)?;
+        processor.check(file, text)?;
         Ok(processor)
-    }
-
-    fn check(&self, file: &str) -> Result<(), PresetError> {
-        let Tlbs { fetch_4k, fetch_2m, data_4k, data_2m, data_1g, second, second_1g, .. } =
-            &self.tlb;
-        let WalkCaches { pde, pdpte, pml4e, nested_tlb, .. } = &self.walk_caches;
-        let arrays = [
-            ("tlb.fetch_4k", fetch_4k),
-            ("tlb.fetch_2m", fetch_2m),
-            ("tlb.data_4k", data_4k),
-            ("tlb.data_2m", data_2m),
-            ("tlb.data_1g", data_1g),
-            ("tlb.second", second),
-            ("tlb.second_1g", second_1g),
-            ("walk_caches.pde", pde),
-            ("walk_caches.pdpte", pdpte),
-            ("walk_caches.pml4e", pml4e),
-            ("walk_caches.nested_tlb", nested_tlb),
-        ];
-        let own_2m = self.tlb.second_2m.as_ref().map(|param| ("tlb.second_2m", param));
-        if own_2m.is_some() && self.tlb.second_holds_2m.value {
-            return Err(PresetError::Value {
-                file: file.to_owned(),
-                field: "tlb.second_2m",
-                text: "2 MiB pages have an array of their own, so second_holds_2m must be false"
-                    .to_owned(),
-            });
-        }
-        let page_walk = self.walk_caches.page_walk.as_ref();
-        let page_walk = page_walk.map(|param| ("walk_caches.page_walk", param));
-        for (field, param) in arrays.into_iter().chain(own_2m).chain(page_walk) {
-            let value = |text: String| PresetError::Value { file: file.to_owned(), field, text };
-            if param.value.entries > 1 << 20 {
-                return Err(value(format!("{} entries are no TLB", param.value.entries)));
-            }
-            param.value.geometry().check().map_err(|bad| value(bad.to_string()))?;
-        }
-        let caches = &self.caches;
-        for (field, param) in
-            [("caches.l1", &caches.l1), ("caches.l2", &caches.l2), ("caches.l3", &caches.l3)]
-        {
-            let CacheSize { kib, ways, .. } = param.value;
-            let lines = u64::from(kib) * 16;
-            if ways == 0 || kib == 0 || kib > 1 << 20 || !lines.is_multiple_of(u64::from(ways)) {
-                return Err(PresetError::Value {
-                    file: file.to_owned(),
-                    field,
-                    text: format!("{kib} KiB do not divide into sets of {ways} lines of 64 bytes"),
-                });
-            }
-        }
-        if let Some(Virtualization { physical_bits, .. }) = &self.virtualization
-            && !(32..=52).contains(&physical_bits.value)
-        {
-            return Err(PresetError::Value {
-                file: file.to_owned(),
-                field: "virtualization.physical_bits",
-                text: format!("{} is not in 32..=52", physical_bits.value),
-            });
-        }
-        let cycles = &self.cycles;
-        for (field, value, low, high) in [
-            ("cycles.base_cpi", cycles.base_cpi.value, 0.05, 100.0),
-            ("cycles.exposed", cycles.exposed.value, 0.01, 1.0),
-            ("cycles.walkers", f64::from(cycles.walkers.value), 1.0, 64.0),
-            ("cycles.frequency_ghz", cycles.frequency_ghz.value, 0.01, 20.0),
-        ] {
-            if !(low..=high).contains(&value) {
-                return Err(PresetError::Value {
-                    file: file.to_owned(),
-                    field,
-                    text: format!("{value} is not in {low} to {high}"),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The TLBs, for the software MMU.
-    pub fn tlb_config(&self) -> TlbConfig {
-        let tlb = &self.tlb;
-        let bank =
-            |param: &Param<Entries>, sizes: &[u8]| BankConfig::new(param.value.geometry(), sizes);
-        let load = if tlb.data_shared.value {
-            vec![bank(&tlb.data_4k, &[12, 21, 30])]
-        } else {
-            vec![bank(&tlb.data_4k, &[12]), bank(&tlb.data_2m, &[21]), bank(&tlb.data_1g, &[30])]
-        };
-        let fetch = if tlb.fetch_2m.value.entries == 0 {
-            vec![bank(&tlb.fetch_4k, &[12, 21, 30])]
-        } else {
-            vec![bank(&tlb.fetch_4k, &[12]), bank(&tlb.fetch_2m, &[21])]
-        };
-        let sizes: &[u8] = if tlb.second_holds_2m.value { &[12, 21] } else { &[12] };
-        let mut second = vec![bank(&tlb.second, sizes), bank(&tlb.second_1g, &[30])];
-        second.extend(tlb.second_2m.as_ref().map(|param| bank(param, &[21])));
-        let holds_1g = tlb.data_shared.value || tlb.data_1g.value.entries > 0;
-        let largest = if holds_1g { 30 } else { 21 };
-        TlbConfig { fetch, load, second, largest, ..TlbConfig::default() }
-    }
-
-    /// The caches of intermediate entries, for the software MMU.
-    pub fn walker_config(&self) -> WalkerConfig {
-        let WalkCaches { pde, pdpte, pml4e, nested_tlb, second_stage, page_walk, page_walk_nested } =
-            &self.walk_caches;
-        let levels = [pde, pdpte, pml4e].map(|param| param.value.geometry());
-        let cache = WalkCacheConfig::by_level([levels[0], levels[1], levels[2], Geometry::NONE]);
-        let kept = second_stage.as_ref().is_none_or(|kept| kept.value);
-        WalkerConfig {
-            stage1: cache,
-            stage2: if kept { cache } else { WalkCacheConfig::NONE },
-            nested_tlb: BankConfig::new(nested_tlb.value.geometry(), &[12]),
-            page_walk: page_walk.as_ref().map_or(PageWalkConfig::NONE, |param| PageWalkConfig {
-                geometry: param.value.geometry(),
-                nested: page_walk_nested.as_ref().is_none_or(|kept| kept.value),
-            }),
-            ..WalkerConfig::NONE
-        }
     }
 }
 
@@ -530,6 +317,46 @@ mod tests {
     fn an_impossible_array_is_refused() {
         let text = SKYLAKE.replace("entries = 1536, ways = 12", "entries = 1536, ways = 11");
         let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
-        assert!(error.contains("tlb.second"), "{error}");
+        let line = 1 + SKYLAKE.lines().position(|line| line.starts_with("second =")).unwrap();
+        assert!(error.contains(&format!("mine.toml: line {line}: tlb.second:")), "{error}");
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_with_file_line_and_field() {
+        let of =
+            |start: &str| 1 + SKYLAKE.lines().position(|line| line.starts_with(start)).unwrap();
+        for (field, line, from, to) in [
+            ("caches.l2", of("l2 ="), "kib = 1024, ways = 16", "kib = 1024, ways = 0"),
+            (
+                "cycles.exposed",
+                of("exposed ="),
+                "exposed = { value = 0.6",
+                "exposed = { value = nan",
+            ),
+            ("cycles.walkers", of("walkers ="), "walkers = { value = 2", "walkers = { value = 0"),
+            ("value", of("memory ="), "memory = { value = 200", "memory = { value = -1"),
+            (
+                "confidence",
+                of("exit ="),
+                "exit = { value = 1200",
+                "exit = { confidense = 1, value = 1",
+            ),
+        ] {
+            assert!(SKYLAKE.contains(from), "{from}");
+            let error = Processor::parse("mine.toml", &SKYLAKE.replacen(from, to, 1)).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains("mine.toml") && error.contains(&format!("line {line}")),
+                "{error}"
+            );
+            assert!(error.contains(field) || error.contains("confidense"), "{field}: {error}");
+        }
+        // Nothing of a processor is counted one by one.
+        let text = SKYLAKE.replacen("\"measured\"", "\"counted\"", 1).replacen(
+            "confidence = \"documented\"",
+            "confidence = \"counted\"",
+            1,
+        );
+        assert!(Processor::parse("mine.toml", &text).is_err());
     }
 }

@@ -60,8 +60,10 @@ impl Report {
             .find_map(|scheme| self.outcome(scheme).filter(|outcome| !outcome.transcribed))
     }
 
+    /// Shadow paging of the recording's own architecture.
     fn shadow(&self) -> Option<&Outcome> {
-        self.outcome(Scheme::Shadow(Discipline::OutOfSync))
+        let shadow = self.outcome(Scheme::Shadow(Discipline::OutOfSync));
+        shadow.filter(|outcome| !outcome.transcribed)
     }
 }
 
@@ -77,6 +79,7 @@ pub(crate) fn exit_words(name: &str) -> &'static str {
         "dirty" => "faults that set dirty bits",
         "emulation" => "stores that the hypervisor carries out",
         "io" => "device exits",
+        "switch" => "switches between virtual machines",
         _ => "other exits",
     }
 }

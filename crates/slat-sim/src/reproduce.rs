@@ -3,20 +3,17 @@
 //! Every row's parameters are those of the processor presets and of the recordings; the band that a
 //! value is judged by is fixed from the source. No parameter is fitted to any row.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
-use serde_json::{Value, json};
 use slat_trace::recording::{self, Recording};
 
 use crate::compare::{CompareError, Estimate};
 use crate::generated::GeneratedError;
 use crate::preset::PresetError;
-use crate::text::wrapped;
 
 mod checks;
 mod claims;
 mod references;
+mod report;
 mod runs;
 
 use runs::Runs;
@@ -73,6 +70,7 @@ impl Band {
     }
 
     fn text(&self) -> String {
+        use self::report::short;
         match self.high {
             Some(high) if high == self.low => short(high),
             Some(high) => format!("{} to {}", short(self.low), short(high)),
@@ -143,6 +141,14 @@ pub enum ReproduceError {
     /// A workload cannot be generated.
     #[error(transparent)]
     Generated(#[from] GeneratedError),
+    /// There is no such row.
+    #[error("no row `{wanted}`; there are {ids}")]
+    NoRow {
+        /// What was asked for.
+        wanted: String,
+        /// All rows.
+        ids: String,
+    },
 }
 
 /// All rows.
@@ -169,113 +175,51 @@ impl Default for Effort {
     }
 }
 
-/// Computes every row. `progress` is told what is run next.
+/// Makes the rows of one entry of the list.
+type Make = fn(&mut Runs<'_>) -> Result<Vec<Row>, ReproduceError>;
+
+/// All rows' makers with the ids of what they make: claims first, then acceptance checks.
+fn makers() -> impl Iterator<Item = &'static (&'static [&'static str], Make)> {
+    claims::rows().chain(checks::ROWS)
+}
+
+/// The ids of all rows, in order.
+pub fn ids() -> impl Iterator<Item = &'static str> {
+    makers().flat_map(|(ids, _)| ids.iter().copied())
+}
+
+/// Whether a row is meant by `wanted`: its id, or that without its last letter.
+fn is_meant(id: &str, wanted: &str) -> bool {
+    let group = id.trim_end_matches(|last: char| last.is_ascii_lowercase());
+    id.eq_ignore_ascii_case(wanted) || group.eq_ignore_ascii_case(wanted)
+}
+
+/// Computes every row, or those that `only` names if it names any: by their ids, such as `C10` or
+/// `3a`, or by the number alone for all rows of one, such as `3`. `progress` is told what is run next.
 ///
 /// # Errors
-/// Where a recording is there and cannot be used.
+/// Where a recording is there and cannot be used, or there is no such row.
 pub fn reproduce<'a>(
     open: &'a mut Open<'a>,
+    only: &[String],
     effort: Effort,
     progress: &'a mut dyn FnMut(&str),
 ) -> Result<Report, ReproduceError> {
+    if let Some(wanted) = only.iter().find(|wanted| !ids().any(|id| is_meant(id, wanted))) {
+        return Err(ReproduceError::NoRow {
+            wanted: wanted.clone(),
+            ids: ids().collect::<Vec<_>>().join(", "),
+        });
+    }
+    let meant = |id: &str| only.is_empty() || only.iter().any(|wanted| is_meant(id, wanted));
     let mut runs = Runs::new(open, effort, progress);
-    let mut rows = claims::rows(&mut runs)?;
-    rows.extend(checks::rows(&mut runs)?);
-    Ok(Report { rows, effort })
-}
-
-impl Report {
-    /// How many rows came out so.
-    pub fn count(&self, verdict: Verdict) -> usize {
-        self.rows.iter().filter(|row| row.verdict == verdict).count()
-    }
-
-    /// One row a claim, at most 100 columns; with `details` also source, set-up and reading.
-    pub fn text(&self, details: bool) -> String {
-        let mut out = String::new();
-        let _ = writeln!(
-            out,
-            "{:<4}{:<44}{:>13}{:>9}{:>15} verdict",
-            "row", "claim", "published", "ours", "range"
-        );
-        for row in &self.rows {
-            let lines = wrapped(row.claim, 43);
-            let band = row.band.map_or("-".to_owned(), |band| band.text());
-            let value = row.value.map_or("-".to_owned(), |value| short(value.value));
-            let range = row
-                .value
-                .filter(|value| value.low != value.high)
-                .map_or_else(String::new, |value| {
-                    format!("{} to {}", short(value.low), short(value.high))
-                });
-            let _ = writeln!(
-                out,
-                "{:<4}{:<44}{band:>13}{value:>9}{range:>15} {}",
-                row.id,
-                lines[0],
-                row.verdict.words()
-            );
-            for line in &lines[1..] {
-                let _ = writeln!(out, "    {line}");
-            }
-            if details {
-                for (name, text) in [
-                    ("source", row.source),
-                    ("known", row.known),
-                    ("set-up", &row.setup),
-                    ("value", row.quantity),
-                    ("reading", &row.reading),
-                ] {
-                    if text.is_empty() {
-                        continue;
-                    }
-                    for (nth, line) in wrapped(text, 84).iter().enumerate() {
-                        let name = if nth == 0 { name } else { "" };
-                        let _ = writeln!(out, "    {name:<9}{line}");
-                    }
-                }
-                out.push('\n');
-            }
+    let mut rows = Vec::new();
+    for (ids, make) in makers() {
+        if ids.iter().any(|id| meant(id)) {
+            rows.extend(make(&mut runs)?.into_iter().filter(|row| meant(row.id)));
         }
-        let _ = writeln!(
-            out,
-            "{} in range, {} out of range, {} too uncertain, {} not comparable. Why: --details\n\
-             Recordings are run up to {} M accesses, generated guests for {} M.",
-            self.count(Verdict::InRange),
-            self.count(Verdict::OutOfRange),
-            self.count(Verdict::TooUncertain),
-            self.count(Verdict::NotComparable),
-            self.effort.recorded / 1_000_000,
-            self.effort.generated / 1_000_000,
-        );
-        out
     }
-
-    /// The JSON that `docs/json.md` specifies for `slat reproduce`.
-    pub fn json(&self) -> Value {
-        json!({
-            "version": 1,
-            "rows": self.rows,
-            "verdicts": {
-                "in-range": self.count(Verdict::InRange),
-                "out-of-range": self.count(Verdict::OutOfRange),
-                "too-uncertain": self.count(Verdict::TooUncertain),
-                "not-comparable": self.count(Verdict::NotComparable),
-            },
-        })
-    }
-}
-
-/// A number with three or so digits.
-fn short(value: f64) -> String {
-    let magnitude = value.abs();
-    if value.fract() == 0.0 || magnitude >= 100.0 {
-        format!("{value:.0}")
-    } else if magnitude >= 10.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.2}")
-    }
+    Ok(Report { rows, effort })
 }
 
 #[cfg(test)]

@@ -1,24 +1,76 @@
-//! An x86 guest's tables in another architecture's words.
+//! A guest's tables in another architecture's words.
 //!
-//! x86-64 with four levels, AArch64 with the 4K granule and 48 bits, and RISC-V Sv48 cut an address
-//! alike: four levels of 512 entries. So each table page stays where it is, and each entry is written
-//! anew in the other format. Root loads and invalidations become those that the other architecture
-//! would need for the same effect. Accessed and dirty flags are taken as set: the recording does not
-//! say what another kernel would do about them.
+//! x86-64, AArch64 with the 4K granule and 48 bits, and RISC-V cut an address alike: levels of 512
+//! entries. So each table page stays where it is, and each entry is written anew in the other format.
+//! Root loads and invalidations become those that the other architecture would need for the same
+//! effect. Accessed and dirty flags are taken as set: the recording does not say what another kernel
+//! would do about them.
+//!
+//! This file holds what is transcribed from x86; [`from_arm`] the way back, and [`huge`] the same
+//! architecture with larger pages.
 
-use slat::format::riscv::bits as riscv;
-use slat::format::x86::bits as x86;
-use slat_trace::{At, Control, Event, Invalidation, Root};
+mod entries;
+mod from_arm;
+mod huge;
 
-use crate::compare::Scheme;
+use std::ops::Range;
 
-/// The architecture that a guest is transcribed into.
+use slat::format::x86::bits;
+use slat_trace::{Arch, At, Control, Event, Invalidation, Root};
+
+use self::from_arm::FromArm;
+use self::huge::Huge;
+
+/// What a guest is rewritten into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum Target {
+    /// x86-64, with five levels for the two halves of an AArch64 address space.
+    X86,
     /// AArch64, both halves of the address space.
     Aarch64,
-    /// RISC-V Sv48.
+    /// RISC-V, Sv48 or Sv57.
     RiscV,
+    /// The same architecture, with large pages where the guest fills them.
+    HugePages,
+}
+
+/// Rewrites a recording's events.
+pub trait Rewrites: Send + Sync {
+    /// Takes a batch's events.
+    fn take(&mut self, events: &[At]);
+    /// What the last batch's became.
+    fn events(&self) -> &[At];
+    /// Why what ran on them is worth nothing.
+    fn fails(&self) -> Option<&'static str>;
+    /// Guest-physical memory behind the guest's that its tables use as well.
+    fn memory(&self) -> Range<u64> {
+        0..0
+    }
+}
+
+/// What rewrites a guest of an architecture with so many cores, whose memory is `memory`; `None`
+/// where the target is not for it.
+pub fn rewriter(
+    arch: Arch,
+    target: Target,
+    cores: u8,
+    memory: &Range<u64>,
+) -> Option<Box<dyn Rewrites>> {
+    Some(match (arch, target) {
+        (Arch::X86_64, Target::HugePages) => Box::new(Huge::new(own_memory(memory))),
+        (Arch::X86_64, Target::Aarch64 | Target::RiscV) => Box::new(Transcribed::new(target)),
+        (Arch::Aarch64, Target::X86 | Target::RiscV) => {
+            Box::new(FromArm::new(target, cores, own_memory(memory)))
+        }
+        _ => return None,
+    })
+}
+
+/// Guest-physical memory that a rewriter may use, behind the guest's.
+fn own_memory(memory: &Range<u64>) -> Range<u64> {
+    let start = memory.end.next_multiple_of(1 << 21);
+    // As much again as the guest has, so that large pages find room.
+    start..start + (memory.end - memory.start).max(1 << 21)
 }
 
 /// TCR_EL1 with 48 bits in both halves and 4K granules, 48 bits of output (Arm ARM D24.2.182).
@@ -35,12 +87,15 @@ const VAAE1: u16 = 8 << 7 | 7 << 3 | 3;
 /// Where an x86 entry has its address (Intel SDM 3A 4.5).
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
+/// CR4.LA57: five levels (Intel SDM 3A 2.5).
+const LA57: u64 = 1 << 12;
+
 /// No level is known of a page.
 const UNKNOWN: u8 = u8::MAX;
 
-/// A recording's events in another architecture.
+/// An x86 recording's events in another architecture.
 #[derive(Clone, Debug)]
-pub struct Transcribed {
+struct Transcribed {
     target: Target,
     /// Level of each table page, by frame.
     levels: Vec<u8>,
@@ -52,8 +107,7 @@ pub struct Transcribed {
 }
 
 impl Transcribed {
-    /// Nothing yet.
-    pub fn new(target: Target) -> Transcribed {
+    fn new(target: Target) -> Transcribed {
         Transcribed {
             target,
             levels: Vec::new(),
@@ -63,53 +117,17 @@ impl Transcribed {
         }
     }
 
-    /// What a guest is transcribed into for a scheme.
-    pub fn target(scheme: Scheme) -> Option<Target> {
-        match scheme {
-            Scheme::Arm(_) => Some(Target::Aarch64),
-            Scheme::RiscV(_) => Some(Target::RiscV),
-            _ => None,
-        }
-    }
-
-    /// Whether it is into this one.
-    pub fn is_for(&self, target: Target) -> bool {
-        self.target == target
-    }
-
-    /// The events of the last batch that was taken.
-    pub fn events(&self) -> &[At] {
-        &self.events
-    }
-
-    /// What has to be known of it.
-    pub fn note(&self) -> Option<String> {
-        self.too_deep.then(|| {
-            format!(
-                "The guest has tables of five levels, which are not transcribed: ignore {}.",
-                match self.target {
-                    Target::Aarch64 => "stage2",
-                    Target::RiscV => "g-stage",
-                }
-            )
-        })
-    }
-
-    /// Transcribes a batch's events.
-    pub fn take(&mut self, events: &[At]) {
-        self.events.clear();
-        for at in events {
-            self.one(at);
-        }
-    }
-
     fn push(&mut self, at: &At, event: Event) {
         self.events.push(At { event, ..*at });
     }
 
     fn one(&mut self, at: &At) {
         match at.event {
-            Event::Control { .. } => {
+            Event::Control { register, value } => {
+                // Sv57 where the guest has five levels.
+                if self.target == Target::RiscV && register == Control::Cr4 {
+                    self.push(at, Event::Control { register, value: value & LA57 });
+                }
                 if !self.begun && self.target == Target::Aarch64 {
                     for (register, value) in
                         [(Control::Mair, MAIR), (Control::Tcr, TCR), (Control::Sctlr, SCTLR)]
@@ -121,7 +139,7 @@ impl Transcribed {
             }
             Event::Root { value, .. } => self.root(at, value & ADDRESS),
             Event::TablePage { gpa, level, .. } => {
-                self.too_deep |= level > 3;
+                self.too_deep |= level > 3 && self.target == Target::Aarch64;
                 let frame = (gpa >> 12) as usize;
                 if self.levels.len() <= frame {
                     // As much as the machines keep; they refuse what is beyond.
@@ -145,7 +163,7 @@ impl Transcribed {
                     Target::Aarch64 => {
                         Invalidation::Tlbi { operation: VAAE1, operand: va >> 12 & ((1 << 44) - 1) }
                     }
-                    Target::RiscV => Invalidation::Invlpg { va },
+                    _ => Invalidation::Invlpg { va },
                 };
                 self.push(at, Event::Invalidate(invalidation));
             }
@@ -163,72 +181,39 @@ impl Transcribed {
                 let drop = Invalidation::Tlbi { operation: ASIDE1, operand: 0 };
                 self.push(at, Event::Invalidate(drop));
             }
-            Target::RiscV => self.push(at, Event::Root { root: Root::Cr3, value: table }),
+            _ => self.push(at, Event::Root { root: Root::Cr3, value: table }),
         }
     }
 
     fn entry(&self, gpa: u64, entry: u64) -> u64 {
         let level = self.levels.get((gpa >> 12) as usize).copied().unwrap_or(UNKNOWN);
-        if entry & x86::P == 0 || level > 3 {
+        if entry & bits::P == 0 || level > 4 {
             return 0;
         }
-        let leaf = level == 0 || entry & x86::PS != 0 && level < 3;
+        let leaf = level == 0 || entry & bits::PS != 0 && level < 3;
         let shift = if leaf { 12 + 9 * u32::from(level) } else { 12 };
         // A large leaf has PAT where the address would go on.
         let address = entry & ADDRESS & (!0 << shift);
         match self.target {
-            Target::Aarch64 => arm64(entry, address, leaf, level),
-            Target::RiscV => sv48(entry, address, leaf),
+            Target::Aarch64 => entries::arm64(entry, address, leaf, level),
+            _ => entries::riscv(entry, address, leaf),
         }
     }
 }
 
-/// An AArch64 stage-1 descriptor (Arm ARM D8.3.1, D8.3.2).
-fn arm64(entry: u64, address: u64, leaf: bool, level: u8) -> u64 {
-    if !leaf {
-        return address | 0b11;
+impl Rewrites for Transcribed {
+    fn take(&mut self, events: &[At]) {
+        self.events.clear();
+        for at in events {
+            self.one(at);
+        }
     }
-    let user = entry & x86::US != 0;
-    let set = |bit: u32, on: bool| u64::from(on) << bit;
-    address
-        | if level == 0 { 0b11 } else { 0b01 }
-        | set(6, user)
-        | set(7, entry & x86::RW == 0)
-        | 0b11 << 8
-        | set(10, true)
-        | set(11, entry & x86::G == 0)
-        | set(53, user || entry & x86::XD != 0)
-        | set(54, !user || entry & x86::XD != 0)
-}
 
-/// A RISC-V PTE (privileged ISA, 12.4).
-fn sv48(entry: u64, address: u64, leaf: bool) -> u64 {
-    let pointer = address >> 2 | riscv::V;
-    if !leaf {
-        return pointer;
+    fn events(&self) -> &[At] {
+        &self.events
     }
-    let set = |bit: u64, on: bool| if on { bit } else { 0 };
-    pointer
-        | riscv::R
-        | riscv::A
-        | set(riscv::W | riscv::D, entry & x86::RW != 0)
-        | set(riscv::X, entry & x86::XD == 0)
-        | set(riscv::U, entry & x86::US != 0)
-        | set(riscv::G, entry & x86::G != 0)
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entries_keep_place_and_rights() {
-        // A user page, read-only, not executable; a kernel page of 2 MiB, global, writable.
-        let user = 0x1234_5000 | x86::P | x86::US | x86::A | x86::XD;
-        let kernel = 0x4020_0000 | x86::P | x86::RW | x86::PS | x86::G;
-        assert_eq!(arm64(user, 0x1234_5000, true, 0), 0x1234_5000 | 0x60_0000_0000_0fc3);
-        assert_eq!(arm64(kernel, 0x4020_0000, true, 1), 0x4020_0000 | 0x40_0000_0000_0701);
-        assert_eq!(sv48(user, 0x1234_5000, true), 0x1234_5000 >> 2 | 0b0101_0011);
-        assert_eq!(sv48(kernel, 0x4020_0000, true), 0x4020_0000 >> 2 | 0b1110_1111);
+    fn fails(&self) -> Option<&'static str> {
+        self.too_deep.then_some("AArch64 has at most 52 bits of address, and the guest uses 57")
     }
 }

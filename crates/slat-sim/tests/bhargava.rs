@@ -1,35 +1,18 @@
 //! The three walk caches of Bhargava et al. (ASPLOS 2008), and large host pages, on every bundled
-//! recording and on three generated servers, which were chosen before any was run: each step shortens the time that walks take. Where it does not, the stream is listed here.
+//! recording and on three generated servers, which were chosen before
+//! any was run: each step shortens the time that walks take.
 
 use std::path::Path;
 
+use slat_mmu::walker::Design;
 use slat_sim::compare::{Options, Outcome, Scheme, compare};
 use slat_sim::generated::Generated;
-use slat_sim::preset::{Confidence, Entries, Param, Processor};
+use slat_sim::preset::Processor;
 use slat_trace::recording::{self, Recording};
 use slat_trace::{Arch, Source};
 
 /// Accesses of each stream.
 const ACCESSES: u64 = 1_000_000;
-
-fn param<T>(value: T) -> Param<T> {
-    let source = "a design of Bhargava et al., ASPLOS 2008".to_owned();
-    Param { value, source, confidence: Confidence::Assumed }
-}
-
-fn entries(entries: u32) -> Param<Entries> {
-    param(Entries { entries, ways: entries.max(1) })
-}
-
-/// Barcelona with 24 entries of page walk cache, for the nested dimension too or not, and a nested TLB.
-fn design(nested: bool, nested_tlb: u32) -> Processor {
-    let mut processor = Processor::bundled("barcelona").unwrap();
-    let caches = &mut processor.walk_caches;
-    (caches.pde, caches.pdpte, caches.pml4e) = (entries(0), entries(0), entries(0));
-    (caches.page_walk, caches.page_walk_nested) = (Some(entries(24)), Some(param(nested)));
-    caches.nested_tlb = entries(nested_tlb);
-    processor
-}
 
 /// The generated servers.
 const GENERATED: [&str; 3] = ["gen:oltp", "gen:jbb", "gen:terminal"];
@@ -76,6 +59,8 @@ fn each_step_shortens_walks_on_every_stream() {
     names.sort();
     names.extend(GENERATED.map(str::to_owned));
     assert!(names.len() >= 12);
+    let barcelona = Processor::bundled("barcelona").unwrap();
+    let design = |design| barcelona.with_design(design);
     let mut failing = Vec::new();
     println!(
         "{:<22}{:>9}{:>9}{:>9}   walks' time, each step; gain in all",
@@ -83,10 +68,10 @@ fn each_step_shortens_walks_on_every_stream() {
     );
     for name in &names {
         let steps = [
-            outcome(&folder, name, &design(false, 0), false),
-            outcome(&folder, name, &design(true, 0), false),
-            outcome(&folder, name, &design(true, 16), false),
-            outcome(&folder, name, &design(true, 16), true),
+            outcome(&folder, name, &design(Design::OneD), false),
+            outcome(&folder, name, &design(Design::TwoD), false),
+            outcome(&folder, name, &design(Design::TwoDNestedTlb), false),
+            outcome(&folder, name, &design(Design::TwoDNestedTlb), true),
         ];
         let of = |time: &dyn Fn(&Outcome) -> f64| -> Vec<f64> {
             steps.windows(2).map(|pair| time(&pair[0]) / time(&pair[1]) - 1.0).collect()

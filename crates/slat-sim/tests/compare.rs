@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 
 use slat_mmu::shadow::Discipline;
-use slat_sim::compare::{Options, Outcome, Scheme, compare};
+use slat_sim::compare::{Options, Outcome, Scheme, WhatIf, compare};
 use slat_sim::machine::Cause;
 use slat_sim::preset::Processor;
 use slat_trace::recording::{self, Recording};
@@ -288,6 +288,60 @@ fn a_table_written_as_a_whole_loses_its_shadow() {
     assert_eq!(shadow.counts().unexplained, 0);
 }
 
+#[test]
+fn a_warm_up_is_exactly_as_long_as_asked() {
+    let mut guest = Guest::new(4);
+    for page in 0..40u64 {
+        guest.map(0x40_0000 + page * 4096, DATA + page * 4096, 12);
+    }
+    // Forty pages once, and the last of them again and again.
+    let accesses = || (0..100u64).map(|nth| load(0x40_0000 + nth.min(39) * 4096));
+    let counted = |warm_up| {
+        let options = Options { warm_up, ..Options::default() };
+        let outcomes = run(guest.run(accesses()), &processor(64, 4), &options);
+        let counts = of(&outcomes, Scheme::Ept(21)).counts();
+        (counts.accesses, counts.walks, counts.instructions)
+    };
+    assert_eq!(counted(0), (100, 40, 100));
+    assert_eq!(counted(1), (99, 39, 99));
+    assert_eq!(counted(39), (61, 1, 61));
+    assert_eq!(counted(40), (60, 0, 60));
+    assert_eq!(counted(99), (1, 0, 1));
+    for warm_up in [100, 101, u64::MAX] {
+        let machine =
+            Machine { arch: Arch::X86_64, vcpus: 1, tables: true, memory: Some(0..1 << 30) };
+        let mut made = Made { machine, batch: Some(guest.run(accesses())) };
+        let options = Options { warm_up, ..Options::default() };
+        let error = compare(&mut made, &processor(64, 4), &options, |_| true).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&warm_up.to_string()) && text.contains("100"), "{text}");
+    }
+}
+
+#[test]
+fn entries_read_are_those_of_the_grid_but_for_a_page_walk_cache() {
+    let mut guest = Guest::new(4);
+    for page in 0..64u64 {
+        guest.map(0x40_0000 + page * 4096, DATA + page * 4096, 12);
+    }
+    let accesses = || (0..64u64).map(|page| load(0x40_0000 + page * 4096));
+    for name in ["skylake-sp", "zen-4"] {
+        let processor = Processor::bundled(name).expect("it is bundled");
+        for outcome in run(guest.run(accesses()), &processor, &Options::default()) {
+            assert_eq!(outcome.reads(), references(&outcome), "{name} {:?}", outcome.scheme);
+        }
+    }
+    // One cold walk reads 24; then a page walk cache that holds all tables leaves the leaves: one of
+    // the guest's, and those of the nested tables for four tables and the page.
+    let barcelona = Processor::bundled("barcelona").expect("it is bundled");
+    let processor = barcelona.with_design(slat_mmu::walker::Design::TwoD);
+    let outcomes = run(guest.run(accesses()), &processor, &Options::default());
+    let nested = of(&outcomes, Scheme::Npt(12));
+    assert_eq!(references(nested), 64 * 24);
+    assert!(nested.reads() < 64 * 7, "{}", nested.reads());
+    assert!(nested.reads() >= 64 * 6, "{}", nested.reads());
+}
+
 fn recorded(name: &str, threads: usize) -> Vec<Outcome> {
     let path = format!("{}/../../recordings/{name}.slat", env!("CARGO_MANIFEST_DIR"));
     let recording = Recording::open(&path).expect("it is bundled");
@@ -312,6 +366,81 @@ fn every_access_of_a_real_guest_translates() {
             assert_eq!(outcome.counts().unexplained, 0, "{name} {:?}", outcome.scheme);
         }
     }
+}
+
+/// A recording under the schemes of every architecture.
+fn transcribed(name: &str) -> Vec<Outcome> {
+    let path = format!("{}/../../recordings/{name}.slat", env!("CARGO_MANIFEST_DIR"));
+    let recording = Recording::open(&path).expect("it is bundled");
+    let mut reader = recording.reader(&recording::Options::default()).expect("it is readable");
+    let processor = Processor::bundled("skylake-sp").expect("it is bundled");
+    let options =
+        Options { host_pages: vec![21], transcribed: true, what_ifs: true, ..Options::default() };
+    compare(&mut reader, &processor, &options, |done| done < 2_500_000).expect("it runs")
+}
+
+#[test]
+fn every_access_translates_in_another_architectures_tables_too() {
+    let shadows = [Discipline::TrapAll, Discipline::OutOfSync].map(Scheme::Shadow);
+    let others = [
+        (
+            "fork-aarch64",
+            vec![shadows[0], shadows[1], Scheme::Ept(21), Scheme::Npt(21), Scheme::RiscV(21)],
+        ),
+        ("clear-refs", vec![Scheme::Arm(21), Scheme::RiscV(21)]),
+        ("chase-2m", vec![Scheme::Arm(21), Scheme::RiscV(21)]),
+        // Arm has no five levels of nine bits; RISC-V has.
+        ("fork-5-level", vec![Scheme::RiscV(21)]),
+    ];
+    for (name, expected) in others {
+        let outcomes = transcribed(name);
+        let made: Vec<Scheme> =
+            outcomes.iter().filter(|one| one.transcribed).map(|one| one.scheme).collect();
+        assert_eq!(made, expected, "{name}");
+        let native = of(&outcomes, Scheme::Native).counts();
+        for outcome in &outcomes {
+            let counts = outcome.counts();
+            assert_eq!(counts.unexplained, 0, "{name} {:?} {:?}", outcome.scheme, outcome.what_if);
+            assert_eq!((counts.accesses, counts.lookups), (native.accesses, native.lookups));
+            // The same pages and rights: about as many misses where no shadow is between.
+            if outcome.transcribed && !matches!(outcome.scheme, Scheme::Shadow(_)) {
+                let ratio = counts.walks as f64 / native.walks as f64;
+                assert!((0.8..1.25).contains(&ratio), "{name} {:?}: {ratio}", outcome.scheme);
+            }
+        }
+    }
+}
+
+#[test]
+fn five_levels_are_walked_under_every_scheme() {
+    let outcomes = transcribed("fork-5-level");
+    for scheme in [
+        Scheme::Native,
+        Scheme::Shadow(Discipline::TrapAll),
+        Scheme::Shadow(Discipline::OutOfSync),
+        Scheme::Ept(21),
+        Scheme::Npt(21),
+        Scheme::RiscV(21),
+    ] {
+        let counts = of(&outcomes, scheme).counts();
+        assert_eq!(counts.unexplained, 0, "{scheme:?}");
+        // The fifth level is read by cold walks.
+        assert!(counts.grid[4].iter().sum::<u64>() > 0, "{scheme:?}");
+    }
+}
+
+#[test]
+fn large_pages_of_the_guest_are_tried_where_it_fills_them() {
+    let huge = |name: &str| {
+        let outcomes = transcribed(name);
+        let huge = outcomes.iter().find(|outcome| outcome.what_if == Some(WhatIf::HugePages));
+        let time = |outcome: &Outcome| outcome.time.expect("counted").value;
+        huge.map(|huge| (time(huge), time(of(&outcomes, Scheme::Ept(21)))))
+    };
+    // The chase touches all of its memory, by small pages or by large ones already.
+    let (with, without) = huge("chase-4k").expect("it fills 2 MiB");
+    assert!(with < 0.9 * without, "{with} {without}");
+    assert_eq!(huge("chase-2m"), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use slat_sim::reproduce::{Effort, Report, Row, Verdict, reproduce};
+use slat_sim::reproduce::{Effort, Report, ReproduceError, Row, Verdict, ids, reproduce};
 use slat_trace::recording::{Error, Recording};
 
 /// Short ones: the test runs unoptimized.
@@ -14,7 +14,7 @@ fn recordings() -> std::path::PathBuf {
 }
 
 /// The rows where no other recordings are there.
-fn report() -> Report {
+fn report(only: &[&str]) -> Result<Report, ReproduceError> {
     let mut open = |name: &str| -> Result<Option<Recording>, Error> {
         if !USED.contains(&name) {
             return Ok(None);
@@ -22,7 +22,8 @@ fn report() -> Report {
         Recording::open(recordings().join(format!("{name}.slat"))).map(Some)
     };
     let effort = Effort { recorded: 1_000_000, generated: 150_000 };
-    reproduce(&mut open, effort, &mut |_| {}).unwrap()
+    let only: Vec<String> = only.iter().map(|&id| id.to_owned()).collect();
+    reproduce(&mut open, &only, effort, &mut |_| {})
 }
 
 fn row<'a>(report: &'a Report, id: &str) -> &'a Row {
@@ -31,12 +32,12 @@ fn row<'a>(report: &'a Report, id: &str) -> &'a Row {
 
 #[test]
 fn exact_rows_and_orders_hold_and_the_table_fits() {
-    let report = report();
-    for id in ["1", "2", "11", "C15"] {
+    let report = report(&[]).unwrap();
+    for id in ["1", "2", "11", "C14a", "C15"] {
         assert_eq!(row(&report, id).verdict, Verdict::InRange, "{id}");
     }
     // Levels double, references do not.
-    assert_eq!(row(&report, "C14").value.unwrap().value, 6.0);
+    assert_eq!(row(&report, "C14b").value.unwrap().value, 6.0);
     // Small pages: nested slower than shadow; large pages: the gap closes.
     let small = row(&report, "10a").value.unwrap().value;
     let large = row(&report, "10b").value.unwrap().value;
@@ -47,6 +48,7 @@ fn exact_rows_and_orders_hold_and_the_table_fits() {
         assert!(row(&report, id).value.is_some(), "{id}");
         assert_ne!(row(&report, id).verdict, Verdict::NotComparable, "{id}");
     }
+    assert!(report.rows.iter().map(|row| row.id).eq(ids()), "each row has its place in the list");
     // Every row says what it is.
     for row in &report.rows {
         assert!(!row.claim.is_empty() && !row.source.is_empty() && !row.known.is_empty());
@@ -60,4 +62,16 @@ fn exact_rows_and_orders_hold_and_the_table_fits() {
     }
     let json = report.json();
     assert_eq!(json["rows"].as_array().unwrap().len(), report.rows.len());
+}
+
+#[test]
+fn rows_are_chosen_by_id_or_by_number() {
+    let chosen = |only: &[&str]| -> Vec<&str> {
+        report(only).unwrap().rows.iter().map(|row| row.id).collect()
+    };
+    assert_eq!(chosen(&["11", "c12"]), ["C12", "11"]);
+    assert_eq!(chosen(&["C14"]), ["C14a", "C14b"]);
+    assert_eq!(chosen(&["C14b"]), ["C14b"]);
+    let error = report(&["1", "C99"]).unwrap_err().to_string();
+    assert!(error.contains("`C99`") && error.contains("C1, C2") && error.contains("12"), "{error}");
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use slat_sim::compare::{Compared, Timeline, compare_with, share};
+use slat_sim::compare::{CompareError, Compared, Timeline, compare_with, share};
 use slat_sim::report::{Report, TERMS, explained};
 
 use self::options::{HostPage, SchemeName, Setting};
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 8_000_000)]
     accesses: u64,
 
-    /// Accesses that are run before counting begins, so that what starts up is left out
+    /// Accesses that are run before counting begins, exactly so many: what starts up is left out
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "share")]
     warm_up: u64,
 
@@ -82,8 +82,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pcid: bool,
 
-    /// The workloads are virtual machines on the same cores: each runs so many accesses, then the
-    /// next, over shared TLBs and caches; their own tags keep them apart
+    /// The workloads are virtual machines on the same cores: each runs so many accesses, then exits for
+    /// the next, over shared TLBs and caches; their own tags keep them apart
     #[arg(long, value_name = "ACCESSES")]
     share: Option<std::num::NonZeroUsize>,
 
@@ -120,7 +120,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "csv")]
     json: bool,
 
-    /// Comma-separated values
+    /// Comma-separated values, a line a workload and scheme (docs/json.md)
     #[arg(long)]
     csv: bool,
 }
@@ -147,6 +147,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
         .context("cannot watch for an interrupt")?;
     let goes_on = || !interrupted.load(Ordering::Relaxed);
+    if args.csv {
+        super::print(Report::CSV_HEADER)?;
+    }
     if let Some(slice) = args.share {
         together(&args, workloads, slice.get(), &setting, &goes_on)?;
     } else {
@@ -176,9 +179,12 @@ fn alone(
             bar.set_position(done);
             goes_on()
         },
-    )
-    .with_context(|| workload.name.clone())?;
+    );
     bar.finish_and_clear();
+    if let Err(CompareError::Stopped) = compared {
+        return Ok(());
+    }
+    let compared = compared.with_context(|| workload.name.clone())?;
     print(args, &report(&workload, compared, setting))
 }
 

@@ -15,7 +15,7 @@ use slat_trace::recording::{Error, Recording};
                   Red Hat 2007, Microsoft 2009, and papers whose numbers are public), and put each \
                   claim beside our value, its range, and a verdict. Parameters are those of the \
                   processor presets: none is fitted to a claim.",
-    after_help = "Examples:\n  slat reproduce\n  slat reproduce --details\n  \
+    after_help = "Examples:\n  slat reproduce\n  slat reproduce --row C10,3 --details\n  \
                   slat reproduce --recordings ~/slat/recordings --json\n\n\
                   Exit code: 0 completed, 1 with --strict where a row is out of range, \
                   2 unusable input."
@@ -25,6 +25,10 @@ pub(crate) struct Args {
     /// that is not there say so
     #[arg(long, value_name = "DIR", default_value = "recordings")]
     recordings: PathBuf,
+
+    /// Only these rows, such as C10 or 3a; a number without its letter is all rows of it (3: 3a, 3b, 3c)
+    #[arg(long, value_name = "ROW", value_delimiter = ',')]
+    row: Vec<String>,
 
     /// Also print each row's source, set-up and reading
     #[arg(long, conflicts_with = "json")]
@@ -57,7 +61,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         if path.exists() { Recording::open(path).map(Some) } else { Ok(None) }
     };
     let mut progress = |what: &str| bar.set_message(what.to_owned());
-    let report = reproduce(&mut open, Effort::default(), &mut progress)?;
+    let report = reproduce(&mut open, &args.row, Effort::default(), &mut progress)?;
     bar.finish_and_clear();
     let text = if args.json {
         format!("{}\n", serde_json::to_string(&report.json())?)

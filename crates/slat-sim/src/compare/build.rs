@@ -28,6 +28,8 @@ pub(super) trait Runs: Send {
     fn walks(&self) -> u64;
     fn memory(&self) -> &Physical;
     fn most_shadow_tables(&self) -> usize;
+    /// Another virtual machine's turn.
+    fn switch_out(&mut self);
     /// Its TLBs and caches, for another virtual machine on the same cores.
     fn shared(&mut self) -> Shared<'_>;
 }
@@ -61,6 +63,10 @@ where
         Machine::most_shadow_tables(self)
     }
 
+    fn switch_out(&mut self) {
+        Machine::switch_out(self);
+    }
+
     fn shared(&mut self) -> Shared<'_> {
         Machine::shared(self)
     }
@@ -82,7 +88,8 @@ impl Setting<'_> {
         match scheme {
             Scheme::Arm(_) => self.make::<Aarch64>(scheme),
             Scheme::RiscV(_) => self.make::<RiscV>(scheme),
-            _ => match self.arch {
+            Scheme::Shadow(_) | Scheme::Ept(_) | Scheme::Npt(_) => self.make::<X86>(scheme),
+            Scheme::Native => match self.arch {
                 Arch::X86_64 => self.make::<X86>(scheme),
                 Arch::Aarch64 => self.make::<Aarch64>(scheme),
             },

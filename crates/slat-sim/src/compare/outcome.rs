@@ -118,14 +118,19 @@ impl Outcome {
         })
     }
 
-    /// Table entries read.
+    /// Table entries that walks used: read, or held by a page walk cache.
     pub fn references(&self) -> u64 {
         self.counts().grid.iter().flatten().sum()
     }
 
+    /// Table entries read, from the data caches or from memory.
+    pub fn reads(&self) -> u64 {
+        self.events.guest_reads.iter().chain(&self.events.host_reads).sum()
+    }
+
     /// Table entries read a walk.
     pub fn references_per_walk(&self) -> f64 {
-        self.references() as f64 / self.counts().walks.max(1) as f64
+        self.reads() as f64 / self.counts().walks.max(1) as f64
     }
 
     /// All exits.

@@ -3,6 +3,8 @@
 use slat_mmu::shadow::Discipline;
 use slat_trace::Arch;
 
+use crate::transcribe::Target;
+
 /// A way to give a guest its memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Scheme {
@@ -45,14 +47,16 @@ impl Scheme {
         }
     }
 
-    /// Whether a guest of this architecture must be transcribed into another one's stage-1 tables to
-    /// run under the scheme.
-    pub fn transcribes(self, arch: Arch) -> bool {
-        match self {
-            Scheme::Native => false,
-            Scheme::Shadow(_) | Scheme::Ept(_) | Scheme::Npt(_) => arch != Arch::X86_64,
-            Scheme::Arm(_) => arch != Arch::Aarch64,
-            Scheme::RiscV(_) => true,
+    /// What a guest of this architecture must be rewritten into to run under the scheme; `None` where
+    /// it runs as it is.
+    pub fn target(self, arch: Arch) -> Option<Target> {
+        match (self, arch) {
+            (Scheme::Native, _) => None,
+            (Scheme::Shadow(_) | Scheme::Ept(_) | Scheme::Npt(_), Arch::X86_64) => None,
+            (Scheme::Shadow(_) | Scheme::Ept(_) | Scheme::Npt(_), _) => Some(Target::X86),
+            (Scheme::Arm(_), Arch::Aarch64) => None,
+            (Scheme::Arm(_), _) => Some(Target::Aarch64),
+            (Scheme::RiscV(_), _) => Some(Target::RiscV),
         }
     }
 
@@ -60,19 +64,26 @@ impl Scheme {
     /// with `transcribed` also those of others that the recording can be transcribed for, over 2 MiB
     /// pages or else the largest of the sizes.
     pub fn all(arch: Arch, sizes: &[u8], transcribed: bool) -> Vec<Scheme> {
+        let shadow = [Scheme::Shadow(Discipline::TrapAll), Scheme::Shadow(Discipline::OutOfSync)];
+        let one = if sizes.contains(&21) { Some(21) } else { sizes.iter().max().copied() };
+        let one = one.filter(|_| transcribed);
         let mut schemes = vec![Scheme::Native];
         match arch {
             Arch::X86_64 => {
-                schemes.push(Scheme::Shadow(Discipline::TrapAll));
-                schemes.push(Scheme::Shadow(Discipline::OutOfSync));
+                schemes.extend(shadow);
                 schemes.extend(sizes.iter().map(|&shift| Scheme::Ept(shift)));
                 schemes.extend(sizes.iter().map(|&shift| Scheme::Npt(shift)));
-                let one = if sizes.contains(&21) { Some(21) } else { sizes.iter().max().copied() };
-                if let Some(shift) = one.filter(|_| transcribed) {
-                    schemes.extend([Scheme::Arm(shift), Scheme::RiscV(shift)]);
+                schemes.extend(
+                    one.into_iter().flat_map(|shift| [Scheme::Arm(shift), Scheme::RiscV(shift)]),
+                );
+            }
+            Arch::Aarch64 => {
+                schemes.extend(sizes.iter().map(|&shift| Scheme::Arm(shift)));
+                if let Some(shift) = one {
+                    schemes.extend(shadow);
+                    schemes.extend([Scheme::Ept(shift), Scheme::Npt(shift), Scheme::RiscV(shift)]);
                 }
             }
-            Arch::Aarch64 => schemes.extend(sizes.iter().map(|&shift| Scheme::Arm(shift))),
         }
         schemes
     }

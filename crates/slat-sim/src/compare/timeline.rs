@@ -21,6 +21,13 @@ impl Timeline {
         Timeline { from, ..Timeline::default() }
     }
 
+    /// Only these schemes, in this order, are left.
+    pub(super) fn keep(&mut self, schemes: &[usize]) {
+        for (_, walks) in &mut self.points {
+            *walks = schemes.iter().filter_map(|&nth| walks.get(nth).copied()).collect();
+        }
+    }
+
     /// One more point; when there are too many, each second one goes.
     pub(super) fn add(&mut self, accesses: u64, walks: impl Iterator<Item = u64>) {
         self.every = self.every.max(1);

@@ -35,7 +35,7 @@ pub struct Counts {
 }
 
 /// How many causes of exits there are.
-pub const CAUSES: usize = 9;
+pub const CAUSES: usize = 10;
 
 /// Why a guest exits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +58,8 @@ pub enum Cause {
     Emulation,
     /// An access to a device, under any hypervisor.
     Io,
+    /// Another virtual machine's turn on the core.
+    Switch,
 }
 
 impl Cause {
@@ -72,6 +74,7 @@ impl Cause {
         Cause::Dirty,
         Cause::Emulation,
         Cause::Io,
+        Cause::Switch,
     ];
 
     /// The name in JSON.
@@ -86,6 +89,7 @@ impl Cause {
             Cause::Dirty => "dirty",
             Cause::Emulation => "emulation",
             Cause::Io => "io",
+            Cause::Switch => "switch",
         }
     }
 }

@@ -101,9 +101,16 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         if !core.registers.apply(&at.event) {
             return;
         }
+        let mut keeps = false;
+        if let Event::Root { root: Root::Cr3, value } = at.event
+            && G::has_pcids(&core.registers)
+        {
+            // Bit 63 is not kept: with it, a load drops nothing (Intel SDM 3A 4.10.4.1).
+            keeps = value >> 63 == 1;
+            core.registers.roots[Root::Cr3 as usize] &= !(1 << 63);
+        }
         core.stage1 = G::stage(&core.registers);
         let mut address_space = G::address_space(&core.registers);
-        let mut keeps = false;
         if let (Some(pcids), Event::Root { root: Root::Cr3, value }) = (&mut self.pcids, at.event) {
             let loaded = pcids.load(value);
             address_space = loaded.number;
@@ -116,16 +123,15 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             // MOV to CR3 without PCIDs drops all but global entries (Intel SDM 3A 5.10.4.1).
             Event::Root { root: Root::Cr3, value } => {
                 let own = core.space.own.number();
-                if keeps {
-                    // The PCID's translations are still true.
-                } else if self.shadow.is_none() {
-                    core.tlb.retain(|held| held.tag != own);
-                    core.caches.retain_stage1(|tag| tag != own);
-                } else {
+                if self.shadow.is_some() {
                     core.tlb.retain(|_| false);
                     core.caches.retain_stage1(|_| false);
                     let first = before.roots[Root::Cr3 as usize] == 0;
                     self.shadow_cr3(value, first);
+                } else if !keeps {
+                    // With `keeps` the PCID's translations are still true.
+                    core.tlb.retain(|held| held.tag != own);
+                    core.caches.retain_stage1(|tag| tag != own);
                 }
             }
             // Changes of CR4.PGE and the like drop everything of the vCPU.
@@ -171,14 +177,39 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                     }
                 }
             }
-            // Its kinds differ in what they keep; without PCIDs all of this vCPU's goes.
-            Invalidation::Invpcid { .. } => {
-                self.drop_core(vcpu);
+            Invalidation::Invpcid { kind, pcid, va } => {
+                self.invpcid(vcpu, kind, pcid, va);
                 if self.synchronize() {
                     self.exit(Cause::Invlpg);
                 }
             }
             Invalidation::Tlbi { operation, operand } => self.tlbi(operation, operand),
+        }
+    }
+
+    /// INVPCID (Intel SDM 3A 5.10.4.1): one address of a PCID, a PCID, everything, or all that is not
+    /// global. Without PCIDs, and under shadow paging, all of this vCPU's goes.
+    fn invpcid(&mut self, vcpu: u8, kind: u64, pcid: u64, va: u64) {
+        let of = space_of(self.start.vm, (pcid & 0xfff) as u16);
+        let (own, global) = (of.own.number(), of.global.number());
+        let tagged = self.shadow.is_none();
+        match self.cores.get_mut(usize::from(vcpu)) {
+            Some(core) if tagged && G::has_pcids(&core.registers) => match kind {
+                0 => {
+                    core.tlb.retain(|held| held.tag != own || !held.covers(va));
+                    core.caches.retain_stage1(|tag| tag != own);
+                }
+                1 => {
+                    core.tlb.retain(|held| held.tag != own);
+                    core.caches.retain_stage1(|tag| tag != own);
+                }
+                3 => {
+                    core.tlb.retain(|held| held.tag == global);
+                    core.caches.retain_stage1(|tag| tag == global);
+                }
+                _ => self.drop_core(vcpu),
+            },
+            _ => self.drop_core(vcpu),
         }
     }
 
@@ -243,6 +274,12 @@ impl Range {
 /// The operand of TLBI by range: BaseADDR in units of the granule TG, and (NUM + 1) x 2^(5 SCALE + 1)
 /// granules from there (Arm ARM C5.5, TLBI RVAE1).
 fn range_of(operand: u64) -> Range {
+    let (start, bytes) = tlbi_range(operand);
+    Range { start: start & Range::BITS, bytes }
+}
+
+/// The first address, sign-extended, and the bytes of the same.
+pub(crate) fn tlbi_range(operand: u64) -> (u64, u64) {
     let granule = match operand >> 46 & 3 {
         2 => 14,
         3 => 16,
@@ -252,5 +289,5 @@ fn range_of(operand: u64) -> Range {
     // Sign-extended from 37 bits of page number.
     let base = ((base << 27) as i64 >> 27) as u64;
     let pages = ((operand >> 39 & 0x1f) + 1) << (5 * (operand >> 44 & 3) + 1);
-    Range { start: base << granule & Range::BITS, bytes: pages << granule }
+    (base << granule, pages << granule)
 }

@@ -8,8 +8,8 @@ use crate::compare::{Outcome, Scheme, WhatIf};
 pub struct Advice {
     /// What to do, in plain words.
     pub text: String,
-    /// The run time relative to native that it leads to.
-    pub predicted: Option<f64>,
+    /// The run time relative to native that it leads to: simulated in the same pass.
+    pub predicted: f64,
     /// The run time relative to native without.
     pub from: f64,
 }
@@ -75,6 +75,11 @@ impl Report {
             ),
             self.change(
                 self.nested(21).or(self.nested(12)),
+                self.what_if(WhatIf::HugePages),
+                "let the guest use transparent huge pages (a what-if: where it fills 2M)",
+            ),
+            self.change(
+                self.nested(21).or(self.nested(12)),
                 self.what_if(WhatIf::Pcid),
                 "let the guest use PCIDs (a what-if, for x86 guests recorded without)",
             ),
@@ -87,29 +92,14 @@ impl Report {
         .into_iter()
         .flatten()
         .collect();
-        advice.sort_by(|one, other| {
-            let gain = |advice: &Advice| advice.from - advice.predicted.unwrap_or(advice.from);
-            gain(other).total_cmp(&gain(one))
-        });
-        if let Some(outcome) = self.nested(12).or(self.nested(21)) {
-            let counts = outcome.counts();
-            if counts.splintered * 5 > counts.walks && counts.walks > 1_000 {
-                advice.push(Advice {
-                    text: format!(
-                        "{} of {} walks found a guest page larger than the host's: match them",
-                        counts.splintered, counts.walks
-                    ),
-                    predicted: None,
-                    from: outcome.time.map_or(1.0, |time| time.value),
-                });
-            }
-        }
+        let gain = |advice: &Advice| advice.from - advice.predicted;
+        advice.sort_by(|one, other| gain(other).total_cmp(&gain(one)));
         advice
     }
 
     fn change(&self, from: Option<&Outcome>, to: Option<&Outcome>, text: &str) -> Option<Advice> {
         let (from, to) = (from?.time?.value, to?.time?.value);
-        let advice = Advice { text: text.to_owned(), predicted: Some(to), from };
+        let advice = Advice { text: text.to_owned(), predicted: to, from };
         (to < from - LEAST).then_some(advice)
     }
 }

@@ -47,32 +47,47 @@ impl Report {
         })
     }
 
-    /// One line a scheme, comma-separated, with a header.
+    /// What [`Report::csv`] has in each column.
+    pub const CSV_HEADER: &str = "workload,scheme,transcribed,host_page_bytes,time_vs_native,time_low,\
+        time_high,accesses,lookups,tlb_misses,references,exits,guest_table_bytes,host_table_bytes\n";
+
+    /// One line a scheme, comma-separated; what they are is said by [`Report::CSV_HEADER`], which comes
+    /// once before all workloads.
     pub fn csv(&self) -> String {
-        let mut out = String::from(
-            "scheme,host_page_bytes,time_vs_native,time_low,time_high,accesses,tlb_misses,walks,references,exits,table_bytes\n",
-        );
+        let mut out = String::new();
         for outcome in self.schemes() {
             let host = outcome.scheme.host_shift().map(|shift| 1u64 << shift);
             let number = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.6}"));
             let counts = outcome.counts();
             let _ = writeln!(
                 out,
-                "{},{},{},{},{},{},{},{},{},{},{}",
+                "{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+                quoted(&self.workload),
                 outcome.scheme.name(),
+                outcome.transcribed,
                 host.map_or(String::new(), |bytes| bytes.to_string()),
                 number(outcome.time.map(|time| time.value)),
                 number(outcome.time.map(|time| time.low)),
                 number(outcome.time.map(|time| time.high)),
                 counts.accesses,
-                counts.walks,
+                counts.lookups,
                 counts.walks,
                 outcome.references(),
                 outcome.exits(),
-                outcome.guest_table_bytes + outcome.host_table_bytes,
+                outcome.guest_table_bytes,
+                outcome.host_table_bytes,
             );
         }
         out
+    }
+}
+
+/// A field of CSV (RFC 4180): quoted where it has to be.
+fn quoted(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\"")).into()
+    } else {
+        text.into()
     }
 }
 
@@ -104,6 +119,7 @@ fn scheme_json(outcome: &Outcome) -> Value {
             "guest": events.guest_reads,
             "host": events.host_reads,
             "data": events.data,
+            "page_walk_cache": outcome.references().saturating_sub(outcome.reads()),
         },
         "splintered": counts.splintered,
         "unexplained": counts.unexplained,

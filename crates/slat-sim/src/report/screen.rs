@@ -9,6 +9,8 @@ use crate::text::wrapped;
 
 /// Columns of a terminal.
 const WIDTH: usize = 80;
+/// And lines.
+const HEIGHT: usize = 24;
 
 impl Report {
     /// The first line: what was compared.
@@ -78,11 +80,17 @@ impl Report {
         if let Some(why) = self.why() {
             say(&mut out, &format!("Why: {why}"));
         }
-        if let Some(best) = self.advice().first() {
-            let predicted = best.predicted.map_or(String::new(), |value| {
-                format!(", predicted {value:.2} for {:.2}", best.from)
-            });
-            say(&mut out, &format!("Try: {}{predicted}.", best.text));
+        // As much advice as the screen has room for.
+        for (nth, advice) in self.advice().iter().enumerate() {
+            let text = format!(
+                "Try: {}, predicted {:.2} for {:.2}.",
+                advice.text, advice.predicted, advice.from
+            );
+            let lines = out.lines().count() + wrapped(&text, WIDTH).len() + 1;
+            if nth > 0 && lines > HEIGHT {
+                break;
+            }
+            say(&mut out, &text);
         }
         say(
             &mut out,
@@ -95,11 +103,10 @@ impl Report {
     pub fn advice_text(&self) -> String {
         let mut out = String::new();
         for advice in self.advice() {
-            let effect = match advice.predicted {
-                Some(to) => format!("{:.3} times native's time becomes {to:.3}", advice.from),
-                None => "not simulated".to_owned(),
-            };
-            let text = format!("{}: {effect}.", advice.text);
+            let text = format!(
+                "{}: {:.3} times native's time becomes {:.3}.",
+                advice.text, advice.from, advice.predicted
+            );
             for (nth, line) in wrapped(&text, WIDTH - 2).iter().enumerate() {
                 let _ = writeln!(out, "{} {line}", if nth == 0 { "-" } else { " " });
             }
@@ -140,6 +147,14 @@ impl Report {
                     let _ = write!(out, "{:>9.1}", 1000.0 * cells[column] as f64 / walks);
                 }
                 out.push('\n');
+            }
+            let held = outcome.references().saturating_sub(outcome.reads());
+            if held > 0 {
+                let _ = writeln!(
+                    out,
+                    "  of these the page walk cache held {:.1}",
+                    1000.0 * held as f64 / walks
+                );
             }
             for (name, served) in [
                 ("guest's", &outcome.events.guest_reads),

@@ -5,8 +5,7 @@ mod counts;
 mod memory;
 mod shadow;
 
-use super::runs::Runs;
-use super::{ReproduceError, Row};
+use super::Make;
 
 const BHARGAVA: &str = "Bhargava et al., Accelerating Two-Dimensional Page Walks for Virtualized \
     Systems, ASPLOS 2008 (abstract)";
@@ -15,17 +14,18 @@ const VMITOSIS: &str = "Panwar et al., vMitosis, ASPLOS 2021; reference data of 
 const KERNBENCH: &str = "Xiao Guangrong, kernbench with ept=1 and ept=0, June 2011; \
     http://lkml.iu.edu/hypermail/linux/kernel/1106.0/03039.html";
 
-pub(super) fn rows(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
-    let mut rows = vec![counts::cold_walks(), counts::agile_paging()];
-    rows.extend(caches::nested_caches(runs)?);
-    rows.push(memory::symmetry(runs)?);
-    rows.push(memory::large_pages(runs)?);
-    rows.push(caches::walk_cycles(runs)?);
-    rows.push(shadow::compile(runs)?);
-    rows.push(shadow::micro(runs)?);
-    rows.push(shadow::io_bound(runs)?);
-    rows.extend(memory::corner(runs)?);
-    rows.push(counts::scattered());
-    rows.push(shadow::memory(runs)?);
-    Ok(rows)
-}
+/// Which rows there are, in order.
+pub(super) const ROWS: &[(&[&str], Make)] = &[
+    (&["1"], |_| Ok(vec![counts::cold_walks()])),
+    (&["2"], |_| Ok(vec![counts::agile_paging()])),
+    (&["3a", "3b", "3c"], caches::nested_caches),
+    (&["4"], |runs| Ok(vec![memory::symmetry(runs)?])),
+    (&["5"], |runs| Ok(vec![memory::large_pages(runs)?])),
+    (&["6"], |runs| Ok(vec![caches::walk_cycles(runs)?])),
+    (&["7"], |runs| Ok(vec![shadow::compile(runs)?])),
+    (&["8"], |runs| Ok(vec![shadow::micro(runs)?])),
+    (&["9"], |runs| Ok(vec![shadow::io_bound(runs)?])),
+    (&["10a", "10b"], |runs| Ok(memory::corner(runs)?.into())),
+    (&["11"], |_| Ok(vec![counts::scattered()])),
+    (&["12"], |runs| Ok(vec![shadow::memory(runs)?])),
+];

@@ -5,16 +5,27 @@ use crate::cost::{Cycles, propagate};
 use crate::reproduce::runs::{Part, Run, Runs, exactly, exit_share, ratio};
 use crate::reproduce::{Band, ReproduceError, Row};
 
-use super::{ARTICLE, EMPTY, MICROSOFT, judged, missing, shown};
+use super::{ARTICLE, EMPTY, MICROSOFT, Make, judged, missing, shown};
 
 /// The session that density is computed for.
 const SESSION: &str = "gen:terminal";
 
-pub(super) fn rows(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
-    // Windows Server 2008 keeps shadow tables that guests' flushes make true; R2 uses EPT.
-    let old = runs.under(SESSION, "core-2", "hyper-v-2008")?;
-    let new = runs.under(SESSION, "nehalem", "hyper-v-2008-r2")?;
-    Ok(vec![sessions(&old, &new), share(&new), arithmetic(), per_vm(runs)?])
+/// Which rows there are, in order.
+pub(super) const ROWS: &[(&[&str], Make)] = &[
+    (&["C10"], |runs| Ok(vec![sessions(&before_slat(runs)?, &with_slat(runs)?)])),
+    (&["C11"], |runs| Ok(vec![share(&with_slat(runs)?)])),
+    (&["C12"], |_| Ok(vec![arithmetic()])),
+    (&["C13"], |runs| Ok(vec![per_vm(runs)?])),
+];
+
+/// Windows Server 2008 keeps shadow tables that guests' flushes make true.
+fn before_slat(runs: &mut Runs<'_>) -> Result<Option<Run>, ReproduceError> {
+    runs.under(SESSION, "core-2", "hyper-v-2008")
+}
+
+/// R2 uses EPT.
+fn with_slat(runs: &mut Runs<'_>) -> Result<Option<Run>, ReproduceError> {
+    runs.under(SESSION, "nehalem", "hyper-v-2008-r2")
 }
 
 /// Under shadow tables, and under EPT with 2 MiB host pages.

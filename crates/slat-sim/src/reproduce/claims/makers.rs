@@ -7,7 +7,7 @@ use crate::preset::Processor;
 use crate::reproduce::runs::{Part, Runs, exit_prices, ratio};
 use crate::reproduce::{Band, ReproduceError, Row};
 
-use super::{EMPTY, RED_HAT, VMMARK, VMWARE_EPT, VMWARE_RVI, judged, missing, shown, up_to};
+use super::{EMPTY, Make, RED_HAT, VMMARK, VMWARE_EPT, VMWARE_RVI, judged, missing, shown, up_to};
 
 const SHADOW_OVER_NESTED: &str = "time under shadow paging / time under SLAT";
 
@@ -17,100 +17,111 @@ const BENCHMARKS: &[&str] = &["gen:compile", "gen:oltp", "gen:terminal", "compil
 pub(in crate::reproduce) const MICRO: &[&str] =
     &["gen:segv", "gen:pcd", "gen:nps", "gen:fcw", "fork"];
 
-pub(super) fn rows(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
-    Ok(vec![
-        up_to_row(
-            runs,
-            Row {
-                id: "C1",
-                claim: "EPT: up to 48 % on MMU-intensive benchmarks, over shadow paging",
-                source: VMWARE_EPT,
-                known: "First page and blog were read; ESX builds 140815 and 136362, EPT beside \
-                    VMware's own software shadow paging on the same Xeon 5500. Which bar is 48 %, \
-                    guests and memory: not known.",
-                band: Some(up_to(1.48, 1.48)),
-                ..EMPTY
-            },
-            "nehalem",
-            BENCHMARKS,
-        )?,
-        up_to_row(
-            runs,
-            Row {
-                id: "C2",
-                claim: "EPT: up to 600 % on MMU-intensive microbenchmarks",
-                source: VMWARE_EPT,
-                known: "As C1. 600 % can be read as 7 times (+600 %) or as 6 times; the ratio is \
-                    given here.",
-                band: Some(up_to(6.0, 7.0)),
-                ..EMPTY
-            },
-            "nehalem",
-            MICRO,
-        )?,
-        corner(runs)?,
-        up_to_row(
-            runs,
-            Row {
-                id: "C4",
-                claim: "RVI: up to 42 % on MMU-intensive benchmarks",
-                source: VMWARE_RVI,
-                known: "Blog only: \"latest third generation AMD Opteron\"; model, guests and bars \
-                    are not known. The comparison is with VMware's binary translator, whose shadow \
-                    pager differs from the one simulated.",
-                band: Some(up_to(1.42, 1.42)),
-                ..EMPTY
-            },
-            "barcelona",
-            BENCHMARKS,
-        )?,
-        up_to_row(
-            runs,
-            Row {
-                id: "C5",
-                claim: "RVI: up to 500 % on MMU-intensive microbenchmarks",
-                source: VMWARE_RVI,
-                known: "As C4; 5 times or +500 %, which is 6 times. Encyclopedias leave this figure \
-                    out.",
-                band: Some(up_to(5.0, 6.0)),
-                ..EMPTY
-            },
-            "barcelona",
-            MICRO,
-        )?,
-        Row {
-            id: "C6",
-            claim: "EPT gains more than RVI (48 beside 42 %)",
-            source: VMWARE_RVI,
-            known: "The source itself: different ESX builds, \"the results are not directly \
-                comparable\".",
-            reading: "The claim is nobody's: only the two figures are published, and their author \
-                forbids the comparison."
-                .into(),
-            ..EMPTY
-        },
-        Row {
-            id: "C7",
-            claim: "VMmark gains from RVI",
-            source: VMMARK,
-            known: "Two Opteron 8384, ESX build 127430, three monitor modes; the gains are in a \
-                chart that could not be read.",
-            reading: "No number could be read, and no workload here is a VMmark tile.".into(),
-            ..EMPTY
-        },
-        red_hat(runs)?,
-        Row {
-            id: "C9",
-            claim: "RHEL: nested paging and PV drivers, 3.5 times, 75 % of bare metal",
-            source: RED_HAT,
-            known: "0.75 / 3.5 = 0.21 of bare metal fully virtualized; almost double that, 0.43, \
-                with nested paging; 0.75 with paravirtual drivers.",
-            reading: "The step from 0.43 to 0.75 is I/O emulation, which this system does not \
-                simulate; only the first step is C8."
-                .into(),
-            ..EMPTY
-        },
-    ])
+/// Which rows there are, in order.
+pub(super) const ROWS: &[(&[&str], Make)] = &[
+    (&["C1"], ept_benchmarks),
+    (&["C2"], ept_micro),
+    (&["C3"], corner),
+    (&["C4"], rvi_benchmarks),
+    (&["C5"], rvi_micro),
+    (&["C6"], ept_beside_rvi),
+    (&["C7"], vmmark),
+    (&["C8"], red_hat),
+    (&["C9"], red_hat_drivers),
+];
+
+fn ept_benchmarks(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    let row = Row {
+        id: "C1",
+        claim: "EPT: up to 48 % on MMU-intensive benchmarks, over shadow paging",
+        source: VMWARE_EPT,
+        known: "First page and blog were read; ESX builds 140815 and 136362, EPT beside \
+            VMware's own software shadow paging on the same Xeon 5500. Which bar is 48 %, \
+            guests and memory: not known.",
+        band: Some(up_to(1.48, 1.48)),
+        ..EMPTY
+    };
+    Ok(vec![up_to_row(runs, row, "nehalem", BENCHMARKS)?])
+}
+
+fn ept_micro(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    let row = Row {
+        id: "C2",
+        claim: "EPT: up to 600 % on MMU-intensive microbenchmarks",
+        source: VMWARE_EPT,
+        known: "As C1. 600 % can be read as 7 times (+600 %) or as 6 times; the ratio is \
+            given here.",
+        band: Some(up_to(6.0, 7.0)),
+        ..EMPTY
+    };
+    Ok(vec![up_to_row(runs, row, "nehalem", MICRO)?])
+}
+
+fn rvi_benchmarks(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    let row = Row {
+        id: "C4",
+        claim: "RVI: up to 42 % on MMU-intensive benchmarks",
+        source: VMWARE_RVI,
+        known: "Blog only: \"latest third generation AMD Opteron\"; model, guests and bars \
+            are not known. The comparison is with VMware's binary translator, whose shadow \
+            pager differs from the one simulated.",
+        band: Some(up_to(1.42, 1.42)),
+        ..EMPTY
+    };
+    Ok(vec![up_to_row(runs, row, "barcelona", BENCHMARKS)?])
+}
+
+fn rvi_micro(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    let row = Row {
+        id: "C5",
+        claim: "RVI: up to 500 % on MMU-intensive microbenchmarks",
+        source: VMWARE_RVI,
+        known: "As C4; 5 times or +500 %, which is 6 times. Encyclopedias leave this figure \
+            out.",
+        band: Some(up_to(5.0, 6.0)),
+        ..EMPTY
+    };
+    Ok(vec![up_to_row(runs, row, "barcelona", MICRO)?])
+}
+
+fn ept_beside_rvi(_: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    Ok(vec![Row {
+        id: "C6",
+        claim: "EPT gains more than RVI (48 beside 42 %)",
+        source: VMWARE_RVI,
+        known: "The source itself: different ESX builds, \"the results are not directly \
+            comparable\".",
+        reading: "The claim is nobody's: only the two figures are published, and their author \
+            forbids the comparison."
+            .into(),
+        ..EMPTY
+    }])
+}
+
+fn vmmark(_: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    Ok(vec![Row {
+        id: "C7",
+        claim: "VMmark gains from RVI",
+        source: VMMARK,
+        known: "Two Opteron 8384, ESX build 127430, three monitor modes; the gains are in a \
+            chart that could not be read.",
+        reading: "No number could be read, and no workload here is a VMmark tile.".into(),
+        ..EMPTY
+    }])
+}
+
+fn red_hat_drivers(_: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    Ok(vec![Row {
+        id: "C9",
+        claim: "RHEL: nested paging and PV drivers, 3.5 times, 75 % of bare metal",
+        source: RED_HAT,
+        known: "0.75 / 3.5 = 0.21 of bare metal fully virtualized; almost double that, 0.43, \
+            with nested paging; 0.75 with paravirtual drivers.",
+        reading: "The step from 0.43 to 0.75 is I/O emulation, which this system does not \
+            simulate; only the first step is C8."
+            .into(),
+        ..EMPTY
+    }])
 }
 
 /// The largest ratio of shadow paging, where every table store traps, to SLAT over the workloads of
@@ -173,7 +184,7 @@ pub(in crate::reproduce) fn up_to_row(
     ))
 }
 
-fn corner(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
+fn corner(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
     let row = Row {
         id: "C3",
         claim: "EPT is slower in a corner: TLB misses on small pages",
@@ -185,8 +196,10 @@ fn corner(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
         band: Some(Band::at_least(1.0)),
         ..EMPTY
     };
-    let Some(run) = runs.on("gen:jbb", "nehalem")? else { return Ok(missing(row, &["gen:jbb"])) };
-    let (Some(shadow), Some(nested)) = (run.shadow(), run.nested(12)) else { return Ok(row) };
+    let Some(run) = runs.on("gen:jbb", "nehalem")? else {
+        return Ok(vec![missing(row, &["gen:jbb"])]);
+    };
+    let (Some(shadow), Some(nested)) = (run.shadow(), run.nested(12)) else { return Ok(vec![row]) };
     let mut readings = Vec::new();
     for workload in ["gen:gups", "gen:btree", "chase-4k"] {
         let run = runs.on(workload, "nehalem")?;
@@ -197,7 +210,7 @@ fn corner(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
             readings.push(format!("{workload} {value:.2}"));
         }
     }
-    Ok(judged(
+    Ok(vec![judged(
         Row {
             reading: format!(
                 "Others, their exits left out: {}. See check 10 for large pages.",
@@ -206,10 +219,10 @@ fn corner(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
             ..row
         },
         ratio(nested, shadow, Part::All),
-    ))
+    )])
 }
 
-fn red_hat(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
+fn red_hat(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
     let row = Row {
         id: "C8",
         claim: "Nested paging almost doubles OLTP (RHEL 5.1, Barcelona)",
@@ -229,9 +242,9 @@ fn red_hat(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
     let Some((trap, shadow, nested)) = run.as_ref().and_then(|run| {
         Some((run.shadow_of(Discipline::TrapAll)?, run.shadow()?, run.nested(21)?))
     }) else {
-        return Ok(missing(row, &[workload]));
+        return Ok(vec![missing(row, &[workload])]);
     };
-    Ok(judged(
+    Ok(vec![judged(
         Row {
             reading: format!(
                 "{:.2} with tables that may be out of sync, which Xen has since 3.3. How often an Oracle \
@@ -242,5 +255,5 @@ fn red_hat(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
             ..row
         },
         ratio(trap, nested, Part::All),
-    ))
+    )])
 }

@@ -1,0 +1,75 @@
+//! Values that no processor has.
+
+use super::{CacheSize, PresetError, Processor, Tlbs, Virtualization, WalkCaches};
+
+impl Processor {
+    /// `text` is what was read, for the lines of errors.
+    pub(super) fn check(&self, file: &str, text: &str) -> Result<(), PresetError> {
+        let wrong = |field, what| PresetError::value(file, text, field, what);
+        let Tlbs { fetch_4k, fetch_2m, data_4k, data_2m, data_1g, second, second_1g, .. } =
+            &self.tlb;
+        let WalkCaches { pde, pdpte, pml4e, nested_tlb, .. } = &self.walk_caches;
+        let arrays = [
+            ("tlb.fetch_4k", fetch_4k),
+            ("tlb.fetch_2m", fetch_2m),
+            ("tlb.data_4k", data_4k),
+            ("tlb.data_2m", data_2m),
+            ("tlb.data_1g", data_1g),
+            ("tlb.second", second),
+            ("tlb.second_1g", second_1g),
+            ("walk_caches.pde", pde),
+            ("walk_caches.pdpte", pdpte),
+            ("walk_caches.pml4e", pml4e),
+            ("walk_caches.nested_tlb", nested_tlb),
+        ];
+        let own_2m = self.tlb.second_2m.as_ref().map(|param| ("tlb.second_2m", param));
+        if own_2m.is_some() && self.tlb.second_holds_2m.value {
+            return Err(wrong(
+                "tlb.second_2m",
+                "2 MiB pages have an array of their own, so second_holds_2m must be false"
+                    .to_owned(),
+            ));
+        }
+        let page_walk = self.walk_caches.page_walk.as_ref();
+        let page_walk = page_walk.map(|param| ("walk_caches.page_walk", param));
+        for (field, param) in arrays.into_iter().chain(own_2m).chain(page_walk) {
+            if param.value.entries > 1 << 20 {
+                return Err(wrong(field, format!("{} entries are no TLB", param.value.entries)));
+            }
+            param.value.geometry().check().map_err(|bad| wrong(field, bad.to_string()))?;
+        }
+        let caches = &self.caches;
+        for (field, param) in
+            [("caches.l1", &caches.l1), ("caches.l2", &caches.l2), ("caches.l3", &caches.l3)]
+        {
+            let CacheSize { kib, ways, .. } = param.value;
+            let lines = u64::from(kib) * 16;
+            if ways == 0 || kib == 0 || kib > 1 << 20 || !lines.is_multiple_of(u64::from(ways)) {
+                return Err(wrong(
+                    field,
+                    format!("{kib} KiB do not divide into sets of {ways} lines of 64 bytes"),
+                ));
+            }
+        }
+        if let Some(Virtualization { physical_bits, .. }) = &self.virtualization
+            && !(32..=52).contains(&physical_bits.value)
+        {
+            return Err(wrong(
+                "virtualization.physical_bits",
+                format!("{} is not in 32..=52", physical_bits.value),
+            ));
+        }
+        let cycles = &self.cycles;
+        for (field, value, low, high) in [
+            ("cycles.base_cpi", cycles.base_cpi.value, 0.05, 100.0),
+            ("cycles.exposed", cycles.exposed.value, 0.01, 1.0),
+            ("cycles.walkers", f64::from(cycles.walkers.value), 1.0, 64.0),
+            ("cycles.frequency_ghz", cycles.frequency_ghz.value, 0.01, 20.0),
+        ] {
+            if !(low..=high).contains(&value) {
+                return Err(wrong(field, format!("{value} is not in {low} to {high}")));
+            }
+        }
+        Ok(())
+    }
+}
