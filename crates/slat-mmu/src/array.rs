@@ -3,18 +3,22 @@
 //! Keys are compared, values are returned; what a key means is its user's business. Any number of
 //! sets and ways; a set count that is no power of two is indexed by remainder.
 
+use alloc::boxed::Box;
 use alloc::vec;
-use alloc::vec::Vec;
 
 mod geometry;
 mod order;
 
 pub use geometry::{BadGeometry, Geometry, MAX_ENTRIES, Replacement};
+use order::{Ages, LANES};
 
 /// The key of an empty slot: no user may store it.
 const EMPTY: u64 = 0;
 /// No slot: the end of a chain.
 const NONE: u32 = u32::MAX;
+
+/// Chains for each entry.
+const CHAINS: usize = 4;
 
 /// One place of an array.
 #[derive(Clone, Copy, Debug)]
@@ -24,40 +28,33 @@ struct Slot<T> {
     /// The next slot of its chain, and the chain.
     next: u32,
     chain: u32,
-    /// When it was last used (LRU) or stored (FIFO); 0 where it is empty.
-    stamp: u64,
-    /// The stamp that it had when it was put where it is in its set's order.
-    put: u64,
-    /// Its neighbours in its set's order of `put`, which is a ring: the newest is before the oldest.
-    older: u32,
-    newer: u32,
 }
 
 /// An associative array of values under non-zero 64-bit keys.
 ///
 /// Held entries are found by chains of those whose index folds to the same bits, so that a lookup
-/// compares one key or none, however many ways there are. A use writes one stamp and leaves the set's
-/// order for later: the victim is the oldest of the order that was not used since it was put there,
-/// and those before it, which were, are put where their stamps belong.
+/// compares one key or none, however many ways there are. A use writes one stamp.
 #[derive(Clone, Debug)]
 pub struct Array<T> {
-    slots: Vec<Slot<T>>,
+    slots: Box<[Slot<T>]>,
     /// The first slot of each chain; a power of two of them.
-    chains: Vec<u32>,
+    chains: Box<[u32]>,
     /// How many low bits of a product are not its chain.
     chain_shift: u32,
-    /// By set: the oldest slot of its order. Empty slots are older than others.
-    oldest: Vec<u32>,
-    /// The last stamp given.
-    now: u64,
+    /// When slots were used (LRU) or stored (FIFO).
+    ages: Ages,
     /// Where sets have no order: how many slots of each are held.
-    used: Vec<u32>,
+    used: Box<[u32]>,
     /// Tree pseudo-LRU: the nodes of each set as bits.
-    trees: Vec<u64>,
+    trees: Box<[u64]>,
+    sets: usize,
     /// One less than there are sets, and whether that is a mask.
     mask: u64,
     is_masked: bool,
+    entries: usize,
     ways: usize,
+    /// From one set's first slot to the next one's.
+    stride: usize,
     replacement: Replacement,
     /// The state of the random sequence.
     random: u64,
@@ -73,27 +70,25 @@ impl<T: Copy + Default> Array<T> {
         let entries = geometry.entries as usize;
         let ways = geometry.ways as usize;
         let sets = entries / ways;
-        // A shift is less than 64.
-        let chains = (2 * entries).next_power_of_two().max(2);
-        let empty = |slot: usize| {
-            let first = slot - slot % ways;
-            let way = |n: usize| (first + n % ways) as u32;
-            let (older, newer) = (way(slot - first + ways - 1), way(slot - first + 1));
-            let value = T::default();
-            Slot { key: EMPTY, value, next: NONE, chain: 0, stamp: 0, put: 0, older, newer }
-        };
+        let ordered = matches!(geometry.replacement, Replacement::Lru | Replacement::Fifo);
+        let stride = if ordered { ways.next_multiple_of(LANES) } else { ways };
+        // Few chains hold more than one entry. A shift is less than 64.
+        let chains = (CHAINS * entries).next_power_of_two().max(2);
+        let slot = Slot { key: EMPTY, value: T::default(), next: NONE, chain: 0 };
         let tree = geometry.replacement == Replacement::TreePlru;
         Ok(Array {
-            slots: (0..entries).map(empty).collect(),
-            chains: vec![NONE; chains],
+            slots: vec![slot; sets * stride].into(),
+            chains: vec![NONE; chains].into(),
             chain_shift: 64 - chains.ilog2(),
-            oldest: (0..sets).map(|set| (set * ways) as u32).collect(),
-            now: 0,
-            used: vec![0; sets],
-            trees: vec![0; if tree { sets } else { 0 }],
+            ages: Ages::new(if ordered { sets } else { 0 }, ways),
+            used: vec![0; if ordered { 0 } else { sets }].into(),
+            trees: vec![0; if tree { sets } else { 0 }].into(),
+            sets,
             mask: sets.saturating_sub(1) as u64,
             is_masked: sets.count_ones() <= 1,
+            entries,
             ways,
+            stride,
             replacement: geometry.replacement,
             random: match geometry.replacement {
                 Replacement::Random(seed) => seed | 1,
@@ -105,7 +100,7 @@ impl<T: Copy + Default> Array<T> {
     /// How many entries it can hold.
     #[inline(always)]
     pub fn capacity(&self) -> usize {
-        self.slots.len()
+        self.entries
     }
 
     #[inline(always)]
@@ -166,12 +161,7 @@ impl<T: Copy + Default> Array<T> {
     #[inline(always)]
     fn touch(&mut self, slot: usize) -> &mut T {
         match self.replacement {
-            Replacement::Lru => {
-                self.now += 1;
-                let slot = &mut self.slots[slot];
-                slot.stamp = self.now;
-                return &mut slot.value;
-            }
+            Replacement::Lru => self.ages.renew(slot),
             Replacement::TreePlru => self.point_away(slot),
             Replacement::Fifo | Replacement::Random(_) => {}
         }
@@ -236,11 +226,15 @@ impl<T: Copy + Default> Array<T> {
     #[inline(never)]
     fn make_room(&mut self, index: u64, chain: usize) -> usize {
         let set = self.set(index);
-        if set >= self.oldest.len() {
+        if set >= self.sets {
             return usize::MAX;
         }
         let at = match self.replacement {
-            Replacement::Lru | Replacement::Fifo => self.renew_oldest(set),
+            Replacement::Lru | Replacement::Fifo => {
+                let oldest = self.ages.oldest(set);
+                self.ages.renew(oldest);
+                oldest
+            }
             _ => self.choose(set),
         };
         if self.slots[at].key != EMPTY {
@@ -311,18 +305,11 @@ impl<T: Copy + Default> Array<T> {
 
     fn empty(&mut self, at: usize) {
         self.unchain(at);
-        let set = at / self.ways;
+        let set = at / self.stride;
         self.slots[at].key = EMPTY;
-        if !self.is_ordered() {
-            self.used[set] -= 1;
-            return;
-        }
-        (self.slots[at].stamp, self.slots[at].put) = (0, 0);
-        let oldest = self.oldest[set] as usize;
-        if at != oldest {
-            self.unlink(at);
-            self.link_after(self.slots[oldest].older as usize, at);
-            self.oldest[set] = at as u32;
+        match self.replacement {
+            Replacement::Lru | Replacement::Fifo => self.ages.empty(set, at),
+            _ => self.used[set] -= 1,
         }
     }
 
@@ -341,9 +328,8 @@ impl<T: Copy + Default> Array<T> {
 
     /// Drops everything.
     pub fn clear(&mut self) {
-        for slot in &mut self.slots {
-            (slot.key, slot.stamp, slot.put) = (EMPTY, 0, 0);
-        }
+        self.slots.iter_mut().for_each(|slot| slot.key = EMPTY);
+        self.ages.clear(self.sets);
         self.chains.fill(NONE);
         self.used.fill(0);
     }
