@@ -1,24 +1,64 @@
 //! `cargo xtask mutants`: can the tests fail?
 
+mod explained;
+
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use explained::{Explained, Mutant};
+use serde::Deserialize;
 
 /// Changes the walker in small ways and runs the tests and the golden vectors against each change.
 ///
-/// A mutant that survives is code that no test holds: kill it with a test, or say in the code why it
-/// makes no difference. Runs cargo-mutants, and installs it first where it is missing.
+/// A mutant that survives is code that no test holds: kill it with a test, or say in
+/// xtask/explained-mutants.toml why it makes no difference. Exits 1 where one is left that is neither, and
+/// where an explanation fits no mutant. Runs cargo-mutants, and installs it first where it is missing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which part of the mutants: K/N, K from 0; each part has some of every file
     #[arg(long, default_value = "0/33")]
     shard: String,
     /// Files of crates/slat, as a glob
-    #[arg(long, default_value = "crates/slat/src/{format,syndrome,walk}/**/*.rs")]
-    file: String,
+    #[arg(long)]
+    file: Option<String>,
+    /// Only mutants whose names match this regular expression
+    #[arg(long)]
+    re: Option<String>,
     /// Only list the mutants
     #[arg(long)]
     list: bool,
+}
+
+/// The files that are mutated.
+const FILES: [&str; 2] =
+    ["crates/slat/src/{format,syndrome,walk}/**/*.rs", "crates/slat/src/walk.rs"];
+
+/// What came of a mutant, as cargo-mutants notes it.
+#[derive(Deserialize)]
+struct Outcome {
+    scenario: Scenario,
+    summary: String,
+}
+
+#[derive(Deserialize)]
+enum Scenario {
+    Baseline,
+    Mutant(Mutant),
+}
+
+#[derive(Deserialize)]
+struct Outcomes {
+    outcomes: Vec<Outcome>,
+}
+
+fn cargo_mutants(files: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(["mutants", "--no-shuffle", "--package", "slat"]);
+    for file in files {
+        command.args(["--file", file]);
+    }
+    command
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -31,20 +71,77 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             .context("cannot run cargo")?;
         ensure!(status.success(), "cargo install cargo-mutants failed; install it by other means");
     }
-    let mut command = Command::new("cargo");
-    command.args(["mutants", "--no-shuffle", "--package", "slat", "--file", &args.file]);
-    command.args(["--file", "crates/slat/src/walk.rs", "--shard", &args.shard]);
-    command.args(["--sharding", "round-robin"]);
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let explained = Explained::read(&top.join("xtask/explained-mutants.toml"))?;
+    let files: Vec<&str> = match &args.file {
+        Some(file) => vec![file],
+        None => FILES.to_vec(),
+    };
+    let mut command = cargo_mutants(&files);
+    command.args(["--shard", &args.shard, "--sharding", "round-robin"]);
+    if let Some(re) = &args.re {
+        command.args(["--re", re]);
+    }
+    if args.list {
+        let status = command.arg("--list").status().context("cannot run cargo mutants")?;
+        return Ok(ExitCode::from(u8::from(!status.success())));
+    }
+    let unfit = explained.unfit(&all(&FILES)?, &top)?;
+    let output = top.join("target/mutants");
+    std::fs::create_dir_all(&output)
+        .with_context(|| format!("cannot make the folder {}", output.display()))?;
+    command.arg("--output").arg(&output);
     // The golden vectors are tests of another crate.
     command.args(["--test-package", "slat", "--test-package", "slat-oracle"]);
-    if args.list {
-        command.arg("--list");
-    }
     let status = command.status().context("cannot run cargo mutants")?;
     // cargo-mutants: 0 all caught, 2 some survived, 3 some timed out.
-    Ok(match status.code() {
-        Some(0) => ExitCode::SUCCESS,
-        Some(2 | 3) => ExitCode::from(1),
-        _ => ExitCode::from(2),
-    })
+    if !matches!(status.code(), Some(0 | 2 | 3)) {
+        bail!("cargo mutants failed ({status})");
+    }
+    let left = tell(&output.join("mutants.out/outcomes.json"), &explained, &top)?;
+    for explanation in &unfit {
+        anstream::println!("an explanation without its mutant: {explanation}");
+    }
+    Ok(ExitCode::from(u8::from(left > 0 || !unfit.is_empty())))
+}
+
+/// Every mutant of these files.
+fn all(files: &[&str]) -> anyhow::Result<Vec<Mutant>> {
+    let listed = cargo_mutants(files)
+        .args(["--list", "--json"])
+        .output()
+        .context("cannot run cargo mutants")?;
+    ensure!(listed.status.success(), "cargo mutants lists nothing");
+    serde_json::from_slice(&listed.stdout).context("in the list of mutants")
+}
+
+/// Prints what came of the mutants, and returns how many survived without explanation.
+fn tell(path: &PathBuf, explained: &Explained, top: &Path) -> anyhow::Result<usize> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let Outcomes { outcomes } =
+        serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+    let (mut caught, mut unviable, mut reasons, mut left) = (0, 0, 0, 0);
+    for Outcome { scenario, summary } in outcomes {
+        let Scenario::Mutant(mutant) = scenario else { continue };
+        match summary.as_str() {
+            // A mutant that loops is caught by the clock.
+            "CaughtMutant" | "Timeout" => caught += 1,
+            "Unviable" => unviable += 1,
+            _ => match explained.of(&mutant, top)? {
+                Some(explanation) => {
+                    reasons += 1;
+                    anstream::println!("explained: {}: {}", mutant.name, explanation.why);
+                }
+                None => {
+                    left += 1;
+                    anstream::println!("survived: {}", mutant.name);
+                }
+            },
+        }
+    }
+    anstream::println!(
+        "{caught} killed, {unviable} do not compile, {reasons} survived and explained, {left} unexplained"
+    );
+    Ok(left)
 }
