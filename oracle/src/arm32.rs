@@ -15,8 +15,10 @@ mod walks;
 
 use slat::format::arm32::{Processor, Version};
 
+use crate::arm;
 use crate::contract::{Answer, Info};
-use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};
+use crate::draft::{Coverage, Draft};
+use crate::probe::{Expectation, Outcome, Probe, Subject, Watcher};
 use crate::random::Random;
 use crate::reproduce::Walk;
 use crate::world::World;
@@ -138,7 +140,7 @@ impl Subject for Arm32 {
                 _ => Outcome::Stage2 { syndrome: par, address: 0, origin: 0 },
             };
         }
-        let value = if layout::is_load(&probe.state) { r[5] } else { 0 };
+        let value = if arm::is_load(&probe.state) { r[5] } else { 0 };
         let class = hsr >> 26;
         let stage1 = |status: u64, address| {
             let external =
@@ -214,7 +216,7 @@ impl Subject for Arm32 {
             0x12 => "ats12nsour",
             0x13 => "ats12nsouw",
             _ if s[0] == s[1] => "execute",
-            _ if layout::is_load(s) => "read",
+            _ if arm::is_load(s) => "read",
             _ => "write",
         };
         format!(

@@ -15,8 +15,10 @@ mod walks;
 
 use slat::format::arm64::Processor;
 
+use crate::arm;
 use crate::contract::{Answer, Info};
-use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};
+use crate::draft::{Coverage, Draft};
+use crate::probe::{Expectation, Outcome, Probe, Subject, Watcher};
 use crate::random::Random;
 use crate::reproduce::Walk;
 use crate::world::World;
@@ -126,7 +128,7 @@ impl Subject for Arm64 {
                 _ => Outcome::Stage2 { syndrome: par, address: 0, origin: 0 },
             };
         }
-        let value = if layout::is_load(&probe.state) { r[5] } else { 0 };
+        let value = if arm::is_load(&probe.state) { r[5] } else { 0 };
         let class = |esr: u64| esr >> 26;
         // EL1's own exception comes first, and its handler's HVC after it.
         match class(esr1) {
@@ -184,7 +186,7 @@ impl Subject for Arm64 {
             0x12 => "at s12e0r",
             0x13 => "at s12e0w",
             _ if s[0] == s[1] => "execute",
-            _ if layout::is_load(s) => "read",
+            _ if arm::is_load(s) => "read",
             _ => "write",
         };
         format!(

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::contract::{Answer, Command, Info, Job, Machine, Segment};
 use crate::deviations::{self, Deviation, Seen, Shows};
+use crate::draft::{Coverage, Draft};
 use crate::launch::{Launcher, Station};
 use crate::monitor::Monitor;
-use crate::probe::{Case, Coverage, Draft, Outcome, Probe, Subject, again, complete};
+use crate::probe::{Case, Outcome, Probe, Subject, again, complete};
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::reproduce::Reproducer;
@@ -154,9 +155,7 @@ pub(crate) fn astray(model: deviations::Model, subject: &dyn Subject) -> Box<dyn
 
 /// The deviations of a model that show in the walk.
 fn in_walk(model: deviations::Model) -> impl Iterator<Item = &'static Deviation> {
-    deviations::ALL
-        .iter()
-        .filter(move |d| d.models.contains(&model) && matches!(d.shows, Shows::InWalk))
+    deviations::all().filter(move |d| d.models.contains(&model) && matches!(d.shows, Shows::InWalk))
 }
 
 /// Compares a machine's answer with the walker's. `world` is the template.
@@ -180,17 +179,13 @@ pub fn judge(
         return Verdict::Masked(first);
     }
     let in_walk: Vec<&'static Deviation> = in_walk(model).collect();
-    let mut untold = None;
     // One alone, else all together.
     let together = (in_walk.len() > 1).then_some(&in_walk[..]);
     for set in in_walk.chunks(1).chain(together) {
         let names: Vec<&'static str> = set.iter().map(|deviation| deviation.name).collect();
         let deviating = subject.deviating(&names);
-        let Some(deviant) = again(deviating.as_ref(), world, case) else {
-            // What comes of the access is not known then; memory must be as one of the two left it.
-            untold = untold.or(Some(set[0]));
-            continue;
-        };
+        // What comes of the access may not be known with one deviation alone; with all it is.
+        let Some(deviant) = again(deviating.as_ref(), world, case) else { continue };
         let known = deviant.compared.iter().take(case.compared.len());
         if deviant.expected == case.expected && known.eq(&case.compared) {
             continue;
@@ -201,19 +196,7 @@ pub fn judge(
             return Verdict::Masked(set[0]);
         }
     }
-    match untold {
-        Some(deviation) if only_updates(subject, case, seen) => Verdict::Masked(deviation),
-        _ => Verdict::Disagree,
-    }
-}
-
-/// Whether each word is as it was, as the walker left it, or has bits more that walks set.
-fn only_updates(subject: &dyn Subject, case: &Case, seen: &Seen) -> bool {
-    let set = subject.accessed_bits() | subject.second_stage_bits();
-    case.compared.iter().zip(&seen.words).all(|(&(_, before, after), &got)| {
-        let more = |from: u64| got & from == from && (got ^ from) & !set == 0;
-        got == after || more(before) || more(after)
-    })
+    Verdict::Disagree
 }
 
 /// Whether outcome and memory are the same. Where the access failed, a machine may have set accessed

@@ -18,8 +18,9 @@ use anyhow::{Context, bail, ensure};
 
 use crate::contract::Info;
 use crate::deviations::{Model, Seen};
+use crate::draft::{Coverage, Met};
 use crate::engine::{Drafts, Verdict, judge};
-use crate::probe::{Case, Coverage, Met, Outcome, Probe, Subject, complete};
+use crate::probe::{Case, Outcome, Probe, Subject, complete};
 use crate::recipe::Recipe;
 use crate::world::World;
 

@@ -18,6 +18,9 @@ fn rights_in_domain(domains: u32, entry: u64) -> u32 {
 /// `DBM` of AArch64's leaves.
 const DBM: u64 = 1 << 51;
 
+/// Bits of an AArch64 root register that are bits 51:48 of the root's address, where it has them.
+pub(crate) const ROOT_UPPER: u64 = 0x3C;
+
 /// Stands for a domain fault that was found before the walk's end: no format has this encoding.
 pub(crate) const DOMAIN_FIRST: Reserved = Reserved { why: Why::Encoding, bits: !0 };
 
@@ -54,6 +57,9 @@ pub(crate) struct Lenient<F> {
     pub(crate) unread: u64,
     /// The reserved encoding 3 of RISC-V's PBMT is accepted.
     pub(crate) pbmt_3: bool,
+    /// AArch64, for the lower and the upper half: bits 5:2 of this root register are an offset where the
+    /// root is smaller, besides what else they are; with the half's input size.
+    pub(crate) root_offsets: [(u64, u32); 2],
 }
 
 impl<F> Lenient<F> {
@@ -75,6 +81,7 @@ impl<F> Lenient<F> {
             clean_executes: false,
             unread: 0,
             pbmt_3: false,
+            root_offsets: [(0, 0); 2],
         }
     }
 
@@ -121,7 +128,15 @@ impl<F: Format> Format for Lenient<F> {
         access: &Access,
         regime: &Regime,
     ) -> Result<Start, (u8, Cause)> {
-        self.inner.begin(root, input, access, regime)
+        let mut start = self.inner.begin(root, input, access, regime)?;
+        let (register, input_bits) = self.root_offsets[usize::from(input >> 55 & 1 != 0)];
+        if let Start::Table { table, level, .. } = &mut start
+            && register != 0
+        {
+            let size = 3 + input_bits.saturating_sub(self.inner.half(input).shift(*level));
+            *table |= register & ROOT_UPPER & !((1 << size) - 1);
+        }
+        Ok(start)
     }
 
     fn shift(&self, level: u8) -> u32 {

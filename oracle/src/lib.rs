@@ -1,10 +1,12 @@
 //! Asks hardware models that nobody here wrote what the walker is asked, and compares.
 #![forbid(unsafe_code)]
 
+mod arm;
 pub mod arm32;
 pub mod arm64;
 pub mod contract;
 pub mod deviations;
+pub mod draft;
 pub mod engine;
 pub mod golden;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -31,6 +31,21 @@ impl Monitor {
         }
     }
 
+    /// Its source, and what that includes.
+    fn sources(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Monitor::X86 => &[
+                ("x86.asm", include_str!("../monitors/x86.asm")),
+                ("x86-ata.asm", include_str!("../monitors/x86-ata.asm")),
+                ("x86-svm.asm", include_str!("../monitors/x86-svm.asm")),
+                ("x86-vmx.asm", include_str!("../monitors/x86-vmx.asm")),
+            ],
+            Monitor::Aarch64 => &[("aarch64.S", include_str!("../monitors/aarch64.S"))],
+            Monitor::Armv7 => &[("armv7.S", include_str!("../monitors/armv7.S"))],
+            Monitor::Riscv64 => &[("riscv64.S", include_str!("../monitors/riscv64.S"))],
+        }
+    }
+
     /// Assembles it in `folder` and returns the binary.
     ///
     /// # Errors
@@ -40,17 +55,16 @@ impl Monitor {
         let assembler = slat_setup::find(tool)
             .with_context(|| format!("{} is not on the PATH", tool.program()))?;
         let binary = folder.join("monitor.bin");
-        let source = folder.join("monitor.s");
-        let text = match self {
-            Monitor::X86 => include_str!("../monitors/x86.asm"),
-            Monitor::Aarch64 => include_str!("../monitors/aarch64.S"),
-            Monitor::Armv7 => include_str!("../monitors/armv7.S"),
-            Monitor::Riscv64 => include_str!("../monitors/riscv64.S"),
-        };
-        std::fs::write(&source, text)
-            .with_context(|| format!("cannot write {}", source.display()))?;
+        for (name, text) in self.sources() {
+            let path = folder.join(name);
+            std::fs::write(&path, text)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let source = folder.join(self.sources()[0].0);
         if self == Monitor::X86 {
-            run(Command::new(&assembler).args(["-f", "bin", "-o"]).arg(&binary).arg(&source))?;
+            let mut command = Command::new(&assembler);
+            command.args(["-f", "bin", "-I"]).arg(folder.join(""));
+            run(command.arg("-o").arg(&binary).arg(&source))?;
         } else {
             let object = folder.join("monitor.o");
             let linked = folder.join("monitor.elf");

@@ -12,7 +12,8 @@ mod layout;
 mod walks;
 
 use crate::contract::{Answer, Info};
-use crate::probe::{Coverage, Draft, Expectation, Outcome, Probe, Subject, Watcher};
+use crate::draft::{Coverage, Draft};
+use crate::probe::{Expectation, Outcome, Probe, Subject, Watcher};
 use crate::random::Random;
 use crate::reproduce::Walk;
 use crate::world::World;

@@ -1,6 +1,6 @@
 //! Building the tables of a probe.
 
-use crate::probe::{Draft, Site};
+use crate::draft::{Draft, Site};
 use crate::random::Random;
 use crate::world::World;
 

@@ -251,7 +251,7 @@ impl Hypervisor {
         match can.extension.value {
             // AMD APM 2 15.19 (paged real mode) and 15.25; Arm ARM D8.2: stage 1 may be off.
             Extension::Svm | Extension::Arm => true,
-            // The control needs EPT (Intel SDM 3C 27.2.1.1).
+            // The control needs EPT (Intel SDM 3C 28.2.1.1).
             Extension::Vmx => {
                 can.unrestricted_guest.value
                     && self.paging.unrestricted_guest.value

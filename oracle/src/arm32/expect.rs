@@ -2,16 +2,17 @@
 
 use slat::format::Format;
 use slat::format::arm32::{Lpae, Registers, Root, Short, Stage2};
-use slat::regime::arm;
+use slat::regime::arm::State;
 use slat::syndrome::arm32::{self as syndrome, Abort};
 use slat::syndrome::arm64 as par;
 use slat::{
-    Access, Cause, Denied, Failed, Fault, Gpa, Gva, Kind, MemoryType, Privilege, Purpose, Regime,
-    Spa, Stage, TwoStageFailure, translate,
+    Access, Cause, Denied, Failed, Fault, Gpa, Gva, Kind, MemoryType, Purpose, Regime, Spa, Stage,
+    TwoStageFailure, translate,
 };
 
 use super::layout::{self, is_long};
 use super::{Arm32, SYNDROME, defined};
+use crate::arm::{self, Asked, Guest, UNUSABLE};
 use crate::contract::STATE;
 use crate::lenient::{DOMAIN_FIRST, Lenient};
 use crate::probe::{Expectation, Outcome, Probe, Watcher};
@@ -22,20 +23,14 @@ struct Machine<'a> {
     state: &'a [u64; STATE],
 }
 
-/// The registers enable what the walker does not model, or what the manual leaves open.
-const UNUSABLE: Outcome = Outcome::Other([0; 4]);
+impl Guest for Machine<'_> {
+    const STUB: u64 = layout::STUB;
+    const BYTES: u64 = 4;
 
-/// Where an access is made from.
-#[derive(Clone, Copy)]
-struct Asked {
-    kind: Kind,
-    privilege: Privilege,
-    /// By an address translation operation.
-    at: bool,
-}
+    fn tag(address: u64) -> u64 {
+        layout::tag(address)
+    }
 
-impl Machine<'_> {
-    /// One access: the address that it reaches, and PAR where one is asked for.
     fn access(
         &self,
         world: &mut World,
@@ -65,6 +60,13 @@ impl Machine<'_> {
         }
     }
 
+    fn comes_back(&self, world: &mut World, watcher: &Watcher, kind: Kind, _: bool) -> bool {
+        let vector = if kind == Kind::Execute { 0xC } else { 0x10 };
+        self.vectors_answer(world, watcher, vector, true)
+    }
+}
+
+impl Machine<'_> {
     fn under<F: Format<Root = Root>>(
         &self,
         format: F,
@@ -77,7 +79,7 @@ impl Machine<'_> {
         let s = self.state;
         let processor = &self.subject.features.processor;
         let format2 = Stage2::new(s[9] as u32, s[10], 0, processor).map_err(|_| UNUSABLE)?;
-        let mut regime = Regime { arm: arm::State::new(s[7], s[10]), ..Regime::default() };
+        let mut regime = Regime { arm: State::new(s[7], s[10]), ..Regime::default() };
         regime.arm.pan = s[11] & 1 << 22 != 0 && !asked.at;
         let whole_address = self.subject.deviates("whole-block-address-checked");
         let whole1 = whole_address && is_long(s);
@@ -216,7 +218,7 @@ impl Machine<'_> {
         vector: u64,
         or_stage2: bool,
     ) -> bool {
-        let asked = Asked { kind: Kind::Execute, privilege: Privilege::Supervisor, at: false };
+        let asked = Asked::new(Kind::Execute, false, false);
         watcher.set_aside(true);
         let reached = self.access(world, watcher, self.state[12] + vector, asked);
         watcher.set_aside(false);
@@ -249,68 +251,15 @@ pub(super) fn expect(
 ) -> Expectation {
     let state = &probe.state;
     let machine = Machine { subject, state };
-    let mut reached = None;
-    let mut unusable = false;
-    let user = state[11] & 0xF == 0;
-    let mut run = || -> Result<u64, Outcome> {
-        let (pc, address) = (state[0], state[1]);
-        let ask = |kind, user: bool, at| Asked {
-            kind,
-            privilege: if user { Privilege::User } else { Privilege::Supervisor },
-            at,
-        };
-        if probe.operation != 1 {
-            let kind = if probe.operation & 1 != 0 { Kind::Write } else { Kind::Read };
-            let asked = ask(kind, probe.operation & 2 != 0, true);
-            return Ok(machine.access(world, watcher, address, asked)?.1);
-        }
-        let mut step = |world: &mut World, address, kind| {
-            let outcome = machine.access(world, watcher, address, ask(kind, user, false));
-            if let Err(Outcome::Stage1 { .. }) = outcome {
-                let vector = if kind == Kind::Execute { 0xC } else { 0x10 };
-                unusable |= !machine.vectors_answer(world, watcher, vector, true);
-            }
-            outcome.map(|(spa, _)| spa)
-        };
-        let fetched = step(world, pc, Kind::Execute)?;
-        if pc == address {
-            reached = Some(fetched);
-            world.visit(fetched);
-            return match world.word(fetched) {
-                Some(word) => {
-                    unusable |= word != layout::tag(fetched);
-                    Ok(0)
-                }
-                // Where a fetch meets no memory, an emulator may run on.
-                None => Err(UNUSABLE),
-            };
-        }
-        if fetched & !0xFFF != layout::STUB {
-            unusable = true;
-            return Ok(0);
-        }
-        let kind = if layout::is_load(state) { Kind::Read } else { Kind::Write };
-        let spa = step(world, address, kind)?;
-        reached = Some(spa);
-        world.visit(spa);
-        let Some(word) = world.word(spa) else { return Err(Outcome::Bus { syndrome: 0 }) };
-        let shift = 8 * (spa & 4);
-        if kind == Kind::Write {
-            world.poke(spa, word & !(0xFFFF_FFFF << shift) | state[2] << shift);
-            return Ok(0);
-        }
-        Ok(word >> shift & 0xFFFF_FFFF)
-    };
-    let outcome = match run() {
-        Ok(value) => Outcome::Done { value },
-        Err(outcome) => outcome,
-    };
-    unusable |= outcome == UNUSABLE;
+    let mut expectation = arm::expect(&machine, probe, world, watcher);
     if probe.operation == 1 {
+        let outcome = expectation.outcome;
         // An external abort goes to PL1's vectors; AT shows it without them.
-        unusable |= matches!(outcome, Outcome::Bus { .. });
+        expectation.unusable |= matches!(outcome, Outcome::Bus { .. });
         // HVC is undefined at PL0 and goes to PL1's vectors too.
-        unusable |= outcome.is_done() && user && !machine.vectors_answer(world, watcher, 4, false);
+        expectation.unusable |= outcome.is_done()
+            && arm::is_user(state)
+            && !machine.vectors_answer(world, watcher, 4, false);
     }
-    Expectation { outcome, reached, unusable }
+    expectation
 }

@@ -3,8 +3,9 @@
 use slat::format::arm32::Version;
 
 use super::{Arm32, layout};
+use crate::arm;
 use crate::contract::STATE;
-use crate::probe::{Coverage, Draft};
+use crate::draft::{Coverage, Draft};
 use crate::random::Random;
 use crate::tree::{Below, Builder, Plain, Tree};
 use crate::world::World;
@@ -104,6 +105,8 @@ pub(super) fn generate(
     coverage: &mut Coverage,
 ) -> Draft {
     let processor = &subject.features.processor;
+    // What was added later is drawn aside, so that a seed's other probes stay as they were.
+    let mut aside = Random::new(!random.clone().bits());
     let first = random.pick(&[
         First::Off,
         First::Short,
@@ -282,15 +285,34 @@ pub(super) fn generate(
     let v8 = processor.version == Version::V8;
     let two = if v8 && first == First::Long && random.chance(25) { 1 << 6 } else { 0 };
     ttbcr |= two;
-    // QEMU's processors lack the Security Extensions here, and with them TTBCR.PD0 and PD1.
-    if first == First::Long && random.chance(2) && halves[1].is_some() {
-        ttbcr |= 1 << 7;
+    let disabled = first == First::Long && random.chance(2) && halves[1].is_some();
+    let mut operation = operation;
+    match first {
+        // EPD0; the stub lies in the upper half.
+        _ if disabled => ttbcr |= 1 << 7,
+        // PD0 and PD1. In Armv7 they belong to the Security Extensions (DDI 0406C B4.1.153), which QEMU's
+        // machine leaves out.
+        First::Short if v8 && aside.chance(3) => {
+            let [lower, upper] = [1 << 4, 1 << 5];
+            match (halves[1].is_some(), aside.chance(50)) {
+                (true, true) => ttbcr |= lower,
+                // The stub is not to be reached then, and AT needs none.
+                (true, false) => {
+                    ttbcr |= upper;
+                    operation = 0x10 + aside.below(4) as u32;
+                    address |= 0xFFC0_0000;
+                }
+                // Without an upper half PD1 does nothing.
+                (false, _) => ttbcr |= upper,
+            }
+        }
+        _ => (),
     }
     let pan = if subject.features.pan && random.chance(25) { 1 << 22 } else { 0 };
     let mut state = [0; STATE];
     state[0] = match random.below(3) {
         2 => address,
-        kind => layout::stub(base, kind == 0),
+        kind => arm::stub(base, kind == 0),
     };
     if state[0] != address {
         // The tag is in the upper half of a word.

@@ -1,5 +1,6 @@
 //! Where a probe's pages lie in the arena, and what they hold before the probe.
 
+use crate::arm::stub;
 use crate::contract::{Machine, STATE};
 use crate::world::{Beyond, World};
 
@@ -13,9 +14,6 @@ pub(crate) const HIGH: u64 = Machine::ARM.arena.start & !LOW;
 
 /// PL1's vectors, and behind them the stub.
 pub(crate) const STUB: u64 = at(0);
-/// Offset of the load in the stub's page; the store is 16 bytes behind it.
-pub(crate) const LOAD: u64 = 0x800;
-const STORE: u64 = 0x10;
 /// Pages that probes access; each word holds a trap and its own address.
 pub(crate) const DATA: std::ops::Range<u64> = at(0x4_0000)..at(0x6_0000);
 /// Room for tables.
@@ -38,19 +36,9 @@ pub(crate) const fn tag(address: u64) -> u64 {
     hvc(TRAP) | address << 32
 }
 
-/// Whether a run loads.
-pub(crate) fn is_load(state: &[u64; STATE]) -> bool {
-    state[0] != state[1] && state[0] & STORE == 0
-}
-
 /// Whether stage 1 has long descriptors: TTBCR.EAE.
 pub(crate) fn is_long(state: &[u64; STATE]) -> bool {
     state[4] & 1 << 31 != 0
-}
-
-/// The program counter of the stub at this base that loads or stores.
-pub(crate) const fn stub(base: u64, load: bool) -> u64 {
-    base + LOAD + if load { 0 } else { STORE }
 }
 
 pub(crate) fn template() -> World {

@@ -2,7 +2,8 @@
 
 use slat::format::arm32::Version;
 
-use super::layout::{self, is_long};
+use super::layout::is_long;
+use crate::arm;
 use crate::probe::Probe;
 use crate::reproduce::{Walk, unless};
 
@@ -25,20 +26,11 @@ pub(super) fn walks(version: Version, probe: &Probe) -> Vec<Walk> {
         "arm-lpae-s2,vttbr={:#x},vtcr={:#x},hcr={:#x},version={version}",
         s[8], s[9], s[10]
     );
-    let user = if run { s[11] & 0xF == 0 } else { probe.operation & 2 != 0 };
-    let walk = |access, address| Walk {
+    arm::walks(probe, |access, user, address| Walk {
         stage1: stage1.clone(),
         stage2: Some(stage2.clone()),
         access,
         user,
         address,
-    };
-    if !run {
-        return vec![walk(if probe.operation & 1 != 0 { "w" } else { "r" }, s[1])];
-    }
-    let mut walks = vec![walk("x", s[0])];
-    if s[0] != s[1] {
-        walks.push(walk(if layout::is_load(s) { "r" } else { "w" }, s[1]));
-    }
-    walks
+    })
 }

@@ -2,16 +2,17 @@
 
 use slat::fault::Denied;
 use slat::format::arm64::{Root, Stage1, Stage2, TranslationRegime};
-use slat::regime::arm;
+use slat::regime::arm::State;
 use slat::syndrome::arm64 as syndrome;
 use slat::{
-    Access, Cause, Failed, Gpa, Gva, Kind, MemoryType, Privilege, Purpose, Regime, Spa, Stage,
-    Updates, translate,
+    Access, Cause, Failed, Gpa, Gva, Kind, MemoryType, Purpose, Regime, Spa, Stage, Updates,
+    translate,
 };
 
 use super::{Arm64, SYNDROME, layout};
+use crate::arm::{self, Asked, Guest, UNUSABLE};
 use crate::contract::STATE;
-use crate::lenient::Lenient;
+use crate::lenient::{Lenient, ROOT_UPPER};
 use crate::probe::{Expectation, Outcome, Probe, Watcher};
 use crate::world::World;
 
@@ -20,26 +21,29 @@ struct Machine<'a> {
     state: &'a [u64; STATE],
 }
 
-/// The registers enable what the walker does not model, or what the manual leaves open.
-const UNUSABLE: Outcome = Outcome::Other([0; 4]);
+impl Guest for Machine<'_> {
+    const STUB: u64 = layout::STUB;
+    const BYTES: u64 = 8;
 
-impl Machine<'_> {
+    fn tag(address: u64) -> u64 {
+        layout::tag(address)
+    }
+
     fn access(
         &self,
         world: &mut World,
         watcher: &Watcher,
         address: u64,
-        kind: Kind,
-        privilege: Privilege,
-        at: bool,
+        asked: Asked,
     ) -> Result<(u64, u64), Outcome> {
+        let Asked { kind, privilege, at } = asked;
         let s = self.state;
         let processor = &self.subject.features.processor;
         let unusable = |_| UNUSABLE;
         let format1 = Stage1::new(TranslationRegime::El10, s[4], s[3], s[10], processor);
         let format1 = format1.map_err(unusable)?;
         let format2 = Stage2::new(s[9], s[10], 0, processor).map_err(unusable)?;
-        let mut regime = Regime { arm: arm::State::new(s[7], s[10]), ..Regime::default() };
+        let mut regime = Regime { arm: State::new(s[7], s[10]), ..Regime::default() };
         // AT S12E1R and its like do not look at PSTATE.PAN.
         regime.arm.pan = s[11] & 1 << 22 != 0 && !at;
         let deviates = |name| self.subject.deviations.contains(&name);
@@ -56,8 +60,14 @@ impl Machine<'_> {
         let unread1 = unread(s[4] >> 32, s[4] >> 14, lpa2_1);
         let unread2 = unread(s[9] >> 16, s[9] >> 14, lpa2_2);
         // Bits 5:2 of a root register are address bits 51:48 of LPA2.
-        let unread_root = if unread1 == 3 << 8 { 0x3C } else { 0 };
-        let root = Root { ttbr0: s[5] & !unread_root, ttbr1: s[6] & !unread_root };
+        let unread_root = |unread| if unread == 3 << 8 { ROOT_UPPER } else { 0 };
+        let root =
+            Root { ttbr0: s[5] & !unread_root(unread1), ttbr1: s[6] & !unread_root(unread1) };
+        let root2 = s[8] & !unread_root(unread2);
+        let offsets = deviates("root-bits-are-an-offset");
+        let offset = |register: u64, size: u64| {
+            if offsets { (register, 64 - (size & 63) as u32) } else { (0, 0) }
+        };
         let whole_address = deviates("whole-block-address-checked");
         let lenient1 = Lenient {
             any_block,
@@ -65,6 +75,7 @@ impl Machine<'_> {
             whole_address,
             unread: unread1,
             clean_executes: deviates("clean-page-executable"),
+            root_offsets: [offset(s[5], s[4]), offset(s[6], s[4] >> 16)],
             ..Lenient::exact(format1)
         };
         let lenient2 = Lenient {
@@ -72,10 +83,11 @@ impl Machine<'_> {
             lpa2: lpa2_2,
             whole_address,
             unread: unread2,
+            root_offsets: [offset(s[8], s[9]); 2],
             ..Lenient::exact(format2)
         };
         let stage1 = Stage::<_, Gva, Gpa>::new(lenient1, root).with_updates(Updates::OnSuccess);
-        let stage2 = Stage::<_, Gpa, Spa>::new(lenient2, s[8]).with_updates(Updates::OnSuccess);
+        let stage2 = Stage::<_, Gpa, Spa>::new(lenient2, root2).with_updates(Updates::OnSuccess);
         let access = Access::new(kind, privilege);
         let address = Gva::new(address);
         let found = translate(&stage1, &stage2, world, address, &access, &regime, watcher);
@@ -143,16 +155,13 @@ impl Machine<'_> {
             }),
         }
     }
-}
 
-impl Machine<'_> {
     /// Whether EL1's vectors, to which a synchronous exception goes, hold their HVC or fault in stage
     /// 2; where they fault in stage 1 or lie where no memory is, the guest never ends.
-    fn vectors_answer(&self, world: &mut World, watcher: &Watcher, user: bool) -> bool {
+    fn comes_back(&self, world: &mut World, watcher: &Watcher, _: Kind, user: bool) -> bool {
         let vector = self.state[12] + if user { 0x400 } else { 0x200 };
-        let (kind, privilege) = (Kind::Execute, Privilege::Supervisor);
         watcher.set_aside(true);
-        let reached = self.access(world, watcher, vector, kind, privilege, false);
+        let reached = self.access(world, watcher, vector, Asked::new(Kind::Execute, false, false));
         watcher.set_aside(false);
         match reached {
             Ok((spa, _)) => spa & !0xFFF == layout::STUB,
@@ -169,69 +178,15 @@ pub(super) fn expect(
 ) -> Expectation {
     let state = &probe.state;
     let machine = Machine { subject, state };
-    let mut reached = None;
-    let mut unusable = false;
-    let mut run = || -> Result<u64, Outcome> {
-        let (pc, address) = (state[0], state[1]);
-        if probe.operation != 1 {
-            let write = probe.operation & 1 != 0;
-            let kind = if write { Kind::Write } else { Kind::Read };
-            let user = probe.operation & 2 != 0;
-            let privilege = if user { Privilege::User } else { Privilege::Supervisor };
-            return Ok(machine.access(world, watcher, address, kind, privilege, true)?.1);
-        }
-        let user = state[11] & 0xF == 0;
-        let privilege = if user { Privilege::User } else { Privilege::Supervisor };
-        let mut step = |world: &mut World, address, kind| {
-            let outcome = machine.access(world, watcher, address, kind, privilege, false);
-            let Err(Outcome::Stage1 { .. }) = outcome else {
-                return outcome.map(|(spa, _)| spa);
-            };
-            unusable |= !machine.vectors_answer(world, watcher, user);
-            outcome.map(|(spa, _)| spa)
-        };
-        let fetched = step(world, pc, Kind::Execute)?;
-        if pc == address {
-            reached = Some(fetched);
-            world.visit(fetched);
-            return match world.word(fetched) {
-                Some(word) => {
-                    unusable |= word != layout::tag(fetched);
-                    Ok(0)
-                }
-                // Where a fetch meets no memory, an emulator may run on.
-                None => Err(UNUSABLE),
-            };
-        }
-        if fetched & !0xFFF != layout::STUB {
-            unusable = true;
-            return Ok(0);
-        }
-        let kind = if layout::is_load(state) { Kind::Read } else { Kind::Write };
-        let spa = step(world, address, kind)?;
-        reached = Some(spa);
-        world.visit(spa);
-        let Some(word) = world.word(spa) else { return Err(Outcome::Bus { syndrome: 0 }) };
-        if kind == Kind::Write {
-            world.poke(spa, state[2]);
-            return Ok(0);
-        }
-        Ok(word)
-    };
-    let outcome = match run() {
-        Ok(value) => Outcome::Done { value },
-        Err(outcome) => outcome,
-    };
-    unusable |= outcome == UNUSABLE;
+    let mut expectation = arm::expect(&machine, probe, world, watcher);
     if probe.operation == 1 {
-        // An external abort goes to EL1's vectors.
-        let user = state[11] & 0xF == 0;
-        unusable |=
-            matches!(outcome, Outcome::Bus { .. }) && !machine.vectors_answer(world, watcher, user);
-        // HVC is undefined at EL0 and goes to EL1's vectors too.
-        if outcome.is_done() && state[11] & 0xF == 0 {
-            unusable |= !machine.vectors_answer(world, watcher, true);
-        }
+        // An external abort goes to EL1's vectors; HVC is undefined at EL0 and goes there too.
+        let user = arm::is_user(state);
+        let goes = match expectation.outcome {
+            Outcome::Bus { .. } => true,
+            outcome => outcome.is_done() && user,
+        };
+        expectation.unusable |= goes && !machine.comes_back(world, watcher, Kind::Execute, user);
     }
-    Expectation { outcome, reached, unusable }
+    expectation
 }

@@ -2,8 +2,9 @@
 
 use super::shape::Shape;
 use super::{Arm64, layout};
+use crate::arm;
 use crate::contract::{Machine, STATE};
-use crate::probe::{Coverage, Draft};
+use crate::draft::{Coverage, Draft};
 use crate::random::Random;
 use crate::tree::{Below, Builder, Plain, Tree};
 use crate::world::World;
@@ -34,16 +35,6 @@ impl Second<'_> {
         }
         let kept = memory & ((1 << from) - 1);
         kept | (builder.random.bits() & ((1 << (self.width - from)) - 1)) << from
-    }
-
-    /// Where a root of this many bytes lies. QEMU takes bits 5:2 of a root register, which hold
-    /// address bits 51:48, for an offset as well where the root is smaller than 64 bytes, so that
-    /// those bits stay clear there.
-    fn root_alias(&mut self, builder: &mut Builder<'_>, memory: u64, bytes: u64) -> u64 {
-        match self.alias(builder, memory, 0) {
-            high if high >> 48 != 0 && bytes < 64 => memory,
-            any => any,
-        }
     }
 
     /// Maps one page of memory at an address of its own choice.
@@ -205,7 +196,7 @@ pub(super) fn generate(
             leaf: &leaf1,
             next: &next1,
         };
-        ttbr0 = below.root_alias(&mut builder, root, bytes);
+        ttbr0 = below.alias(&mut builder, root, 0);
         below.root = ttbr0;
         let largest1 = shape1.largest_block().min(tree1.root_level);
         let leaf = builder.random.pick(&[0, 0, 0, 1, 1, 2, 3]).min(largest1);
@@ -231,7 +222,7 @@ pub(super) fn generate(
             };
             // EL0 reads and executes, EL1 executes.
             let (privileged, user) = (touch(0), touch(3 << 6));
-            ttbr1 = below.root_alias(&mut builder, root, bytes);
+            ttbr1 = below.alias(&mut builder, root, 0);
             below.root = ttbr1;
             for (at, leaf) in [
                 (layout::STUB_EL1, &privileged as &dyn Fn(u64, u8, u64) -> u64),
@@ -337,7 +328,7 @@ pub(super) fn generate(
             }
             address
         }
-        kind => layout::stub(base, kind == 0),
+        kind => arm::stub(base, kind == 0),
     };
     state[1] = address;
     state[2] = 0x1122_3344_5566_7788;
@@ -353,12 +344,13 @@ pub(super) fn generate(
     state[12] = if translating { layout::STUB_EL1 } else { unpaged_stub };
     draft.operation = operation;
     draft.state = state;
-    corner(subject, &mut aside, world, &mut draft);
+    corner(subject, &mut aside, world, &mut draft, shape2.ds || shape2.wide);
     draft
 }
 
-/// What few probes are about: leaves that are writable but for their being clean, and disabled halves.
-fn corner(subject: &Arm64, random: &mut Random, world: &World, draft: &mut Draft) {
+/// What few probes are about: leaves that are writable but for their being clean, disabled halves, and roots of
+/// stage 2 above 48 bits. `wide2` is whether its root register has such bits.
+fn corner(subject: &Arm64, random: &mut Random, world: &World, draft: &mut Draft, wide2: bool) {
     const DIRTIABLE: u64 = 1 << 51 | 1 << 7;
     let leaf = draft.sites.iter().find(|site| site.stage == 1 && site.leaf).copied();
     match (random.below(100), leaf) {
@@ -369,6 +361,8 @@ fn corner(subject: &Arm64, random: &mut Random, world: &World, draft: &mut Draft
         }
         // EPD0.
         (3..5, Some(_)) => draft.state[4] |= 1 << 7,
+        // Bits 5:2 of VTTBR: no memory lies so high.
+        (7..9, _) if wide2 => draft.state[8] |= random.below(16) << 2,
         // EPD1, of an address in its half; the stub's half serves runs.
         (5..7, Some(_)) if draft.operation != 1 => {
             draft.state[4] |= 1 << 23;

@@ -2,7 +2,7 @@
 
 use slat::format::arm64::Processor;
 
-use super::layout;
+use crate::arm;
 use crate::probe::Probe;
 use crate::reproduce::{Walk, unless};
 
@@ -35,20 +35,11 @@ pub(super) fn walks(processor: &Processor, probe: &Probe) -> Vec<Walk> {
     // AT S12E1R and its like do not look at PSTATE.PAN.
     unless(&mut stage1, false, run && s[11] & 1 << 22 != 0, "pan");
     let stage2 = format!("arm64-s2,vttbr={:#x},vtcr={:#x},hcr={:#x}{features}", s[8], s[9], s[10]);
-    let user = if run { s[11] & 0xF == 0 } else { probe.operation & 2 != 0 };
-    let walk = |access, address| Walk {
+    arm::walks(probe, |access, user, address| Walk {
         stage1: stage1.clone(),
         stage2: Some(stage2.clone()),
         access,
         user,
         address,
-    };
-    if !run {
-        return vec![walk(if probe.operation & 1 != 0 { "w" } else { "r" }, s[1])];
-    }
-    let mut walks = vec![walk("x", s[0])];
-    if s[0] != s[1] {
-        walks.push(walk(if layout::is_load(s) { "r" } else { "w" }, s[1]));
-    }
-    walks
+    })
 }

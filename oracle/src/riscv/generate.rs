@@ -3,7 +3,7 @@
 use super::layout::{self, A, D, R, U, V, W, X, pte};
 use super::{HLV, HLVX, HSV};
 use crate::contract::STATE;
-use crate::probe::{Coverage, Draft};
+use crate::draft::{Coverage, Draft};
 use crate::random::Random;
 use crate::tree::{Below, Builder, Plain, Tree};
 use crate::world::World;

@@ -85,7 +85,7 @@ impl<'a> Machine<'a> {
         let cr3 = self.state[4];
         let processor = self.processor();
         if !self.subject.features.unrestricted && self.state[3] & PROTECTED != PROTECTED {
-            // SDM 3C 27.3.1.1 and A.7: CR0.PE and CR0.PG are fixed to 1 without unrestricted guests.
+            // SDM 3C 28.3.1.1 and A.7: CR0.PE and CR0.PG are fixed to 1 without unrestricted guests.
             return Err(Outcome::Refused);
         }
         if self.state[3] & 1 << 31 == 0 {
@@ -103,7 +103,7 @@ impl<'a> Machine<'a> {
             let format = Pae::new(self.controls, processor);
             let root = if self.subject.features.second == Second::Ept {
                 let registers: [u64; 4] = std::array::from_fn(|i| self.state[11 + i]);
-                // SDM 3C 27.3.1.6: VM entry checks the PDPTEs.
+                // SDM 3C 28.3.1.6: VM entry checks the PDPTEs.
                 if registers.iter().any(|&pdpte| format.pdpte_reserved(pdpte) != 0) {
                     return Err(Outcome::Refused);
                 }

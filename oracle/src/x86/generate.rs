@@ -2,7 +2,7 @@
 
 use super::layout::{self, PAGE, bits};
 use super::{Features, First, Second, class, cr4};
-use crate::probe::{Coverage, Draft, Site};
+use crate::draft::{Coverage, Draft, Site};
 use crate::random::Random;
 use crate::world::World;
 

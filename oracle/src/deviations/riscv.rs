@@ -1,0 +1,57 @@
+//! Of QEMU's RISC-V harts.
+
+use super::{Deviation, Model, Shows};
+
+/// These deviations.
+pub(super) static ALL: &[Deviation] = &[
+    Deviation {
+        name: "hlvx-is-a-fetch",
+        models: &[Model::QemuRiscv],
+        section: "RISC-V privileged, Hypervisor extension, \"Hypervisor Virtual-Machine Load and \
+                  Store Instructions\"",
+        what: "HLVX is a load that asks for execute permission: SUM applies to it, and its exceptions \
+               are those of a load; the model makes an instruction fetch of it, and reports page \
+               faults instead of guest-page faults.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "mxr-for-implicit-reads",
+        models: &[Model::QemuRiscv],
+        section: "RISC-V privileged, Hypervisor extension, \"Two-Stage Address Translation\"",
+        what: "MXR makes executable pages readable for explicit loads; the model applies it to \
+               G-stage's check of VS-stage's table reads too.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "hlv-ignores-henvcfg",
+        models: &[Model::QemuRiscv],
+        section: "RISC-V privileged, Hypervisor extension, \"Hypervisor Environment Configuration \
+                  Register\"",
+        what: "HLV, HSV and HLVX access memory as though V were 1, so that henvcfg governs VS-stage's \
+               ADUE and PBMTE; the model takes menvcfg alone for them.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "table-without-memory",
+        models: &[Model::QemuRiscv],
+        section: "RISC-V privileged, \"Virtual Address Translation Process\", step 2",
+        what: "Where no memory answers the read of a table entry, the access ends with an access \
+               fault; the model reports a page fault.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "g-stage-update-unchecked",
+        models: &[Model::QemuRiscv],
+        section: "RISC-V privileged, Hypervisor extension, \"Guest-Page Faults\"",
+        what: "Setting A and D in a VS-stage entry is an implicit store and needs G-stage's write \
+               permission; the model does not ask for it.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "pbmt-3-accepted",
+        models: &[Model::QemuRiscv],
+        section: "RISC-V privileged, Svpbmt",
+        what: "The encoding 3 of PBMT is reserved and faults; the model accepts it where PBMTE is set.",
+        shows: Shows::InWalk,
+    },
+];
