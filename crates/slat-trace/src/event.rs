@@ -94,25 +94,32 @@ impl Access {
         Self { frame, ..self }
     }
 
-    /// A fetch of `len` bytes by the same vCPU with the same privilege.
-    #[inline]
-    pub(crate) fn fetch(self, va: u64, len: u16, frame: u32) -> Self {
-        let flags = self.flags & Self::USER | Kind::Fetch as u8;
-        Self { va, frame, len, flags, ..self }
-    }
-
     /// The same access at another address.
     #[inline(always)]
     pub(crate) fn at(self, va: u64) -> Self {
         Self { va, ..self }
     }
 
-    /// A data access by the same vCPU with the same privilege: bit 0 of `shape` says that it is a
-    /// store, bits 1..=3 the logarithm of its length.
+    /// What the same vCPU with the same privilege does with a data access: bit 0 of `shape` says that it is a store,
+    /// bits 1..=3 the logarithm of its length.
     #[inline]
-    pub(crate) fn data(self, va: u64, shape: u8) -> Self {
+    pub(crate) fn data(self, shape: u8) -> Sort {
         let flags = self.flags & Self::USER | shape & 1;
-        Self { va, frame: Self::NO_FRAME, len: 1 << (shape >> 1 & 7), flags, ..self }
+        Sort { len: 1 << (shape >> 1 & 7), who: u16::from_le_bytes([self.vcpu, flags]) }
+    }
+
+    /// What the same vCPU with the same privilege does with a fetch of `len` bytes.
+    #[inline]
+    pub(crate) fn fetch(self, len: u16) -> Sort {
+        let flags = self.flags & Self::USER | Kind::Fetch as u8;
+        Sort { len, who: u16::from_le_bytes([self.vcpu, flags]) }
+    }
+
+    /// An access of a sort.
+    #[inline(always)]
+    pub(crate) fn of(Sort { len, who }: Sort, va: u64, frame: u32) -> Self {
+        let [vcpu, flags] = who.to_le_bytes();
+        Self { va, frame, len, vcpu, flags }
     }
 
     /// What the access does.
@@ -147,6 +154,12 @@ impl Access {
         self.flags & Self::USER != 0
     }
 
+    /// What of its kind and privilege a walk depends on, in three bits.
+    #[inline(always)]
+    pub(crate) fn class(self) -> u8 {
+        self.flags & (Self::KIND | Self::USER)
+    }
+
     /// Whether it reaches into the following 4 KiB page.
     #[inline]
     #[must_use]
@@ -159,6 +172,32 @@ impl Access {
     #[must_use]
     pub fn gpa(self) -> Option<u64> {
         (self.frame != Self::NO_FRAME).then(|| u64::from(self.frame) << 12 | self.va & 0xfff)
+    }
+}
+
+/// All of an access but where it is: apart, it is copied as one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(4))]
+pub(crate) struct Sort {
+    len: u16,
+    /// The vCPU, and above it the flags.
+    who: u16,
+}
+
+impl Sort {
+    /// No access is of this sort.
+    pub(crate) const NONE: Self = Self { len: 0, who: u16::MAX };
+
+    /// Whether vCPU, kind and privilege are the same.
+    #[inline(always)]
+    pub(crate) fn is_like(self, other: Self) -> bool {
+        self.who == other.who
+    }
+
+    /// The length in bytes.
+    #[inline(always)]
+    pub(crate) fn len(self) -> u16 {
+        self.len
     }
 }
 

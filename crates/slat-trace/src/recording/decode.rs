@@ -1,12 +1,14 @@
 //! From the streams of one block of the file back to accesses and events.
 
+mod frames;
 mod turn;
 
 use super::bytes::{Bytes, Short};
 use super::events::{EventState, get_event};
 use super::layout::{MAX_DEFINITIONS, MAX_SHAPE, Section};
-use super::model::{Definition, Model, TooManySites};
+use super::model::{Basket, Definition, Model, TooManySites};
 use crate::event::{Batch, Event};
+use turn::Limits;
 
 /// The streams contradict each other or end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,7 @@ struct Stream {
 #[derive(Debug)]
 pub(crate) struct Decoder {
     models: Vec<Model>,
+    basket: Basket,
     users: Vec<bool>,
     streams: Vec<Stream>,
     turns: Vec<u8>,
@@ -100,6 +103,7 @@ impl Decoder {
     pub(crate) fn new(vcpus: u8) -> Self {
         Self {
             models: (0..vcpus).map(|_| Model::new()).collect(),
+            basket: Basket::new(),
             users: vec![false; usize::from(vcpus)],
             streams: (0..vcpus).map(|_| Stream::default()).collect(),
             turns: Vec::new(),
@@ -179,12 +183,12 @@ impl Decoder {
         enough: usize,
     ) -> Result<bool, Inconsistent> {
         // An event takes as much room as some accesses.
-        let most_events = enough.div_ceil(4);
-        while batch.accesses.len() < enough && batch.events.len() < most_events {
+        let limits = Limits { accesses: enough, events: enough.div_ceil(4) };
+        while batch.accesses.len() < enough && batch.events.len() < limits.events {
             if self.left == 0 && self.pending == 0 && !self.next_turn()? {
                 return if self.expected == 0 { Ok(false) } else { Err(Inconsistent) };
             }
-            self.read_turn::<WITH_FRAMES>(definitions, batch, enough, most_events)?;
+            self.read_turn::<WITH_FRAMES>(definitions, batch, limits)?;
         }
         Ok(true)
     }

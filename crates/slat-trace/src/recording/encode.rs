@@ -338,8 +338,8 @@ impl Encoder {
         let (frames, last_frame) = model.frames();
         for (ordinal, data) in data.iter().enumerate() {
             let known = Page { from: data.va >> 12, to: data.frame.into() };
-            if frames.of(known.from) != Some(known.to) {
-                frames.set(known);
+            if frames.of(known.from) != Some(data.frame) {
+                frames.set(known.from, data.frame);
                 flags |= code::FRAMES;
                 put_varint(&mut sections[FRAMES], (ordinal + 1 - from) as u64);
                 let last = *last_frame;

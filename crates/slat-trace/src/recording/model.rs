@@ -4,7 +4,12 @@
 //! at the address of the last time plus the stride of the last time. Each vCPU has one model; it is
 //! forgotten at every block of the file, so that a reader can begin at any of them.
 
+mod address;
+mod follow;
+
 use super::layout::MAX_SITES;
+use crate::event::Sort;
+pub(crate) use follow::{Basket, Said};
 
 const HISTORY: usize = 1 << 15;
 const PAGES: usize = 1 << 12;
@@ -16,6 +21,14 @@ pub(crate) struct Site {
     pub(crate) last: u64,
     pub(crate) stride: u64,
     pub(crate) shape: u8,
+    /// The shape and who makes the access; right while the state's `fetch` is.
+    sort: Sort,
+}
+
+impl Site {
+    fn new(shape: u8) -> Self {
+        Self { last: 0, stride: 0, shape, sort: Sort::NONE }
+    }
 }
 
 /// A block of instructions: what is known of it in the whole file.
@@ -45,6 +58,8 @@ struct State {
     room: u16,
     bytes: u16,
     instructions: u16,
+    /// What its fetch is, and as whose the accesses of its sites are noted.
+    fetch: Sort,
 }
 
 /// What a block of instructions is: its fetch, and where its sites are.
@@ -71,6 +86,12 @@ impl State {
         let Self { gpa, bytes, instructions, first, len, .. } = *self;
         Code { gpa, bytes, instructions, first, len }
     }
+
+    /// Whether it has a fetch and one data access, like the commonest loops.
+    #[inline]
+    fn is_small_loop(&self) -> bool {
+        self.len == 1 && self.bytes != 0
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +102,13 @@ pub(crate) struct Page {
 
 const NOWHERE: Page = Page { from: u64::MAX, to: 0 };
 
+/// Where the history has what follows the blocks `current` and, before it, `before`.
+#[inline]
+fn slot(current: u32, before: u32) -> usize {
+    let mixed = current.wrapping_mul(0x9e37_79b1) ^ before.wrapping_mul(0x85eb_ca6b);
+    (mixed >> 17) as usize & (HISTORY - 1)
+}
+
 /// The accesses of a block would need more sites than a file's block may have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TooManySites;
@@ -89,7 +117,7 @@ pub(crate) struct TooManySites;
 pub(crate) struct Model {
     epoch: u32,
     states: Vec<State>,
-    /// What followed each the last time, plus 1. It is written at each execution, the states are only
+    /// What followed each the last time, plus 1, by its number plus 1. It is written at each execution, the states are only
     /// read: apart, no read has to wait for a write beside it.
     next: Vec<u32>,
     sites: Vec<Site>,
@@ -139,7 +167,7 @@ impl Model {
         (self.before, self.current, self.moved, self.last_page) = (0, 0, 0, 0);
         self.pages.fill(NOWHERE);
         if let Some(frames) = &mut self.frames {
-            frames.0.fill([0; 2]);
+            frames.forget();
         }
         self.last_frame = Page { from: 0, to: 0 };
     }
@@ -157,8 +185,7 @@ impl Model {
 
     #[inline]
     fn slot(&self) -> usize {
-        let mixed = self.current.wrapping_mul(0x9e37_79b1) ^ self.before.wrapping_mul(0x85eb_ca6b);
-        (mixed >> 17) as usize & (HISTORY - 1)
+        slot(self.current, self.before)
     }
 
     /// The block expected next by the last two, plus 1; 0 if there is no expectation.
@@ -173,8 +200,8 @@ impl Model {
         match self.current {
             0 => 0,
             current => {
-                let current = current as usize - 1;
-                if self.states[current].epoch == self.epoch { self.next[current] } else { 0 }
+                let known = self.states[current as usize - 1].epoch == self.epoch;
+                if known { self.next[current as usize] } else { 0 }
             }
         }
     }
@@ -195,7 +222,7 @@ impl Model {
     ) -> Result<Code, TooManySites> {
         let slot = self.slot();
         self.history[slot] = id + 1;
-        if let Some(next) = self.next.get_mut((self.current as usize).wrapping_sub(1)) {
+        if let Some(next) = self.next.get_mut(self.current as usize) {
             *next = id + 1;
         }
         self.before = self.current;
@@ -210,7 +237,7 @@ impl Model {
     fn first_entry(&mut self, id: u32, definitions: &[Definition]) -> Result<Code, TooManySites> {
         if self.states.len() <= id as usize {
             self.states.resize(definitions.len(), State::default());
-            self.next.resize(definitions.len(), 0);
+            self.next.resize(definitions.len() + 1, 0);
         }
         let definition = &definitions[id as usize];
         let first = self.sites_in_use();
@@ -218,13 +245,13 @@ impl Model {
         if first + len > MAX_SITES {
             return Err(TooManySites);
         }
-        let site = |&shape| Site { last: 0, stride: 0, shape };
-        self.sites.extend(definition.shape.iter().map(site));
+        self.sites.extend(definition.shape.iter().map(|&shape| Site::new(shape)));
         let (first, len) = (first as u32, len as u16);
         let Definition { gpa, bytes, instructions, .. } = *definition;
         let epoch = self.epoch;
-        let state = State { gpa, epoch, first, len, room: len, bytes, instructions };
-        self.next[id as usize] = 0;
+        let fetch = Sort::NONE;
+        let state = State { gpa, epoch, first, len, room: len, bytes, instructions, fetch };
+        self.next[id as usize + 1] = 0;
         self.states[id as usize] = state;
         Ok(state.code())
     }
@@ -259,8 +286,10 @@ impl Model {
             state.room = room as u16;
         }
         state.len = shape.len() as u16;
+        state.fetch = Sort::NONE;
         for (site, &shape) in self.sites[state.first as usize..].iter_mut().zip(shape) {
-            site.shape = shape;
+            let Site { last, stride, .. } = *site;
+            *site = Site { last, stride, ..Site::new(shape) };
         }
         Ok(())
     }
@@ -280,33 +309,59 @@ impl Model {
 
 /// A physical page for each virtual page of data accesses, as far as there is room.
 ///
-/// Each pair begins with the complement of the virtual page: nothing known is all zeros, and memory that
-/// comes zeroed need not be touched before it is used.
+/// Of each pair: the virtual page, and above it (from bit 52 on) when it was noted, then the physical page.
+/// Nothing known is all zeros, and memory that comes zeroed need not be touched before it is used.
 #[derive(Debug)]
-pub(crate) struct Frames(Box<[[u64; 2]; FRAMES]>);
+pub(crate) struct Frames {
+    all: Box<[[u64; 2]; FRAMES]>,
+    /// Pairs of another time are void. Never 0.
+    time: u16,
+}
 
 impl Frames {
+    const TIME_AT: u32 = 52;
+
     #[cold]
     fn nowhere() -> Self {
-        Self(vec![[0; 2]; FRAMES].try_into().expect("as many as there are"))
+        Self { all: vec![[0; 2]; FRAMES].try_into().expect("as many as there are"), time: 1 }
     }
 
-    #[inline]
+    fn forget(&mut self) {
+        self.time += 1;
+        if self.time == 1 << (64 - Self::TIME_AT) {
+            self.all.fill([0; 2]);
+            self.time = 1;
+        }
+    }
+
+    #[inline(always)]
     fn slot(page: u64) -> usize {
         (page ^ page >> 16) as usize & (FRAMES - 1)
     }
 
+    #[inline(always)]
+    fn key(&self, page: u64) -> u64 {
+        page | u64::from(self.time) << Self::TIME_AT
+    }
+
+    /// The physical page of the virtual page `page` (of 52 bits), and 0 if it is known.
+    #[inline(always)]
+    pub(crate) fn look(&self, page: u64) -> (u32, u64) {
+        let [from, to] = self.all[Self::slot(page)];
+        (to as u32, from ^ self.key(page))
+    }
+
     /// The physical page of the virtual page `page`, if it is known.
     #[inline]
-    pub(crate) fn of(&self, page: u64) -> Option<u64> {
-        let [not_from, to] = self.0[Self::slot(page)];
-        (not_from == !page).then_some(to)
+    pub(crate) fn of(&self, page: u64) -> Option<u32> {
+        let (frame, different) = self.look(page);
+        (different == 0).then_some(frame)
     }
 
     /// Notes a pair.
     #[inline]
-    pub(crate) fn set(&mut self, Page { from, to }: Page) {
-        self.0[Self::slot(from)] = [!from, to];
+    pub(crate) fn set(&mut self, page: u64, frame: u32) {
+        self.all[Self::slot(page)] = [self.key(page), frame.into()];
     }
 }
 
