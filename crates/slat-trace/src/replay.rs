@@ -8,6 +8,7 @@
 mod counts;
 mod memory;
 mod verify;
+mod walks;
 
 pub use counts::Counts;
 pub use memory::{TableMemory, TooManyTables};

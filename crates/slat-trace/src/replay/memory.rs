@@ -37,12 +37,14 @@ impl TableMemory {
         Self::default()
     }
 
+    /// The entry at `gpa`, and the number of its page, of those that are or were tables.
     #[inline]
-    fn find(&self, gpa: u64) -> Option<&Page> {
+    pub(super) fn locate(&self, gpa: u64) -> Option<(usize, u64)> {
         let number = gpa >> 12;
         let low = self.directory.get((number >> LOW_BITS) as usize)?.as_ref()?;
         let index = low[(number & ((1 << LOW_BITS) - 1)) as usize];
-        self.pages.get((index as usize).wrapping_sub(1))
+        let index = (index as usize).wrapping_sub(1);
+        Some((index, self.pages.get(index)?[(gpa >> 3 & 511) as usize]))
     }
 
     fn make(&mut self, gpa: u64) -> Result<&mut Page, TooManyTables> {
@@ -93,7 +95,7 @@ impl TableMemory {
     #[inline]
     #[must_use]
     pub fn entry(&self, gpa: u64) -> Option<u64> {
-        Some(self.find(gpa)?[(gpa >> 3 & 511) as usize])
+        self.locate(gpa).map(|(_, entry)| entry)
     }
 
     /// How many pages are or were tables.
@@ -103,7 +105,29 @@ impl TableMemory {
     }
 }
 
-impl Memory for &TableMemory {
+/// The tables while a walk reads them: what it reads is noted.
+pub(super) struct Watched<'a> {
+    tables: &'a TableMemory,
+    /// Of each entry that was read the address and the number of its page.
+    reads: [(u64, usize); MOST_READS],
+    len: usize,
+}
+
+/// More entries than one stage of any format reads.
+const MOST_READS: usize = 8;
+
+impl<'a> Watched<'a> {
+    pub(super) fn new(tables: &'a TableMemory) -> Self {
+        Self { tables, reads: [(0, 0); MOST_READS], len: 0 }
+    }
+
+    /// What was read, in order; None if it was more than any walk reads.
+    pub(super) fn reads(&self) -> Option<&[(u64, usize)]> {
+        self.reads.get(..self.len)
+    }
+}
+
+impl Memory for Watched<'_> {
     type Address = Gpa;
     type Fault = Outside<Gpa>;
 
@@ -115,7 +139,11 @@ impl Memory for &TableMemory {
         _: &slat::Access,
     ) -> Result<Value, Outside<Gpa>> {
         let outside = Outside { address, write: false };
-        let entry = self.entry(address.raw() & !7).ok_or(outside)?;
+        let (page, entry) = self.tables.locate(address.raw() & !7).ok_or(outside)?;
+        if let Some(read) = self.reads.get_mut(self.len) {
+            *read = (address.raw(), page);
+        }
+        self.len += 1;
         let value = match layout.size {
             EntrySize::Eight => entry,
             EntrySize::Four => entry >> (8 * (address.raw() & 4)) & 0xffff_ffff,

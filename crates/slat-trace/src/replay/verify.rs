@@ -6,7 +6,8 @@ use slat::format::arm64::{self, Stage1, TranslationRegime};
 use slat::format::x86::{self, Controls};
 use slat::{Gpa, Gva, Privilege, Regime, Stage, walk};
 
-use super::memory::{TableMemory, TooManyTables};
+use super::memory::{TableMemory, TooManyTables, Watched};
+use super::walks::{Use, Walks};
 use crate::event::{Access, Arch, Batch, Control, Event, Kind, Machine, Root};
 
 /// An access that the recorded machine and the walk of the recorded tables disagree on.
@@ -38,7 +39,7 @@ impl fmt::Display for Mismatch {
 }
 
 /// The registers of a vCPU that decide about translation.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Registers {
     roots: [u64; 3],
     controls: [u64; 6],
@@ -57,6 +58,8 @@ struct Vcpu {
     registers: Registers,
     translation: Translation,
     regime: Regime,
+    /// The number of its registers.
+    context: u16,
 }
 
 /// Walks the tables of a stream for every access with a known page, and compares.
@@ -65,9 +68,8 @@ struct Vcpu {
 /// fault is a mismatch, whether for want of an entry or of a right. The stream does not say when
 /// SMAP or PAN were suspended, so those two are not asked.
 ///
-/// A walk depends on the page, the kind of access, the privilege, the registers and the tables alone.
-/// Its result is used again for the same page, kind and privilege until a register or any table
-/// entry changes or another vCPU runs.
+/// A walk depends on the page, the kind of access, the privilege, the registers and the entries that it reads.
+/// Its result is used again until one of them changes.
 pub struct Verifier {
     arch: Arch,
     vcpus: Vec<Vcpu>,
@@ -77,69 +79,7 @@ pub struct Verifier {
     mismatches: u64,
     by_shift: [u64; 64],
     kept: Vec<Mismatch>,
-    walks: Walks,
-    last_vcpu: u8,
-}
-
-/// Walks that agreed with the machine.
-struct Walks {
-    /// Of each two words. The first: the virtual page (52 bits), the privilege and the kind (3 bits), and
-    /// above them the size of the page as a shift less 10. The second: the physical page, and above it
-    /// (from bit 32 on) the time.
-    all: Box<[[u64; 2]; WALKS]>,
-    /// Walks of an earlier time are void; that of none is 0.
-    time: u32,
-}
-
-/// As many pages as a program of 256 MiB has.
-const WALKS: usize = 1 << 16;
-const SHIFT_AT: u32 = 55;
-
-impl Walks {
-    fn new() -> Self {
-        // Zeroed memory is not touched before it is used.
-        Self { all: vec![[0; 2]; WALKS].try_into().expect("as many as there are"), time: 1 }
-    }
-
-    /// Makes all void.
-    #[inline]
-    fn forget(&mut self) {
-        self.time = self.time.wrapping_add(1);
-        if self.time == 0 {
-            self.all.fill([0; 2]);
-            self.time = 1;
-        }
-    }
-
-    /// What of an access a walk depends on, and where it would be.
-    #[inline]
-    fn key(access: &Access) -> (u64, usize) {
-        let page = access.va >> 12;
-        let class = u64::from(access.user()) << 2 | access.kind() as u64;
-        // Consecutive pages lie beside each other, the classes of one page apart.
-        (page << 3 | class, (page ^ page >> 16 ^ class << 11) as usize & (WALKS - 1))
-    }
-
-    /// The size of the page of an access, as a shift, if its walk is known to lead where the machine
-    /// went; else 0. `key` is the access's.
-    #[inline(always)]
-    fn known(&self, key: (u64, usize), frame: u32) -> u8 {
-        let [what, whither] = self.all[key.1 & (WALKS - 1)];
-        let same = what & ((1 << SHIFT_AT) - 1) == key.0;
-        let agrees = same & (whither == self.whither(frame));
-        u8::from(agrees) * ((what >> SHIFT_AT) as u8 + 10)
-    }
-
-    #[inline(always)]
-    fn whither(&self, frame: u32) -> u64 {
-        u64::from(frame) | u64::from(self.time) << 32
-    }
-
-    fn keep(&mut self, access: &Access, shift: u8) {
-        let (what, slot) = Self::key(access);
-        let what = what | u64::from(shift.saturating_sub(10)) << SHIFT_AT;
-        self.all[slot] = [what, self.whither(access.frame)];
-    }
+    walks: Walks<Registers>,
 }
 
 /// So many accesses are looked up at once; each has a bit in a word.
@@ -154,10 +94,13 @@ impl Verifier {
     pub fn new(machine: &Machine) -> Self {
         let mut regime = Regime::default();
         regime.x86.alignment_check = true;
+        let mut walks = Walks::new();
+        let (context, _) = walks.context(Registers::default());
         let vcpu = || Vcpu {
             registers: Registers::default(),
             translation: Translation::Unknown,
             regime: regime.clone(),
+            context,
         };
         Self {
             arch: machine.arch,
@@ -168,8 +111,7 @@ impl Verifier {
             mismatches: 0,
             by_shift: [0; 64],
             kept: Vec::new(),
-            walks: Walks::new(),
-            last_vcpu: 0,
+            walks,
         }
     }
 
@@ -183,25 +125,35 @@ impl Verifier {
             for at in run.events {
                 self.apply(at.vcpu, &at.event)?;
             }
-            for part in run.accesses.chunk_by(|a, b| a.vcpu == b.vcpu) {
-                self.check_part(part);
+            match self.vcpus.len() {
+                1 => self.check_part(run.accesses),
+                _ => {
+                    let parts = run.accesses.chunk_by(|a, b| a.vcpu == b.vcpu);
+                    parts.for_each(|part| self.check_part(part));
+                }
             }
         }
         Ok(())
     }
 
     fn apply(&mut self, vcpu: u8, event: &Event) -> Result<(), TooManyTables> {
-        self.memory.apply(event)?;
-        if matches!(
-            event,
-            Event::Root { .. }
-                | Event::Control { .. }
-                | Event::TablePage { .. }
-                | Event::TableEntry { .. }
-                | Event::TableStore { .. }
-        ) {
-            self.walks.forget();
+        match *event {
+            Event::TableEntry { gpa, value } | Event::TableStore { gpa, value } => {
+                // An entry that is not present is in no walk that arrived. The bit is the same for both
+                // architectures (Intel SDM volume 3, 5.5.4; Arm ARM D8.3).
+                let known = self.memory.locate(gpa);
+                if let Some((page, _)) = known.filter(|(_, old)| old & 1 != 0 && *old != value) {
+                    self.walks.entry_changes(page, (gpa >> 3 & 511) as usize);
+                }
+            }
+            Event::TablePage { gpa, fresh: true, .. } => {
+                if let Some((page, _)) = self.memory.locate(gpa) {
+                    self.walks.page_changes(page);
+                }
+            }
+            _ => {}
         }
+        self.memory.apply(event)?;
         let Some(vcpu) = self.vcpus.get_mut(usize::from(vcpu)) else { return Ok(()) };
         match *event {
             Event::Root { root, value } => vcpu.registers.roots[root as usize] = value,
@@ -215,6 +167,13 @@ impl Verifier {
             Arch::X86_64 => x86_translation(&vcpu.registers),
             Arch::Aarch64 => aarch64_translation(&vcpu.registers),
         };
+        let (context, all_void) = self.walks.context(vcpu.registers);
+        vcpu.context = context;
+        if all_void {
+            for vcpu in &mut self.vcpus {
+                vcpu.context = self.walks.context(vcpu.registers).0;
+            }
+        }
         Ok(())
     }
 
@@ -231,19 +190,12 @@ impl Verifier {
         let Some(vcpu) = accesses.first().and_then(|a| self.vcpus.get(usize::from(a.vcpu))) else {
             return;
         };
-        if self.last_vcpu != accesses[0].vcpu {
-            self.last_vcpu = accesses[0].vcpu;
-            self.walks.forget();
-        }
-        // First all that is known, without a branch, and the keys before that: where accesses are scattered,
-        // as many loads as possible are to be under way at once.
-        let mut keys = [(0, 0); AT_ONCE];
-        for (key, access) in keys.iter_mut().zip(accesses) {
-            *key = Walks::key(access);
-        }
+        // First all that is known, without a branch: where accesses are scattered, as many loads as possible are
+        // to be under way at once.
+        let context = vcpu.context;
         let (mut small, mut large, mut left) = (0, 0, 0u64);
-        for (bit, (&key, access)) in keys.iter().zip(accesses).enumerate() {
-            let shift = self.walks.known(key, access.frame);
+        for (bit, access) in accesses.iter().enumerate() {
+            let shift = self.walks.known(Walks::<Registers>::key(access, context), access);
             small += u64::from(shift == 12);
             large += u64::from(shift == 21);
             left |= u64::from(shift != 12 && shift != 21) << bit;
@@ -257,7 +209,7 @@ impl Verifier {
             let (number, access) = (first + at as u64, &accesses[at]);
             let Some(expected) = access.gpa() else { continue };
             self.walked += 1;
-            let shift = self.walks.known(keys[at & (AT_ONCE - 1)], access.frame);
+            let shift = self.walks.known(Walks::<Registers>::key(access, context), access);
             if shift != 0 {
                 self.by_shift[usize::from(shift & 63)] += 1;
                 continue;
@@ -265,12 +217,11 @@ impl Verifier {
             let wanted = wanted(access);
             let input = Gva::new(access.va);
             let regime = &vcpu.regime;
+            let mut tables = Watched::new(&self.memory);
             let found = match &vcpu.translation {
-                Translation::X86(stage) => {
-                    walk(stage, &mut &self.memory, input, &wanted, regime, &())
-                }
+                Translation::X86(stage) => walk(stage, &mut tables, input, &wanted, regime, &()),
                 Translation::Aarch64(stage) => {
-                    walk(stage, &mut &self.memory, input, &wanted, regime, &())
+                    walk(stage, &mut tables, input, &wanted, regime, &())
                 }
                 Translation::Unknown => {
                     let why = "the registers are not known or not modelled".into();
@@ -283,7 +234,12 @@ impl Verifier {
                 Ok(mapped) if mapped.output.raw() == expected => {
                     let shift = mapped.found.shift;
                     self.by_shift[usize::from(shift & 63)] += 1;
-                    self.walks.keep(access, shift);
+                    if let Some([upper @ .., (gpa, page)]) = tables.reads() {
+                        upper.iter().for_each(|&(_, page)| self.walks.note_use(page, Use::Other));
+                        let own = shift == 12 && (gpa >> 3 ^ access.va >> 12) & 511 == 0;
+                        self.walks.note_use(*page, if own { Use::Last } else { Use::Other });
+                        self.walks.keep(access, context, shift);
+                    }
                 }
                 other => {
                     self.mismatches += 1;
