@@ -19,11 +19,11 @@ pub const TERMS: &[(&str, &str)] = &[
     ),
     (
         "refs",
-        "Table entries read from memory or its caches, a walk. 24 for a cold walk of 4 over 4 levels, 4 natively.",
+        "Table entries read from memory or the data caches, a walk. 24 for a cold walk of 4 over 4 levels, 4 natively.",
     ),
     (
         "exits",
-        "Trips to the hypervisor, a million accesses: first touches of host pages under SLAT; table writes, CR3 loads, INVLPG and page faults under shadow paging; devices under both.",
+        "Trips to the hypervisor, a million accesses: first touches of host pages under SLAT; table writes, CR3 loads, INVLPG and page faults under shadow paging; devices under both; with --share also the next virtual machine's turn.",
     ),
     (
         "tables",
@@ -51,7 +51,7 @@ pub const TERMS: &[(&str, &str)] = &[
     ),
     (
         "what-if",
-        "A change that the recording does not have, simulated beside the schemes: PCIDs whose invalidations follow from the page-table stores, or tags.",
+        "A change that the recording does not have, simulated beside the schemes: large pages where the guest fills 2 MiB, PCIDs whose invalidations follow from the page-table stores, or tags.",
     ),
     ("second-tlb", "Lookups that the first-level TLB missed and the second served."),
 ];

@@ -18,11 +18,11 @@ impl Report {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{:<4}{:<44}{:>13}{:>9}{:>15} verdict",
+            "{:<5}{:<43}{:>13}{:>9}{:>15} verdict",
             "row", "claim", "published", "ours", "range"
         );
         for row in &self.rows {
-            let lines = wrapped(row.claim, 43);
+            let lines = wrapped(row.claim, 42);
             let band = row.band.map_or("-".to_owned(), |band| band.text());
             let value = row.value.map_or("-".to_owned(), |value| short(value.value));
             let range = row
@@ -33,13 +33,13 @@ impl Report {
                 });
             let _ = writeln!(
                 out,
-                "{:<4}{:<44}{band:>13}{value:>9}{range:>15} {}",
+                "{:<5}{:<43}{band:>13}{value:>9}{range:>15} {}",
                 row.id,
                 lines[0],
                 row.verdict.words()
             );
             for line in &lines[1..] {
-                let _ = writeln!(out, "    {line}");
+                let _ = writeln!(out, "     {line}");
             }
             if details {
                 for (name, text) in [
@@ -54,7 +54,7 @@ impl Report {
                     }
                     for (nth, line) in wrapped(text, 84).iter().enumerate() {
                         let name = if nth == 0 { name } else { "" };
-                        let _ = writeln!(out, "    {name:<9}{line}");
+                        let _ = writeln!(out, "     {name:<9}{line}");
                     }
                 }
                 out.push('\n');
