@@ -372,3 +372,17 @@ fn open_stream(path: &Path) -> Result<Input, ImportError> {
     std::fs::File::open(path).and_then(|file| file.take(4).read_to_end(&mut magic)).map_err(io)?;
     if magic == zip::MAGIC { zip::open(path) } else { compression::open(path) }
 }
+
+/// The error that the trace in the file `path`, which was read to its end, has no accesses: cut between two
+/// records, a trace without an end of its own looks whole. It says where the end is, inside of a compression too.
+pub(crate) fn without_accesses(path: &Path) -> ImportError {
+    let to_end = || {
+        let mut input = open_stream(path)?;
+        while input.ensure(1)? {
+            input.consume(input.data().len());
+        }
+        let cause = Cause::Refused("the trace ends here and has no accesses".to_owned());
+        Ok::<_, ImportError>(input.error(0, cause))
+    };
+    to_end().unwrap_or_else(|error| error)
+}

@@ -37,7 +37,9 @@ use encoding::{Encoding, INDEX_BITS, PAGE_BITS};
 use frames::Frames;
 use survey::{REGION_PAGES, Survey};
 
-use crate::import::{Cause, ImportError, Options, Place, Reference, References, Trace};
+use crate::import::{
+    Cause, ImportError, Options, Place, Reference, References, Trace, without_accesses,
+};
 use crate::{Access, Arch, Batch, Event, Kind, Machine, Source};
 
 pub use record::{RecordError, Recorded};
@@ -168,14 +170,10 @@ impl MadeTables {
         let path = trace.path().to_owned();
         let refuse = |what: String| ImportError::whole(&path, Cause::Refused(what));
         if survey.counts.accesses() == 0 {
-            // Cut between two records, a trace without an end of its own looks whole.
-            let whole = || match std::fs::metadata(&path) {
-                Ok(file) if file.is_file() => {
-                    let cause =
-                        Cause::Refused("the trace ends here and has no accesses".to_owned());
-                    ImportError::at(&path, file.len(), cause)
-                }
-                _ => refuse("the trace has no accesses".to_owned()),
+            let whole = || match paths {
+                [_] if path.is_file() => without_accesses(&path),
+                [_] => refuse("the trace has no accesses".to_owned()),
+                all => refuse(format!("this and the other {} have no accesses", all.len() - 1)),
             };
             return Err(survey.damage.unwrap_or_else(whole));
         }

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use slat_trace::import::{ImportError, Options, Place, Reference, Trace};
+use slat_trace::import::{Format, ImportError, Options, Place, Reference, Trace};
 use slat_trace::made_tables::{Damage, MadeTables, Policy};
 
 use crate::counts::{fixtures, samples};
@@ -141,6 +141,32 @@ fn an_import_of_a_damaged_copy_says_where() {
             Ok(_) => assert!(!tells(&path).1, "{of} went unnoticed"),
         }
     }
+}
+
+#[test]
+fn a_trace_without_accesses_ends_where_its_content_does() {
+    let text = "==1== Lackey, an example Valgrind tool\n==1== Command: ./a.out\n";
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut packed, text.repeat(100).as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    let file = |bytes: &[u8]| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, bytes).unwrap();
+        file
+    };
+    let (bare, packed) = (file(text.as_bytes()), (file(&packed), packed.len() as u64));
+    let error = |paths: &[&Path]| {
+        let options = Options { format: Some(Format::Lackey), ..Options::default() };
+        MadeTables::open(paths, &options, Policy::default(), Damage::Refuse).unwrap_err()
+    };
+    let place = |path| error(&[path]).place;
+    let len = text.len() as u64;
+    assert_eq!(place(bare.path()), Place::Byte { offset: len, in_file: None });
+    let inside = Place::Byte { offset: 100 * len, in_file: Some(packed.1) };
+    assert_eq!(place(packed.0.path()), inside);
+    let both = error(&[bare.path(), packed.0.path()]);
+    assert_eq!(both.place, Place::Whole, "no offset of one is that of both");
+    assert!(both.to_string().contains("the other 1 have no accesses"), "{both}");
 }
 
 #[test]
