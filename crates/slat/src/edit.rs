@@ -66,6 +66,7 @@ mod error;
 #[cfg(all(test, not(loom)))]
 mod failures;
 mod fault;
+mod fill;
 mod frames;
 mod gather;
 mod group;

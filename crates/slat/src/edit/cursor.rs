@@ -1,6 +1,5 @@
 //! A cursor over a range of tables, and operations that advance in bounded steps.
 
-use core::fmt;
 use core::marker::PhantomData;
 
 use super::encode::{Effect, Encode};
@@ -15,7 +14,11 @@ use crate::address::Address;
 use crate::format::{Decoded, MAX_LEVELS};
 use crate::invalidate::Context;
 
+mod operation;
 mod place;
+
+pub(super) use operation::Advance;
+pub use operation::{NotResumed, Operation, Step, Verb};
 
 /// The cell of one entry.
 pub(super) type Cell<F> = <<F as Encode>::Word as Word>::Atomic;
@@ -69,112 +72,6 @@ pub struct Cursor<'t, 'g, F: Encode, I, O, M, S, X> {
     /// What such an address is more than the tables' input.
     offset: u64,
     mode: PhantomData<X>,
-}
-
-/// How far a step came.
-#[derive(Debug)]
-#[must_use]
-pub enum Step<'g> {
-    /// The operation is complete.
-    Done,
-    /// It cannot go on before this is invalidated: [`Cursor::resume`] with the proof.
-    Invalidate(Gather<'g>),
-    /// The budget is spent; exactly [`Operation::bytes_done`] bytes have changed.
-    Yield,
-}
-
-/// Why a cursor could not go on with a proof.
-#[derive(Debug)]
-pub struct NotResumed<'g> {
-    /// Why.
-    pub error: Error,
-    /// The proof, where it is another cursor's: it is not lost.
-    pub ready: Option<Ready<'g>>,
-}
-
-impl From<NotResumed<'_>> for Error {
-    fn from(not: NotResumed<'_>) -> Error {
-        not.error
-    }
-}
-
-impl fmt::Display for NotResumed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl core::error::Error for NotResumed<'_> {}
-
-/// An operation under way.
-#[derive(Debug)]
-pub struct Operation<V> {
-    pub(super) verb: V,
-    start: u64,
-    at: u64,
-    end: u64,
-}
-
-impl<V> Operation<V> {
-    /// How many bytes from the start of its range have changed as asked; none after them have.
-    pub fn bytes_done(&self) -> u64 {
-        self.at - self.start
-    }
-
-    /// What is left of it, as input addresses.
-    pub(super) fn span(&self) -> (u64, u64) {
-        (self.at, self.end)
-    }
-
-    /// Whether all have.
-    pub fn is_done(&self) -> bool {
-        self.at == self.end
-    }
-
-    /// What it does, with what it has learnt.
-    pub fn verb(&self) -> &V {
-        &self.verb
-    }
-
-    /// Ends it here and returns what it had learnt: a witness, for one.
-    pub fn into_verb(self) -> V {
-        self.verb
-    }
-}
-
-/// Where an operation is after one table's worth of work.
-#[derive(Debug)]
-pub enum Advance {
-    /// Everything before this input address is done.
-    To(u64),
-    /// Not without an invalidation.
-    Invalidate,
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for super::super::Map<'_> {}
-    impl<W> Sealed for super::super::Unmap<W> {}
-    impl<W> Sealed for super::super::Adjust<W> {}
-    impl Sealed for super::super::Split {}
-    impl Sealed for super::super::Collapse {}
-    impl<W> Sealed for super::super::Remap<W> {}
-    impl Sealed for super::super::Own {}
-}
-
-/// What an [`Operation`] does. Implemented by this library's verbs alone.
-pub trait Verb<F: Encode>: sealed::Sealed {
-    /// Does at most one table's worth of work at `at`.
-    ///
-    /// # Errors
-    /// Why `at` could not be passed.
-    #[doc(hidden)]
-    fn advance<I: Address, O: Address, M: TableMemory<F::Word>, S: FrameSource, X: Mode>(
-        &mut self,
-        cursor: &mut Cursor<'_, '_, F, I, O, M, S, X>,
-        at: u64,
-        end: u64,
-    ) -> Result<Advance, Error>;
 }
 
 impl<'t, 'g, F, I, O, M, S, X> Cursor<'t, 'g, F, I, O, M, S, X>

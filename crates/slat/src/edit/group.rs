@@ -9,13 +9,11 @@ use core::sync::atomic::Ordering;
 
 use super::Error;
 use super::cursor::{Cell, Cursor};
-use super::encode::{Effect, Encode, Leaves};
+use super::encode::{Effect, Encode};
 use super::frames::FrameSource;
-use super::map::fill;
 use super::memory::TableMemory;
 use super::pending::Pending;
 use super::split::Divided;
-use super::sync::fence;
 use super::word::{Mode, Word};
 use crate::address::Address;
 use crate::format::Decoded;
@@ -83,51 +81,6 @@ pub(super) fn around<F: Encode>(
     let first = index & !(count - 1);
     let leaf = survey(format, table.get(first..first + count)?, shift, level)?;
     Some((first, count, leaf))
-}
-
-/// Writes consecutive leaves where nothing is, in groups wherever a whole one fits: `at` is the
-/// first input address, `base` the first output address.
-#[inline(always)]
-pub(super) fn lay<F: Encode>(
-    format: &F,
-    cells: &[Cell<F>],
-    leaves: &Leaves,
-    at: u64,
-    base: u64,
-    level: u8,
-) {
-    let leaf = leaves.at(level);
-    match format.group_shift(level) {
-        Some(shift) if leaves.makes_groups() && (at ^ base) & ((1u64 << shift) - 1) == 0 => {
-            lay_groups(format, cells, leaf, base, shift, level);
-        }
-        _ => fill(format, cells, leaf, base, level),
-    }
-}
-
-#[inline(never)]
-fn lay_groups<F: Encode>(
-    format: &F,
-    cells: &[Cell<F>],
-    leaf: u64,
-    base: u64,
-    shift: u32,
-    level: u8,
-) {
-    let page = 1u64 << format.shift(level);
-    let whole = count(format, shift, level);
-    let before = (base.wrapping_neg() & ((1u64 << shift) - 1)) / page;
-    let (head, rest) = cells.split_at((before as usize).min(cells.len()));
-    fill(format, head, leaf, base, level);
-    let (groups, tail) = rest.split_at(rest.len() / whole * whole);
-    let mut base = base + head.len() as u64 * page;
-    fence(Ordering::Release);
-    for cell in groups {
-        let entry = format.grouped(leaf | format.place(base, level), level);
-        F::Word::store(cell, entry, Ordering::Relaxed);
-        base += page;
-    }
-    fill(format, tail, leaf, base, level);
 }
 
 impl<'t, 'g, F, I, O, M, S, X> Cursor<'t, 'g, F, I, O, M, S, X>

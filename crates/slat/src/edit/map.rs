@@ -5,11 +5,11 @@ use core::sync::atomic::Ordering;
 use super::Error;
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode, Leaves};
+use super::fill::lay;
 use super::frames::{Frame, FrameSource};
-use super::group::{count, lay};
+use super::group::count;
 use super::hollow::{Given, give_way};
 use super::memory::TableMemory;
-use super::sync::fence;
 use super::word::{Mode, Word};
 use crate::address::Address;
 use crate::format::{Decoded, MAX_LEVELS};
@@ -90,39 +90,6 @@ where
             }
         }
         Ok(())
-    }
-}
-
-/// Writes consecutive leaves, the first at output address `base`.
-#[inline(always)]
-pub(super) fn fill<F: Encode>(format: &F, cells: &[Cell<F>], leaf: u64, base: u64, level: u8) {
-    // What the pages hold is visible before the entries are.
-    fence(Ordering::Release);
-    match format.stride(level) {
-        Some(stride) => {
-            let mut entry = leaf | format.place(base, level);
-            // Four sums at a time: one alone would make each store wait for the one before.
-            let (fours, rest) = cells.as_chunks::<4>();
-            let mut sums = [0, 1, 2, 3u64].map(|n| entry.wrapping_add(n.wrapping_mul(stride)));
-            for four in fours {
-                for (cell, sum) in four.iter().zip(&mut sums) {
-                    F::Word::store(cell, *sum, Ordering::Relaxed);
-                    *sum = sum.wrapping_add(stride << 2);
-                }
-            }
-            entry = sums[0];
-            for cell in rest {
-                F::Word::store(cell, entry, Ordering::Relaxed);
-                entry = entry.wrapping_add(stride);
-            }
-        }
-        None => {
-            let mut base = base;
-            for cell in cells {
-                F::Word::store(cell, leaf | format.place(base, level), Ordering::Relaxed);
-                base += 1 << format.shift(level);
-            }
-        }
     }
 }
 

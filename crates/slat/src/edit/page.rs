@@ -3,19 +3,18 @@
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
-use super::cursor::Cursor;
-use super::encode::{Effect, Encode, Leaves, Refused};
+use super::encode::{Encode, Leaves, Refused};
 use super::frames::{Frame, FrameSource};
 use super::gather::{Gather, Inner, Leak, Slots, Stale};
 use super::memory::TableMemory;
-use super::pending::Pending;
 use super::sync::fence;
-use super::unmap::{breaks, gone};
 use super::word::{Mode, Word};
 use super::{Error, Tables};
 use crate::address::Address;
 use crate::format::Decoded;
 use crate::invalidate::{Context, Invalidate};
+
+mod near;
 
 /// What a fault found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,132 +99,6 @@ impl Drop for Removed<'_> {
     #[cold]
     fn drop(&mut self) {
         (self.report)(Leak { context: self.context, ranges: 1, subtrees: 0, frozen: 0 });
-    }
-}
-
-impl<'t, 'g, F, I, O, M, S, X> Cursor<'t, 'g, F, I, O, M, S, X>
-where
-    F: Encode,
-    I: Address,
-    O: Address,
-    M: TableMemory<F::Word>,
-    S: FrameSource,
-    X: Mode,
-{
-    /// Serves a fault at `address`, as [`Walker::fault`](super::Walker::fault) does. A cursor finds
-    /// pages near the last one faster.
-    ///
-    /// # Errors
-    /// As there; [`Error::OutsideInput`] outside the cursor's range.
-    #[inline(always)]
-    pub fn fault(
-        &mut self,
-        address: I,
-        output: O,
-        level: u8,
-        leaves: &Leaves,
-    ) -> Result<Served, Error> {
-        self.attended()?;
-        let at = self.input_within(address)?;
-        let tables = self.tables;
-        let format = &tables.format;
-        let page = 1u64 << format.shift(0);
-        if F::BREAKS {
-            // What was removed may still be held, as in `map` (Arm ARM D8.17.1).
-            let within = (1u64 << format.shift(level.min(tables.top))) - 1;
-            if self.is_stale(at & !within, (at | within) + 1) {
-                return Err(Error::Frozen { at: address.raw() });
-            }
-        }
-        let base = output.raw();
-        if level == 0
-            && base & !(format.varying(0) & !(page - 1)) == 0
-            && !format.caches_invalid()
-            && let Some((table, cell)) = self.page_cell(at)
-            && F::Word::load(cell, Ordering::Relaxed) == 0
-            && X::replace::<F::Word>(cell, 0, leaves.at(0) | format.place(base, 0)).is_ok()
-        {
-            tables.publish_one(table, at);
-            return Ok(Served::Installed { level: 0 });
-        }
-        let served = tables.serve_any::<S, X>(self.source, address, output, level, leaves)?;
-        if let Served::Installed { level } = served
-            && format.caches_invalid()
-        {
-            let bytes = 1u64 << format.shift(level);
-            self.note(at & !(bytes - 1), (at | (bytes - 1)) + 1, 1 << level, Effect::Stale);
-            self.tables_changed();
-        }
-        Ok(served)
-    }
-
-    /// Removes the smallest page at `address` and returns its entry as it was at the last; 0 where
-    /// nothing was there.
-    ///
-    /// While faults may map, the entry stays frozen in tables with break-before-make until the
-    /// cursor is resumed with the proof ([`Cursor::flush`]).
-    ///
-    /// # Errors
-    /// [`Error::OutsideInput`], [`Error::Misaligned`]; [`Error::Occupied`] where the page is part of
-    /// a larger one or of a group, [`Error::Frozen`]: [`Cursor::unmap`] takes those.
-    /// [`Error::NoSlot`] where there is no slot (any more) in which to note a frozen entry: flush.
-    #[inline(always)]
-    pub fn remove(&mut self, address: I) -> Result<u64, Error> {
-        self.attended()?;
-        let at = self.input_within(address)?;
-        let format = &self.tables.format;
-        let bytes = 1u64 << format.shift(0);
-        if at & (bytes - 1) != 0 {
-            return Err(Error::Misaligned { value: address.raw() });
-        }
-        if let Some((table, cell)) = self.page_cell(at) {
-            let entry = F::Word::load(cell, Ordering::Relaxed);
-            if entry == 0 {
-                return Ok(0);
-            }
-            if entry != format.frozen() && format.group(entry, 0).is_none() {
-                self.may_freeze()?;
-                let entry = X::swap::<F::Word>(cell, gone::<F, X>(format));
-                self.tables.publish_one(table, at);
-                self.note_removed(at);
-                return Ok(entry);
-            }
-        }
-        self.remove_slowly(at)
-    }
-
-    /// Removes the page at `at` where it is one by itself after all, or says why not.
-    #[cold]
-    fn remove_slowly(&mut self, at: u64) -> Result<u64, Error> {
-        let (level, entry) = self.locate(at, 0)?;
-        if entry == 0 {
-            return Ok(0);
-        }
-        let format = &self.tables.format;
-        if level > 0 || entry == format.frozen() || format.group(entry, level).is_some() {
-            return Err(self.obstacle(at, entry));
-        }
-        // Found by entries that are not plain.
-        self.may_freeze()?;
-        let entry = X::swap::<F::Word>(self.cell(at, 0), gone::<F, X>(format));
-        self.publish(at, 0, 1);
-        self.note_removed(at);
-        Ok(entry)
-    }
-
-    /// Whether the entry that is removed can be noted, if that is due.
-    #[inline(always)]
-    fn may_freeze(&mut self) -> Result<(), Error> {
-        if breaks::<F, X>() && !self.pending_room()? { Err(Error::NoSlot) } else { Ok(()) }
-    }
-
-    /// Notes that the smallest page at `at` was removed.
-    #[inline(always)]
-    fn note_removed(&mut self, at: u64) {
-        self.note(at, self.entry_end(at, 0), 1, Effect::Stale);
-        if breaks::<F, X>() {
-            self.gather().pend(Pending { at, level: 0, entry: 0, count: 1, grouped: false });
-        }
     }
 }
 

@@ -4,8 +4,8 @@ use core::sync::atomic::Ordering;
 
 use super::cursor::{Advance, Cell, Cursor, Operation, Verb};
 use super::encode::{Effect, Encode};
+use super::fill::fill;
 use super::frames::{Frame, FrameSource};
-use super::map::fill;
 use super::memory::TableMemory;
 use super::sync::fence;
 use super::word::{Mode, Word};
