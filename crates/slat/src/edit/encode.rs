@@ -12,7 +12,9 @@ use crate::translate::Permissions;
 pub mod arm32;
 pub mod arm64;
 pub mod ept;
+mod narrow;
 pub mod riscv;
+mod wrapped;
 pub mod x86;
 
 /// A change of an entry's bits: first those of `clear` are cleared, then those of `set` set.

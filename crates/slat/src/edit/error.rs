@@ -65,7 +65,8 @@ pub enum Error {
     },
     /// Attributes that the format cannot encode.
     Refused(Refused),
-    /// The entry layout is not one that can be edited (big-endian tables, 32-bit nested tables).
+    /// The entry layout is not one that can be edited (big-endian tables; 32-bit ones as
+    /// a format of 64-bit entries).
     Layout,
     /// The gather was given out for an invalidation and did not come back by
     /// [`Cursor::resume`](super::Cursor::resume).

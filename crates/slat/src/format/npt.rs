@@ -107,6 +107,14 @@ impl Npt {
         self.options().checked_kind(access)
     }
 
+    /// The host's 32-bit paging, where it has that.
+    pub(crate) fn in_legacy_mode(&self) -> Option<&Legacy> {
+        match &self.0 {
+            Mode::Legacy(tables) => Some(&tables.mode),
+            _ => None,
+        }
+    }
+
     /// Whether the nested tables may disable execution (the host's `EFER.NXE`).
     pub fn nxe(&self) -> bool {
         in_mode!(self, tables => tables.mode.nxe())

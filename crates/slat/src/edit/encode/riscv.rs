@@ -1,6 +1,7 @@
 //! RISC-V page-table entries of RV64's schemes, both stages (privileged architecture, "Sv39",
-//! "Svpbmt", "Svadu"). Sv32's 32-bit entries are refused by their layout.
+//! "Svpbmt", "Svadu"). [`Sv32`] has 32-bit entries, and says most of it the same way.
 
+pub use super::narrow::Sv32;
 use super::{Change, Effect, Encode, Refused};
 use crate::format::Format;
 use crate::format::riscv::{Scheme, Sv, bits};
@@ -107,6 +108,9 @@ impl Encode for Sv {
     fn leaf(&self, attributes: &Attributes, _: u8) -> Result<u64, Refused> {
         if self.stage() == 2 && !attributes.user {
             return Err(Refused::Supervisor);
+        }
+        if attributes.memory != Pbmt::Pma && !self.features().memory_types {
+            return Err(Refused::MemoryType);
         }
         let own = software(self);
         if attributes.software & !own != 0 {

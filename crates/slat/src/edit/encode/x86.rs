@@ -1,5 +1,6 @@
 //! Entries of the x86 paging modes and of NPT: Intel SDM 3A chapter 5, AMD APM 2 5.2 to 5.4.
 
+pub use super::narrow::Npt32;
 use super::{Change, Effect, Encode, Refused};
 use crate::format::Format;
 use crate::format::npt::Npt;
@@ -371,7 +372,7 @@ impl Encode for Legacy {
     }
 }
 
-/// The 64-bit modes; nested tables of a 32-bit host are refused by their layout.
+/// The 64-bit modes; nested tables of a 32-bit host are [`Npt32`].
 impl Encode for Npt {
     type Word = u64;
 

@@ -136,6 +136,16 @@ impl Lpae {
         &self.twin
     }
 
+    /// Whether `TTBR1` translates an address of 32 bits.
+    pub(crate) fn is_upper(&self, input: u64) -> bool {
+        self.range(input) == Range::Upper
+    }
+
+    /// Bits of input of the upper half; those of the lower where there is none.
+    pub(crate) fn upper_bits(&self) -> u32 {
+        self.half(Range::Upper).input_bits()
+    }
+
     /// Bits of input of the lower half.
     pub(crate) fn lower_bits(&self) -> u32 {
         self.lower.input_bits()

@@ -39,6 +39,8 @@ pub struct Short {
     lower_disabled: bool,
     upper_disabled: bool,
     domains: u32,
+    /// That of tables and sections which are made.
+    domain: u8,
     /// `SCTLR.AFE`.
     access_flags: bool,
     /// `SCTLR.HA`.
@@ -146,11 +148,26 @@ impl Short {
             lower_disabled: value & ttbcr::PD0 != 0,
             upper_disabled: value & ttbcr::PD1 != 0,
             domains: registers.dacr,
+            domain: 0,
             access_flags: on(sctlr::AFE),
             sets_access_flag: on(sctlr::HA) && on(sctlr::AFE) && processor.hardware_access_flag,
             remap: on(sctlr::TRE),
             order: if on(sctlr::EE) { ByteOrder::Big } else { ByteOrder::Little },
         })
+    }
+
+    /// The same stage, where whoever edits it makes tables and sections of this domain, 0 to 15
+    /// (Arm ARM G5.7.3). What is in the tables keeps its own; walks are as before.
+    ///
+    /// # Errors
+    /// `domain`, where there is no such.
+    pub fn in_domain(self, domain: u8) -> Result<Short, u8> {
+        if domain < 16 { Ok(Short { domain, ..self }) } else { Err(domain) }
+    }
+
+    /// The domain of tables and sections that are made.
+    pub fn domain(&self) -> u8 {
+        self.domain
     }
 
     /// `TTBCR.N`: how many upper bits choose the table.
