@@ -56,6 +56,7 @@ pub struct Array<T> {
     /// From one set's first slot to the next one's.
     stride: usize,
     replacement: Replacement,
+    is_lru: bool,
     /// The state of the random sequence.
     random: u64,
 }
@@ -90,6 +91,7 @@ impl<T: Copy + Default> Array<T> {
             ways,
             stride,
             replacement: geometry.replacement,
+            is_lru: geometry.replacement == Replacement::Lru,
             random: match geometry.replacement {
                 Replacement::Random(seed) => seed | 1,
                 _ => 0,
@@ -160,10 +162,10 @@ impl<T: Copy + Default> Array<T> {
     /// Counts a use.
     #[inline(always)]
     fn touch(&mut self, slot: usize) -> &mut T {
-        match self.replacement {
-            Replacement::Lru => self.ages.renew(slot),
-            Replacement::TreePlru => self.point_away(slot),
-            Replacement::Fifo | Replacement::Random(_) => {}
+        if self.is_lru {
+            self.ages.renew(slot);
+        } else if self.replacement == Replacement::TreePlru {
+            self.point_away(slot);
         }
         &mut self.slots[slot].value
     }
