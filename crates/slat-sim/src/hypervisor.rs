@@ -245,18 +245,25 @@ impl Hypervisor {
         }
     }
 
-    /// Whether guests without paging run directly on this processor.
-    pub fn runs_unpaged(&self, processor: &Processor) -> bool {
-        let Some(can) = &processor.virtualization else { return false };
+    /// How guests before paging run on this processor.
+    pub fn before_paging(&self, processor: &Processor) -> BeforePaging {
+        let second = matches!(self.means(processor), Ok(Means::SecondStage(_)));
+        let Some(can) = &processor.virtualization else { return BeforePaging::Virtual8086 };
         match can.extension.value {
-            // AMD APM 2 15.19 (paged real mode) and 15.25; Arm ARM D8.2: stage 1 may be off.
-            Extension::Svm | Extension::Arm => true,
+            // Arm ARM D8.2: stage 1 may be off.
+            Extension::Arm => BeforePaging::Directly,
+            // AMD APM 2 15.25.5: with nested paging CR0.PG may be clear.
+            Extension::Svm if second => BeforePaging::Directly,
+            Extension::Svm => BeforePaging::PagedReal,
             // The control needs EPT (Intel SDM 3C 28.2.1.1).
-            Extension::Vmx => {
-                can.unrestricted_guest.value
-                    && self.paging.unrestricted_guest.value
-                    && self.means(processor) == Ok(Means::SecondStage(SecondStage::Ept))
+            Extension::Vmx
+                if second
+                    && can.unrestricted_guest.value
+                    && self.paging.unrestricted_guest.value =>
+            {
+                BeforePaging::Directly
             }
+            Extension::Vmx => BeforePaging::Virtual8086,
         }
     }
 
@@ -273,6 +280,18 @@ impl Hypervisor {
             ..processor.clone()
         }
     }
+}
+
+/// How a processor runs a guest whose paging is off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BeforePaging {
+    /// As it is.
+    Directly,
+    /// Real mode as it is but with paging on (AMD APM 2 15.19, paged real mode), protected mode on
+    /// the identity map.
+    PagedReal,
+    /// Real mode in virtual-8086 mode, protected mode as it is, both on the identity map.
+    Virtual8086,
 }
 
 /// "it came with ...", unless it never did.
@@ -356,16 +375,20 @@ mod tests {
 
     #[test]
     fn unrestricted_guest_needs_the_processor_and_the_hypervisor() {
-        let runs = |hypervisor: &str, processor: &str| {
+        let means = |hypervisor: &str, processor: &str| {
             let processor = Processor::bundled(processor).unwrap();
-            Hypervisor::bundled(hypervisor).unwrap().runs_unpaged(&processor)
+            Hypervisor::bundled(hypervisor).unwrap().before_paging(&processor)
         };
+        let runs = |hypervisor, processor| means(hypervisor, processor) == BeforePaging::Directly;
         assert!(!runs("kvm-3.0", "nehalem"));
         assert!(runs("kvm-3.0", "westmere"));
         assert!(!runs("kvm-2.6.26", "westmere"));
         assert!(runs("kvm-2.6.26", "barcelona"));
         // The control needs EPT.
         assert!(!runs("hyper-v-2008", "westmere"));
+        // Without nested paging AMD's processors need paging, too.
+        assert_eq!(means("kvm-3.0", "amd-v-2006"), BeforePaging::PagedReal);
+        assert_eq!(means("kvm-3.0", "vt-x-2005"), BeforePaging::Virtual8086);
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use slat::edit::{Encode, Error};
 use slat::format::Format;
 use slat::format::flat::Flat;
+use slat::format::x86::legacy::Legacy;
 use slat::{
     Access, EntryLayout, Failed, Gpa, Gva, Kind, Memory, Outside, Privilege, Reached, Regime, Spa,
     Stage, Updates, Value, translate, walk,
 };
-use slat_mmu::shadow::{Filled, GuestTables};
+use slat_mmu::shadow::{Filled, GuestTables, Widened};
 
 use super::dirty::DirtyBits;
 use super::exits::{Cause, Exits};
@@ -300,28 +301,126 @@ impl Partition {
         found.map_err(missed)
     }
 
-    /// The guest's access with its stage 1 off: a linear address is guest-physical.
-    pub(super) fn resolve_stage1<F: Format>(
+    /// Through a stage 1 of the caller's and the second stage; `None` on shadow tables.
+    fn resolve_nested<F: Format>(
         &mut self,
         memory: &mut SystemMemory,
         stage1: &Stage<F, Gva, Gpa>,
         linear: u64,
         access: &Access,
-    ) -> Result<(u64, u64), Trap> {
+    ) -> Option<Result<(u64, u64), Trap>> {
         for _ in 0..16 {
-            let Translation::SecondStage(tables) = &self.translation else {
-                return Err(Trap::Guest);
-            };
+            let Translation::SecondStage(tables) = &self.translation else { return None };
             let found = each!(tables, built => {
                 nested(stage1, &built.stage(), memory, linear, access, &self.regime)
             });
             match found.map_err(missed) {
-                Ok(found) => return Ok(found),
-                Err(Missed::Guest) => return Err(Trap::Guest),
-                Err(Missed::Second { gpa, denied }) => self.serve(memory, gpa, denied)?,
+                Ok(found) => return Some(Ok(found)),
+                Err(Missed::Guest) => return Some(Err(Trap::Guest)),
+                Err(Missed::Second { gpa, denied }) => {
+                    if let Err(trap) = self.serve(memory, gpa, denied) {
+                        return Some(Err(trap));
+                    }
+                }
+            }
+        }
+        Some(Err(Trap::Guest))
+    }
+
+    /// The guest's access with its stage 1 off, or one that is emulated: a linear address is
+    /// guest-physical.
+    ///
+    /// # Errors
+    /// Where it lands in no memory.
+    pub(super) fn resolve_unpaged(
+        &mut self,
+        memory: &mut SystemMemory,
+        linear: u64,
+        access: &Access,
+    ) -> Result<(u64, u64), Trap> {
+        let off = Stage::<_, Gva, Gpa>::new(Flat::X86_UNPAGED, ());
+        if let Some(done) = self.resolve_nested(memory, &off, linear, access) {
+            return done;
+        }
+        if self.locate(linear).is_none() {
+            self.serve(memory, linear, false)?;
+        }
+        let (spa, _) = self.locate(linear).ok_or(Trap::NoMemory(linear))?;
+        if let (Kind::Write, Some(log)) = (access.kind, &mut self.log) {
+            log.mark(linear);
+        }
+        Ok((linear, spa))
+    }
+
+    /// The guest's access through 32-bit tables.
+    ///
+    /// # Errors
+    /// Where it lands in no memory.
+    pub(super) fn resolve_legacy(
+        &mut self,
+        memory: &mut SystemMemory,
+        stage1: &Stage<Legacy, Gva, Gpa>,
+        linear: u64,
+        access: &Access,
+    ) -> Result<(u64, u64), Trap> {
+        if let Some(done) = self.resolve_nested(memory, stage1, linear, access) {
+            return done;
+        }
+        for _ in 0..16 {
+            let Translation::Shadow(shadow) = &mut self.translation else { break };
+            let logging = self.log.is_some();
+            let mut guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
+            let mut widened = Widened::new(&mut guest, stage1.format);
+            let seen = widened.stage(stage1.root);
+            let found = shadow.walk(seen.format, seen.root, linear, access, &self.regime);
+            let filled = match found {
+                Some(_) => None,
+                None => {
+                    Some(shadow.fill(&mut widened, &seen, linear, access, &self.regime, logging))
+                }
+            };
+            // By the guest's own tables, without any effect.
+            let mut looked = Looked { memory, backing: &self.backing };
+            let look = Stage::<_, Gva, Gpa>::new(stage1.format, stage1.root);
+            let read = Access::new(Kind::Read, access.privilege);
+            let by_guest = walk(&look, &mut looked, Gva::new(linear), &read, &self.regime, &());
+            let gpa = by_guest.ok().map(|mapped| mapped.output.raw());
+            match (found, filled, gpa) {
+                (Some(spa), _, Some(gpa)) => return Ok((gpa, spa)),
+                (None, Some(Filled::Hidden(exit)), Some(gpa)) => {
+                    self.exits.count(exit.into());
+                    if let (Kind::Write, Some(log)) = (access.kind, &mut self.log) {
+                        log.mark(gpa);
+                    }
+                }
+                _ => {
+                    self.exits.count(Cause::TrueFault);
+                    return Err(Trap::Guest);
+                }
             }
         }
         Err(Trap::Guest)
+    }
+
+    /// The guest, whose tables are 32-bit, stored at this guest-physical address.
+    pub(super) fn stored_legacy(&mut self, gpa: u64) {
+        if let Translation::Shadow(shadow) = &mut self.translation
+            && shadow.store_legacy(gpa).exits
+        {
+            self.exits.count(Cause::TableWrite);
+        }
+    }
+
+    /// The guest has another root of 32-bit tables from now on: by a load of CR3, which exits, or by
+    /// turning paging on.
+    pub(super) fn load_root_legacy(&mut self, memory: &mut SystemMemory, cr3: u64, by_load: bool) {
+        if let Translation::Shadow(shadow) = &mut self.translation {
+            let guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
+            shadow.load_root(&guest, Widened::<GuestView<'_>>::root(cr3));
+            if by_load {
+                self.exits.count(Cause::Cr3);
+            }
+        }
     }
 
     fn walk_shadow(
@@ -561,11 +660,6 @@ impl Partition {
             shadow.invalidate(&guest, root, gva);
             self.exits.count(Cause::Invlpg);
         }
-    }
-
-    /// A stage 1 that is off.
-    pub(super) fn unpaged() -> Stage<Flat, Gva, Gpa> {
-        Stage::new(Flat::X86_UNPAGED, ())
     }
 }
 

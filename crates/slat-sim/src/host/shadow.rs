@@ -183,6 +183,11 @@ impl Shadow {
         self.pager.store(&mut self.tables, gpa)
     }
 
+    /// The same of a guest whose tables are 32-bit.
+    pub(super) fn store_legacy(&mut self, gpa: u64) -> Stored {
+        self.pager.store_legacy(&mut self.tables, gpa & !3)
+    }
+
     /// The guest loaded CR3.
     pub(super) fn load_root(&mut self, guest: &impl GuestTables, cr3: u64) {
         self.pager.synchronize(&mut self.tables, guest);

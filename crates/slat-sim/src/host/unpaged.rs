@@ -6,6 +6,10 @@
 //! address to itself; and real mode in virtual-8086 mode on the same table. Where the guest's
 //! segment registers do not fit what the entry checks (28.3.1.2), it emulates instructions until
 //! they do.
+//!
+//! Without a second stage paging must be on on any processor, since the shadow is all that keeps the
+//! guest in its own memory. The identity map is shadowed then like a guest's own tables; AMD's
+//! processors run real mode on it as it is (*paged real mode*, AMD APM 2 15.19).
 
 use slat::format::x86::Controls;
 use slat::format::x86::identity::identity_map;
@@ -16,6 +20,7 @@ use super::exits::Cause;
 use super::partition::{Partition, Translation};
 use super::spa::{Owner, PAGE, SystemMemory};
 use super::{Host, PartitionSpec};
+use crate::hypervisor::BeforePaging;
 
 mod cpu;
 mod program;
@@ -41,6 +46,8 @@ pub(super) enum How {
     Directly,
     /// By the processor, in protected mode on the identity map.
     IdentityMap,
+    /// By the processor, in real mode on the identity map.
+    PagedReal,
     /// By the processor, in virtual-8086 mode on the identity map.
     Virtual8086,
     /// By the hypervisor, because the processor cannot enter the guest.
@@ -52,9 +59,21 @@ impl How {
         match self {
             How::Directly => "directly",
             How::IdentityMap => "identity map",
+            How::PagedReal => "paged real mode",
             How::Virtual8086 => "virtual-8086",
             How::Emulated(_) => "emulated",
         }
+    }
+}
+
+/// How the next instruction is run where the processor has these means.
+fn how(means: BeforePaging, cpu: &Cpu) -> How {
+    match means {
+        BeforePaging::Directly => How::Directly,
+        BeforePaging::PagedReal if !cpu.is_protected() => How::PagedReal,
+        BeforePaging::PagedReal if cpu.is_paged() => How::Directly,
+        BeforePaging::PagedReal => How::IdentityMap,
+        BeforePaging::Virtual8086 => without_unrestricted_guest(cpu),
     }
 }
 
@@ -89,8 +108,8 @@ fn paging(root: u64, large_pages: bool) -> Stage<Legacy, Gva, Gpa> {
 }
 
 impl Reach<'_> {
-    /// The system physical address of a linear one.
-    fn resolve(&mut self, linear: u32, kind: Kind) -> Option<u64> {
+    /// The guest-physical and the system physical address of a linear one.
+    fn resolve(&mut self, linear: u32, kind: Kind) -> Option<(u64, u64)> {
         // Virtual-8086 mode is privilege level 3.
         let privilege = match self.how {
             How::Virtual8086 => Privilege::User,
@@ -101,53 +120,48 @@ impl Reach<'_> {
         let (partition, memory) = (&mut *self.partition, &mut *self.memory);
         let found = match (self.root, &self.how) {
             (Some(root), _) => {
-                partition.resolve_stage1(memory, &paging(root, false), linear, &access)
+                partition.resolve_legacy(memory, &paging(root, false), linear, &access)
             }
-            (None, How::IdentityMap | How::Virtual8086) => {
+            (None, How::IdentityMap | How::PagedReal | How::Virtual8086) => {
                 let map = paging(IDENTITY_MAP, true);
-                partition.resolve_stage1(memory, &map, linear, &access)
+                partition.resolve_legacy(memory, &map, linear, &access)
             }
             (None, How::Directly | How::Emulated(_)) => {
-                partition.resolve_stage1(memory, &Partition::unpaged(), linear, &access)
+                partition.resolve_unpaged(memory, linear, &access)
             }
         };
-        found.ok().map(|(_, spa)| spa)
+        found.ok()
     }
 }
 
 impl Bus for Reach<'_> {
     fn read(&mut self, linear: u32, kind: Kind) -> Option<u8> {
-        let spa = self.resolve(linear, kind)?;
+        let (_, spa) = self.resolve(linear, kind)?;
         Some(self.memory.load(spa & !7).to_le_bytes()[(spa & 7) as usize])
     }
 
     fn write(&mut self, linear: u32, value: u8) -> Option<()> {
-        let spa = self.resolve(linear, Kind::Write)?;
+        let (gpa, spa) = self.resolve(linear, Kind::Write)?;
         let mut bytes = self.memory.load(spa & !7).to_le_bytes();
         bytes[(spa & 7) as usize] = value;
         self.memory.store(spa & !7, u64::from_le_bytes(bytes));
+        self.partition.stored_legacy(gpa);
         Some(())
     }
 }
 
 /// Starts a partition whose guest has only been loaded, and runs it from real mode to paging.
 pub(super) fn show(host: &mut Host, name: &str) -> Result<Shown, String> {
-    let directly = host.spec.hypervisor.runs_unpaged(&host.spec.processor);
+    let means = host.spec.hypervisor.before_paging(&host.spec.processor);
     let spec =
         PartitionSpec { name: name.to_owned(), bytes: BYTES, holes: Vec::new(), node: 0, seed: 0 };
     host.create(&spec).map_err(|error| error.to_string())?;
     let failed = host.tables_error(name);
     let (partition, memory) = host.both(name).map_err(|error| error.to_string())?;
-    if !matches!(
-        partition.translation,
-        Translation::SecondStage(super::SecondTables::Ept(_) | super::SecondTables::Npt(_))
-    ) {
-        return Err(
-            "a guest before paging is shown on EPT and NPT; on shadow tables it is not modelled"
-                .to_owned(),
-        );
+    if let Translation::SecondStage(super::SecondTables::Arm(_)) = partition.translation {
+        return Err("the guest before paging that is shown is an x86 one".to_owned());
     }
-    if !directly {
+    if means != BeforePaging::Directly {
         // A page of memory that the guest does not know of.
         let page = (IDENTITY_MAP, PAGE);
         let got = memory
@@ -163,19 +177,19 @@ pub(super) fn show(host: &mut Host, name: &str) -> Result<Shown, String> {
         }
     }
     program::load(&mut |gpa, word| partition.poke(memory, gpa, word));
-    let shown = run(partition, memory, directly)?;
+    let shown = run(partition, memory, means)?;
     Ok(shown)
 }
 
 fn run(
     partition: &mut Partition,
     memory: &mut SystemMemory,
-    directly: bool,
+    means: BeforePaging,
 ) -> Result<Shown, String> {
     let mut cpu = Cpu::at_boot(program::START);
     let mut stretches: Vec<Stretch> = Vec::new();
     for _ in 0..MOST_INSTRUCTIONS {
-        let how = if directly { How::Directly } else { without_unrestricted_guest(&cpu) };
+        let how = how(means, &cpu);
         let mode = cpu.mode();
         let why = match &how {
             How::Emulated(unfit) => Some(unfit.to_string()),
@@ -197,11 +211,14 @@ fn run(
         }
         let emulated = matches!(how, How::Emulated(_));
         let root = cpu.is_paged().then_some(u64::from(cpu.cr3));
-        let control = cpu.cr0;
+        let (control, loaded) = (cpu.cr0, cpu.cr3);
         let outcome = cpu.step(&mut Reach { partition, memory, how, root });
         // Changes of PE and PG exit where the hypervisor has to change the mode for them.
-        if !directly && !emulated && control != cpu.cr0 {
+        if means != BeforePaging::Directly && !emulated && control != cpu.cr0 {
             partition.exits.count(Cause::Cr0);
+        }
+        if cpu.is_paged() && (root.is_none() || loaded != cpu.cr3) {
+            partition.load_root_legacy(memory, u64::from(cpu.cr3), root.is_some());
         }
         match outcome {
             Ok(()) => {}
@@ -267,6 +284,22 @@ mod tests {
     }
 
     #[test]
+    fn without_a_second_stage_the_identity_map_is_shadowed() {
+        for (processor, real) in [("vt-x-2005", "virtual-8086"), ("amd-v-2006", "paged real mode")]
+        {
+            let (shown, host) = shown(processor, "kvm-3.0");
+            assert_eq!(shown.stretches[0].how, real);
+            assert!(shown.run("identity map") > 0 && shown.run("directly") > 0);
+            let boot = host.partition("boot").unwrap();
+            assert_eq!(boot.translation.name(), "shadow");
+            assert!(boot.exits.of(Cause::HiddenFault) > 0, "{processor}");
+            // The guest's own page table is not writable behind the hypervisor's back.
+            let of_tables = boot.exits.of(Cause::TableWrite) + boot.exits.of(Cause::Dirty);
+            assert!(of_tables > 0, "{processor}: {:?}", boot.exits);
+        }
+    }
+
+    #[test]
     fn what_the_guest_wrote_does_not_depend_on_how_it_ran() {
         let memory = |processor: &str| {
             let (_, host) = shown(processor, "kvm-3.0");
@@ -274,7 +307,8 @@ mod tests {
             (0..BYTES).step_by(8).map(|gpa| boot.peek(&host.memory, gpa)).collect::<Vec<_>>()
         };
         let nehalem = memory("nehalem");
-        assert!(nehalem == memory("westmere"));
-        assert!(nehalem == memory("barcelona"));
+        for processor in ["westmere", "barcelona", "vt-x-2005", "amd-v-2006"] {
+            assert!(nehalem == memory(processor), "{processor}");
+        }
     }
 }

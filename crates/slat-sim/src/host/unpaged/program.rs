@@ -15,13 +15,14 @@ const CODE_16: u16 = 0x18;
 const DATA_16: u16 = 0x20;
 
 /// What each mode stored: guest-physical address and value.
-const STORES: [(u64, u32); 6] = [
+const STORES: [(u64, u32); 7] = [
     (0x1_0010, 0x1234),
     (0x20_0000, 0xcafe_babe),
     (0x30_0000, 0xbeef),
     (0x3_0020, 0x5678),
     (0x20_1004, 0x1234_5678),
     (0x20_2000, 0x1234_5679),
+    (0x20_3008, 0x9abc_def0),
 ];
 
 /// Machine code under construction.
@@ -115,6 +116,9 @@ fn code() -> Vec<u8> {
     code.eax(0x1234_5678).bytes(&[0xa3]).bytes(&0x10_0004u32.to_le_bytes());
     code.bytes(&[0xa1]).bytes(&0x10_0004u32.to_le_bytes()).bytes(&[0x40]);
     code.bytes(&[0xa3]).bytes(&0x10_1000u32.to_le_bytes());
+    // A page more, where nothing was: linear 0x102000 is at 0x203000.
+    code.eax(0x20_3003).bytes(&[0xa3]).bytes(&(TABLE + 0x102 * 4).to_le_bytes());
+    code.eax(0x9abc_def0).bytes(&[0xa3]).bytes(&0x10_2008u32.to_le_bytes());
     code.bytes(&[0xf4]);
     code.0
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Stretch {
     /// The guest's mode: `real`, `protected` or `paged`.
     pub mode: String,
-    /// How it ran: `directly`, `identity map`, `virtual-8086` or `emulated`.
+    /// How it ran: `directly`, `identity map`, `paged real mode`, `virtual-8086` or `emulated`.
     pub how: String,
     /// Why it was emulated.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -38,7 +38,7 @@ impl Shown {
 
     /// In a sentence.
     pub(crate) fn summary(&self) -> String {
-        let ways = ["directly", "identity map", "virtual-8086", "emulated"];
+        let ways = ["directly", "identity map", "paged real mode", "virtual-8086", "emulated"];
         let parts: Vec<String> = ways
             .iter()
             .map(|how| (how, self.run(how)))
