@@ -63,7 +63,7 @@ fuzz_target!(|input: ([u64; 3], [u16; 2], u16, u32, Vec<u8>)| {
             let _ = found.memory_type(&format1, &format2, &regime).to_string();
         }
         Err(failure) => {
-            let transformed = transform(instruction, choice as u8, width);
+            let transformed = Some(transform(instruction, choice as u8, width));
             let trapped = Trapped {
                 address: Gva::new(address),
                 access: &access,

@@ -148,10 +148,23 @@ impl Pair {
         let (one, two) = (architecture(stage1), architecture(stage2));
         // AArch32 guests run under an AArch64 hypervisor (Arm ARM G5.1).
         let mixed = matches!((one, two), ("arm", "arm64"));
-        if one == two || mixed {
+        // The guest's registers are no wider than its hypervisor's (privileged manual, `hstatus.VSXL`).
+        let wider = stage2 == "sv32x4" && stage1 != "sv32";
+        if (one == two || mixed) && !wider {
             return Ok(());
         }
         Err(SpecError::new(2, format!("{stage2} cannot be the second stage of {stage1}")))
+    }
+
+    /// Refuses a stage 1 of EL2's own under a stage 2, which is EL1&0's alone (the pseudocode's
+    /// AArch64.S1Walk and AArch32.S1Translate).
+    fn allows_el2(&self, fields: &Fields) -> Result<(), SpecError> {
+        match &self.stage2 {
+            None => Ok(()),
+            Some(stage2) => Err(fields.error(format!(
+                "EL2's own stage 1 has no second stage; leave out --stage2 {stage2}, or el=2 and httbr="
+            ))),
+        }
     }
 
     fn is_npt(&self) -> bool {

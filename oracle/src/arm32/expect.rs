@@ -4,7 +4,7 @@ use slat::format::Format;
 use slat::format::arm32::{Lpae, Registers, Root, Short, Stage2};
 use slat::regime::arm::State;
 use slat::syndrome::arm32::{self as syndrome, Abort};
-use slat::syndrome::arm64 as par;
+use slat::syndrome::arm64::{self as par, Masked};
 use slat::{
     Access, Cause, Denied, Failed, Fault, Gpa, Gva, Kind, MemoryType, Purpose, Regime, Spa, Stage,
     TwoStageFailure, translate,
@@ -168,15 +168,15 @@ impl Machine<'_> {
     fn par(&self, failed: &TwoStageFailure<Gva, Gpa, NoRam>) -> Outcome {
         match failed {
             Failed::Here(fault) if is_long(self.state) => match par::par_of_fault(fault, false) {
-                Some(par) => Outcome::Stage1 { syndrome: par, address: 0 },
+                Some(par) => Outcome::Stage1 { syndrome: par.value, address: 0 },
                 None => UNUSABLE,
             },
             Failed::Here(fault) => match short_par(fault) {
-                Some(par) => Outcome::Stage1 { syndrome: par, address: 0 },
+                Some(par) => Outcome::Stage1 { syndrome: par.value, address: 0 },
                 None => UNUSABLE,
             },
             Failed::Below(Failed::Here(fault)) => match par::par_of_fault(fault, true) {
-                Some(par) => Outcome::Stage2 { syndrome: par, address: 0, origin: 0 },
+                Some(par) => Outcome::Stage2 { syndrome: par.value, address: 0, origin: 0 },
                 None => UNUSABLE,
             },
             Failed::Below(Failed::Below(_)) => Outcome::Bus { syndrome: 0 },
@@ -231,13 +231,13 @@ impl Machine<'_> {
 
 /// The 64-bit PAR of a fault of short descriptors: their two levels are the manual's 1 and 2, and
 /// domain faults have a status of their own (AArch32.EncodePARLD, EncodeLDFSC).
-fn short_par(fault: &Fault<Gva>) -> Option<u64> {
+fn short_par(fault: &Fault<Gva>) -> Option<Masked> {
     let leveled = Fault { level: fault.level + 1, ..*fault };
     let par = par::par_of_fault(&leveled, false)?;
     match fault.cause {
         Cause::Permission(denied) if denied.contains(Denied::DOMAIN) => {
             let status = 0x3C | u64::from(2 - fault.level);
-            Some(par & !(0x3F << 1) | status << 1)
+            Some(Masked { value: par.value & !(0x3F << 1) | status << 1, ..par })
         }
         _ => Some(par),
     }

@@ -131,11 +131,11 @@ impl Guest for Machine<'_> {
             }
             Err(failed) if at => Err(match failed {
                 Failed::Here(fault) => match syndrome::par_of_fault(&fault, false) {
-                    Some(par) => Outcome::Stage1 { syndrome: par, address: 0 },
+                    Some(par) => Outcome::Stage1 { syndrome: par.value, address: 0 },
                     None => UNUSABLE,
                 },
                 Failed::Below(Failed::Here(fault)) => match syndrome::par_of_fault(&fault, true) {
-                    Some(par) => Outcome::Stage2 { syndrome: par, address: 0, origin: 0 },
+                    Some(par) => Outcome::Stage2 { syndrome: par.value, address: 0, origin: 0 },
                     None => UNUSABLE,
                 },
                 Failed::Below(Failed::Below(_)) => Outcome::Bus { syndrome: 0 },

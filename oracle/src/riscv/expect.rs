@@ -80,7 +80,7 @@ impl Machine<'_> {
                 access: &access,
                 stage1: &format1,
                 regime: &self.regime,
-                transformed: instruction.and_then(|i| transform(i, 0, Width::Rv64)),
+                transformed: instruction.map(|i| transform(i, 0, Width::Rv64)),
             };
             let Some(trap) = trapped.of_two_stages(&failure) else {
                 return Outcome::Other([0; 4]);

@@ -36,7 +36,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SPEC")]
     stage2: Option<String>,
 
-    /// What is asked: r, w or x; hlvx is RISC-V's load of what may be executed
+    /// What is asked: r, w or x; rw is an atomic, which does both; hlvx is RISC-V's load of what may
+    /// be executed
     #[arg(long, value_name = "r|w|x", default_value = "r")]
     access: AccessKind,
 
@@ -82,6 +83,8 @@ enum AccessKind {
     Write,
     #[value(name = "x")]
     Execute,
+    #[value(name = "rw")]
+    Atomic,
     #[value(name = "hlvx")]
     Hlvx,
 }
@@ -100,6 +103,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         AccessKind::Read => (Kind::Read, Flavor::Plain),
         AccessKind::Write => (Kind::Write, Flavor::Plain),
         AccessKind::Execute => (Kind::Execute, Flavor::Plain),
+        AccessKind::Atomic => (Kind::Write, Flavor::Atomic),
         AccessKind::Hlvx => (Kind::Read, Flavor::Hlvx),
     };
     let privilege = if args.user { Privilege::User } else { Privilege::Supervisor };

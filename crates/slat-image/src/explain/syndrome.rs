@@ -63,12 +63,16 @@ pub(super) fn of<I: Address>(
         }
         AnyFormat::ArmLpae(..) => Some(pl1_abort(arm32::pl1(fault, true)?)),
         AnyFormat::ArmLpaeStage2(stage2, _) => {
-            let abort = arm32::stage2(fault, access.kind, stage2.version())?;
+            let abort = arm32::stage2(fault, access, stage2.version())?;
             Some(hyp_abort(abort, access.kind))
         }
         AnyFormat::Arm64(..) => Some(arm64_abort(arm64::stage1(fault)?, access.kind)),
         AnyFormat::Arm64Stage2(..) => {
-            Some(arm64_abort(arm64::stage2(fault, access.kind)?, access.kind))
+            let abort = arm64::stage2(fault, access)?;
+            let in_aarch32 =
+                matches!(guest, Some(AnyFormat::ArmShort(..) | AnyFormat::ArmLpae(..)));
+            let abort = if in_aarch32 { abort.of_aarch32() } else { abort };
+            Some(arm64_abort(abort, access.kind))
         }
         AnyFormat::Ept(ept, _) => {
             let gpa = fault.input.raw();

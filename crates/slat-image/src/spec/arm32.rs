@@ -35,7 +35,11 @@ pub(super) fn stage(
     }
     let hcr = pair.hcr.unwrap_or(0);
     let mair = fields.register("mair")?;
-    regime.arm = State { mair, ..State::new(0, hcr) };
+    let state = match pair.stage2.as_deref() {
+        Some("arm-lpae-s2") => State::under_hyp(0, hcr),
+        _ => State::new(0, hcr),
+    };
+    regime.arm = State { mair, ..state };
     if fields.format == "arm-short" {
         return short(fields, hcr, regime, &processor);
     }
@@ -43,7 +47,10 @@ pub(super) fn stage(
     let level = fields.count("el", 1..=2)?;
     match (httbr, level) {
         (Some(_), Some(1)) => Err(fields.error("httbr= is Hyp mode's root, which is el=2")),
-        (Some(_), _) | (None, Some(2)) => hyp(fields, httbr, regime, &processor),
+        (Some(_), _) | (None, Some(2)) => {
+            pair.allows_el2(fields)?;
+            hyp(fields, httbr, regime, &processor)
+        }
         _ => lpae(fields, hcr, regime, &processor),
     }
 }
@@ -167,7 +174,13 @@ fn second(
     processor: &Processor,
 ) -> Result<Named, SpecError> {
     let hcr = pair.hcr.unwrap_or(hcr::VM);
-    regime.arm = State { mair: regime.arm.mair, ..State::new(0, hcr) };
+    let lacking = hcr & (hcr::FWB | hcr::DCT);
+    if lacking != 0 {
+        return Err(fields.error(format!(
+            "hcr={hcr:#x}: HCR2 of AArch32 has no FWB and no DCT; clear {lacking:#x}"
+        )));
+    }
+    regime.arm = State { mair: regime.arm.mair, ..State::under_hyp(0, hcr) };
     let switches = word(fields, "sctlr")?.unwrap_or(0);
     let ipa = fields.count("ipa", 25..=40)?;
     let t0sz = fields.count("t0sz", 0..=15)?;
@@ -244,5 +257,10 @@ mod tests {
         assert!(error(None, Some("arm-lpae-s2:0x1010,ipa=40")).contains("not aligned"));
         assert!(error(None, Some("arm-lpae-s2:0,vtcr=0x10")).contains("sign of T0SZ"));
         assert!(error(Some("arm64:0"), Some("arm-lpae-s2:0")).contains("cannot be"));
+        for stage2 in ["arm-lpae-s2:0", "arm64-s2:0,ipa=32"] {
+            assert!(error(Some("arm-lpae:0,el=2"), Some(stage2)).contains("no second stage"));
+            assert!(error(Some("arm-lpae,httbr=0"), Some(stage2)).contains("no second stage"));
+        }
+        assert!(error(None, Some("arm-lpae-s2:0,hcr=0x400000000001")).contains("no FWB"));
     }
 }

@@ -95,6 +95,9 @@ fn guest(fields: &mut Fields, pair: &Pair, regime: &mut Regime) -> Result<Named,
         (_, false) => TranslationRegime::El2,
         (_, true) => TranslationRegime::El20,
     };
+    if which != TranslationRegime::El10 {
+        pair.allows_el2(fields)?;
+    }
     let has_upper = which != TranslationRegime::El2;
     let (ttbr0, ttbr1) = roots(fields, has_upper)?;
 
@@ -283,6 +286,10 @@ mod tests {
         assert!(error(Some("arm64:0x1000,without=xnx+sve"), None).contains("pan3"));
         assert!(error(Some("arm64:0x1000,tcr=0x1000000080190019"), None).contains("MTX"));
         assert!(error(Some("arm64:0x1000,el=2,ttbr1=0"), None).contains("no key `ttbr1`"));
+        assert!(error(Some("arm64:0,el=2"), Some("arm64-s2:0")).contains("no second stage"));
+        let hosted = "arm64:0,el=2,hcr=0x400000000";
+        assert!(error(Some(hosted), Some("arm64-s2:0")).contains("no second stage"));
+        assert!(error(Some("arm64:0,hcr=0x200000000000"), None).contains("NV2"));
         assert!(error(None, Some("arm64-s2:0x1000,ipa=40")).contains("not aligned"));
         assert!(error(None, Some("arm64-s2:0,ipa=40,t0sz=24")).contains("say the same"));
         assert!(error(None, Some("arm64-s2:0,vtcr=0x4080000059")).contains("FEAT_D128"));

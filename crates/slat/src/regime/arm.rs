@@ -18,6 +18,8 @@ pub mod hcr {
     pub const E2H: u64 = 1 << 34;
     /// Nested virtualization changes EL1&0's permissions.
     pub const NV1: u64 = 1 << 43;
+    /// Register accesses of a guest hypervisor go to memory, and their aborts are marked `VNCR`.
+    pub const NV2: u64 = 1 << 45;
     /// Stage 2 forces memory attributes (FEAT_S2FWB).
     pub const FWB: u64 = 1 << 46;
     /// The memory that `DC` makes cacheable is tagged (FEAT_MTE2).
@@ -53,8 +55,8 @@ pub struct State {
 }
 
 impl State {
-    /// The state that these registers make, `PSTATE.PAN` clear. `hcr` is `HCR_EL2` (AArch32:
-    /// `HCR2:HCR`).
+    /// The state that these registers make under a hypervisor in AArch64 state, `PSTATE.PAN` clear.
+    /// `hcr` is `HCR_EL2`.
     pub const fn new(mair: u64, hcr: u64) -> State {
         State {
             mair: Some(mair),
@@ -67,5 +69,11 @@ impl State {
             // Behaves as 0 while EL0's exceptions go to EL2.
             protect_table_walks: hcr & hcr::PTW != 0 && hcr & hcr::TGE == 0,
         }
+    }
+
+    /// The same under a hypervisor in AArch32 state. `hcr` is `HCR2:HCR`, which has no `FWB` and no
+    /// `DCT` (Arm ARM G8.2).
+    pub const fn under_hyp(mair: u64, hcr: u64) -> State {
+        State::new(mair, hcr & !(hcr::FWB | hcr::DCT))
     }
 }

@@ -4,7 +4,7 @@
 //! [`super::arm64`].
 
 use super::Field;
-use super::arm64::{Masked, fault_status, iss};
+use super::arm64::{Masked, fault_status, iss, reports_write};
 use crate::access::{Access, Kind, Purpose};
 use crate::address::Address;
 use crate::fault::{Cause, Denied, Failed, Fault};
@@ -18,6 +18,9 @@ pub mod fsr {
     pub const FS_4: u64 = 1 << 10;
     /// The access writes (`DFSR`).
     pub const WNR: u64 = 1 << 11;
+    /// The fault is of a cache maintenance instruction (`DFSR`, long-descriptor encoding and Armv7's
+    /// short one).
+    pub const CM: u64 = 1 << 13;
     /// Bits 7:4: the domain (`DFSR`, short-descriptor encoding).
     pub const DOMAIN: u64 = 0xf << 4;
 }
@@ -45,6 +48,35 @@ pub struct HypAbort {
     pub hifar: Field<u32>,
     /// `HPFAR`.
     pub hpfar: Field<u32>,
+}
+
+impl Pl1Abort {
+    /// The same abort taken from a cache maintenance or address translation instruction: a Data
+    /// Abort whatever the kind of access that was asked for, `CM` and `WnR` are set.
+    #[must_use]
+    pub const fn by_maintenance(self) -> Pl1Abort {
+        let Masked { value, defined } = self.status;
+        // A prefetch abort says nothing of the domain.
+        let unknown = if self.prefetch && value & fsr::LPAE == 0 { fsr::DOMAIN } else { 0 };
+        let status = Masked { value: value | fsr::CM | fsr::WNR, defined: defined & !unknown };
+        Pl1Abort { prefetch: false, status, ..self }
+    }
+}
+
+impl HypAbort {
+    /// The same abort taken from a cache maintenance or address translation instruction: see
+    /// [`Pl1Abort::by_maintenance`]. No instruction syndrome is valid.
+    #[must_use]
+    pub fn by_maintenance(self, version: Version) -> HypAbort {
+        let data = (iss::DATA_ABORT ^ iss::INSTRUCTION_ABORT) << iss::EC_SHIFT;
+        let value = self.hsr.value | data | iss::CM | iss::WNR;
+        let hsr = match version {
+            Version::V7 => Masked { value: value & !iss::IL, defined: !iss::IL },
+            Version::V8 => Masked { value: value | iss::IL, defined: !0 },
+        };
+        let hdfar = if self.hdfar == Field::Undefined { self.hifar } else { self.hdfar };
+        HypAbort { hsr, hdfar, hifar: Field::Undefined, ..self }
+    }
 }
 
 /// An abort, by who takes it.
@@ -87,7 +119,7 @@ fn short_status<I>(fault: &Fault<I>) -> Option<u64> {
 /// faults implementations with LPAE report anything.
 pub fn pl1<I: Address>(fault: &Fault<I>, long: bool) -> Option<Pl1Abort> {
     let prefetch = fault.access.kind == Kind::Execute;
-    let write = if fault.access.kind == Kind::Write { fsr::WNR } else { 0 };
+    let write = if reports_write(fault, &fault.access) { fsr::WNR } else { 0 };
     let mut status = if long {
         Masked { value: fsr::LPAE | write | fault_status(fault)?, defined: !0 }
     } else {
@@ -120,17 +152,18 @@ fn domain<I>(fault: &Fault<I>) -> Option<u8> {
 ///
 /// `None` for a cause that no AArch32 walk has.
 pub fn hyp<I: Address>(fault: &Fault<I>, version: Version) -> Option<HypAbort> {
-    let hsr = hsr(fault_status(fault)?, fault.access.kind, true, version);
+    let hsr = hsr(fault, &fault.access, true, version)?;
     let address = Field::Defined(fault.input.raw() as u32);
     Some(taken_to_hyp(hsr, fault.access.kind, address, Field::Undefined))
 }
 
-/// The abort that a stage-2 fault raises. `kind` is what the instruction did: a fault on a stage-1
+/// The abort that a stage-2 fault raises. `access` is what the instruction did: a fault on a stage-1
 /// table reports that, not the walk's own read.
 ///
 /// `None` for a cause that no AArch32 walk has.
-pub fn stage2<I: Address>(fault: &Fault<I>, kind: Kind, version: Version) -> Option<HypAbort> {
-    let mut hsr = hsr(fault_status(fault)?, kind, false, version);
+pub fn stage2<I: Address>(fault: &Fault<I>, access: &Access, version: Version) -> Option<HypAbort> {
+    let kind = access.kind;
+    let mut hsr = hsr(fault, access, false, version)?;
     let on_table = fault.access.purpose != Purpose::Final;
     if on_table {
         hsr.value |= iss::S1PTW;
@@ -160,21 +193,23 @@ pub fn abort<I: Address, O: Address, B>(
 ) -> Option<Abort> {
     match failed {
         Failed::Here(fault) => pl1(fault, long).map(Abort::Pl1),
-        Failed::Below(Failed::Here(fault)) => stage2(fault, access.kind, version).map(Abort::Hyp),
+        Failed::Below(Failed::Here(fault)) => stage2(fault, access, version).map(Abort::Hyp),
         Failed::Below(Failed::Below(_)) => None,
     }
 }
 
 /// `HSR` of an abort without a valid instruction syndrome. Armv8 says that `IL` is set then; in
 /// ARMv7 it is not valid.
-fn hsr(status: u64, kind: Kind, same_level: bool, version: Version) -> Masked {
-    let class = if kind == Kind::Execute { iss::INSTRUCTION_ABORT } else { iss::DATA_ABORT };
-    let write = if kind == Kind::Write { iss::WNR } else { 0 };
+fn hsr<I>(fault: &Fault<I>, access: &Access, same_level: bool, version: Version) -> Option<Masked> {
+    let status = fault_status(fault)?;
+    let fetch = access.kind == Kind::Execute;
+    let class = if fetch { iss::INSTRUCTION_ABORT } else { iss::DATA_ABORT };
+    let write = if reports_write(fault, access) { iss::WNR } else { 0 };
     let value = (class + u64::from(same_level)) << iss::EC_SHIFT | write | status;
-    match version {
+    Some(match version {
         Version::V7 => Masked { value, defined: !iss::IL },
         Version::V8 => Masked { value: value | iss::IL, defined: !0 },
-    }
+    })
 }
 
 fn taken_to_hyp(hsr: Masked, kind: Kind, address: Field<u32>, hpfar: Field<u32>) -> HypAbort {

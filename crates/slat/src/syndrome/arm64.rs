@@ -2,9 +2,9 @@
 //! D24.2; AArch64.FaultSyndrome, IPAValid, AArch64.EncodePAR).
 
 use super::Field;
-use crate::access::{Access, Kind, Privilege, Purpose};
+use crate::access::{Access, Flavor, Kind, Privilege, Purpose};
 use crate::address::Address;
-use crate::fault::{Cause, Failed, Fault, Why};
+use crate::fault::{Cause, Denied, Failed, Fault, Why};
 use crate::memory_type::arm::Attributes;
 
 /// A register of which some bits are defined.
@@ -63,18 +63,30 @@ pub struct Abort {
 
 impl Abort {
     /// The same abort taken from a cache maintenance or address translation instruction (`DC`,
-    /// `IC`, `AT`): `CM` and `WnR` are set, and no instruction syndrome is valid.
+    /// `IC`, `AT`): a Data Abort whatever the kind of access that was asked for, `CM` and `WnR` are
+    /// set, and no instruction syndrome is valid.
     #[must_use]
     pub const fn by_maintenance(self) -> Abort {
-        let value = self.esr.value | iss::CM | iss::WNR;
+        // The classes of Data Aborts are those of Instruction Aborts with this bit.
+        let data = iss::DATA_ABORT ^ iss::INSTRUCTION_ABORT;
+        let value = self.esr.value | data << iss::EC_SHIFT | iss::CM | iss::WNR;
         Abort { esr: Masked { value, defined: !0 }, ..self }
+    }
+
+    /// The same abort of a guest in AArch32 state: where an instruction syndrome may be valid, `IL`
+    /// is the length of a T32 or A32 instruction.
+    #[must_use]
+    pub const fn of_aarch32(self) -> Abort {
+        let Masked { value, defined } = self.esr;
+        let unknown = if defined & iss::INSTRUCTION == 0 { iss::IL } else { 0 };
+        Abort { esr: Masked { value: value & !unknown, defined: defined & !unknown }, ..self }
     }
 }
 
 /// The fault status code (`DFSC`, `IFSC`, `PAR_EL1.FST`; `AArch64.EncodeLDFSC`), or `None` for a
-/// cause that no AArch64 walk has.
+/// cause that no AArch64 walk has. [`Cause::Contended`] is one: hardware whose update of an entry
+/// loses walks again.
 pub fn fault_status<I>(fault: &Fault<I>) -> Option<u64> {
-    const UPDATE_FAILED: u64 = 0b11_0001;
     let level = 3 - i32::from(fault.level);
     let class = match fault.cause {
         Cause::Reserved(reserved) if reserved.why == Why::AddressSize => 0b0000,
@@ -85,7 +97,6 @@ pub fn fault_status<I>(fault: &Fault<I>) -> Option<u64> {
         | Cause::Reserved(_) => 0b0001,
         Cause::AccessFlag => 0b0010,
         Cause::Permission(_) => 0b0011,
-        Cause::Contended => return Some(UPDATE_FAILED),
         _ => return None,
     };
     match (level, class) {
@@ -105,21 +116,27 @@ pub fn stage1<I: Address>(fault: &Fault<I>) -> Option<Abort> {
     let status = fault_status(fault)?;
     let same_level = fault.access.privilege == Privilege::Supervisor;
     let class = exception_class(fault.access.kind) + u64::from(same_level);
-    let value = class << iss::EC_SHIFT | iss::IL | write_bit(fault.access.kind) | status;
+    let value = class << iss::EC_SHIFT | iss::IL | write_bit(fault, &fault.access) | status;
     let esr = Masked { value, defined: !0 };
     Some(Abort { esr, far: Field::Defined(fault.input.raw()), hpfar: Field::Undefined })
 }
 
-/// The abort that a stage-2 fault raises at EL2. `kind` is what the instruction did: a fault on a
+/// The abort that a stage-2 fault raises at EL2. `access` is what the instruction did: a fault on a
 /// stage-1 table reports that, not the walk's own read or update. `None` for causes that no AArch64
-/// walk has.
-pub fn stage2<I: Address>(fault: &Fault<I>, kind: Kind) -> Option<Abort> {
-    let status = fault_status(fault)?;
+/// walk has. Of a guest in AArch32 state it is [`Abort::of_aarch32`].
+pub fn stage2<I: Address>(fault: &Fault<I>, access: &Access) -> Option<Abort> {
+    let (status, kind) = (fault_status(fault)?, access.kind);
     let on_table = fault.access.purpose != Purpose::Final;
-    let mut value = exception_class(kind) << iss::EC_SHIFT | iss::IL | write_bit(kind) | status;
+    let write = write_bit(fault, access);
+    let mut value = exception_class(kind) << iss::EC_SHIFT | iss::IL | write | status;
     let mut defined = !0;
     if on_table {
         value |= iss::S1PTW;
+        if access.flavor == Flavor::Atomic && matches!(fault.access.purpose, Purpose::Update { .. })
+        {
+            // Whether a read would have made the update depends on which bit was to be set.
+            defined &= !iss::WNR;
+        }
     } else if kind != Kind::Execute {
         defined &= !iss::INSTRUCTION;
     }
@@ -130,7 +147,6 @@ pub fn stage2<I: Address>(fault: &Fault<I>, kind: Kind) -> Option<Abort> {
     // IPAValid(): all but a permission fault on the final access.
     let has_address = match fault.cause {
         Cause::Permission(_) => on_table,
-        Cause::Contended => false,
         _ => true,
     };
     let hpfar =
@@ -146,7 +162,7 @@ pub fn abort<I: Address, O: Address, B>(
 ) -> Option<Abort> {
     match failed {
         Failed::Here(fault) => stage1(fault),
-        Failed::Below(Failed::Here(fault)) => stage2(fault, access.kind),
+        Failed::Below(Failed::Here(fault)) => stage2(fault, access),
         Failed::Below(Failed::Below(_)) => None,
     }
 }
@@ -157,12 +173,13 @@ pub const fn hpfar(ipa: u64) -> u64 {
     (ipa >> 12 & ((1 << 44) - 1)) << 4
 }
 
-/// `PAR_EL1` after an `AT` instruction that faulted; `stage2` is whether stage 2 did. `None` for
-/// causes that no AArch64 walk has.
-pub fn par_of_fault<I>(fault: &Fault<I>, stage2: bool) -> Option<u64> {
+/// `PAR_EL1` after an `AT` instruction that faulted; `stage2` is whether stage 2 did. Bits 63:48 are
+/// IMPLEMENTATION DEFINED. `None` for causes that no AArch64 walk has.
+pub fn par_of_fault<I>(fault: &Fault<I>, stage2: bool) -> Option<Masked> {
     let status = fault_status(fault)?;
     let on_table = stage2 && fault.access.purpose != Purpose::Final;
-    Some(1 << 11 | u64::from(stage2) << 9 | u64::from(on_table) << 8 | status << 1 | 1)
+    let value = 1 << 11 | u64::from(stage2) << 9 | u64::from(on_table) << 8 | status << 1 | 1;
+    Some(Masked { value, defined: (1 << 48) - 1 })
 }
 
 /// `PAR_EL1` after an `AT` instruction that found this address and these attributes. `NS` (bit 9)
@@ -180,6 +197,14 @@ fn exception_class(kind: Kind) -> u64 {
     if kind == Kind::Execute { iss::INSTRUCTION_ABORT } else { iss::DATA_ABORT }
 }
 
-fn write_bit(kind: Kind) -> u64 {
-    if kind == Kind::Write { iss::WNR } else { 0 }
+/// `WnR` of a fault where the instruction made this access.
+fn write_bit<I>(fault: &Fault<I>, access: &Access) -> u64 {
+    if reports_write(fault, access) { iss::WNR } else { 0 }
+}
+
+/// Whether a fault is reported as a write's: an atomic's is a read's where a read would have had it.
+pub(super) fn reports_write<I>(fault: &Fault<I>, access: &Access) -> bool {
+    let by_write_alone =
+        fault.cause == Cause::Permission(Denied::WRITE) && fault.access.purpose == Purpose::Final;
+    access.kind == Kind::Write && (access.flavor != Flavor::Atomic || by_write_alone)
 }

@@ -142,8 +142,8 @@ pub struct Trapped<'a, I> {
     pub stage1: &'a Sv,
     /// The status bits.
     pub regime: &'a Regime,
-    /// The load, store or atomic instruction that trapped, [`transform`]ed; `None` where it is not
-    /// known.
+    /// The instruction that trapped, [`transform`]ed (0 for one without transformation); `None`
+    /// where it is not known.
     pub transformed: Option<u32>,
 }
 

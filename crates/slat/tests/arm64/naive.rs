@@ -63,6 +63,8 @@ struct Fault {
     second: bool,
     s2fs1walk: bool,
     ipa: u64,
+    write: bool,
+    by: Kinds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,6 +81,8 @@ enum Kinds {
 struct Desc {
     kind: Kinds,
     el0: bool,
+    /// Reads as well (of a store).
+    atomic: bool,
 }
 
 /// MemAttrHints: attrs 0b00 NC, 0b10 WT, 0b11 WB.
@@ -269,7 +273,16 @@ impl Machine {
         va: u64,
         access: Desc,
     ) -> Result<(u64, Attrs), Fault> {
-        let first = |code, level| Fault { code, level, second: false, s2fs1walk: false, ipa: 0 };
+        let write = access.kind == Kinds::Store && !access.atomic;
+        let first = |code, level| Fault {
+            code,
+            level,
+            second: false,
+            s2fs1walk: false,
+            ipa: 0,
+            write,
+            by: access.kind,
+        };
         let w = self.s1_params(va);
         let fetch = access.kind == Kinds::Fetch;
         let addr_top = if w.tbi && !(w.tbid && fetch) { 55 } else { 63 };
@@ -408,11 +421,12 @@ impl Machine {
         x = x && !(wxn && write);
         let allowed = match access.kind {
             Kinds::Fetch => x,
-            Kinds::Store => write,
+            Kinds::Store => write && (r || !access.atomic),
             _ => r,
         };
         if !allowed {
-            return Err(first(Code::Permission, level));
+            let write = access.kind == Kinds::Store && (r || !access.atomic);
+            return Err(Fault { write, ..first(Code::Permission, level) });
         }
         let mut new = descriptor;
         if w.ha {
@@ -471,7 +485,16 @@ impl Machine {
             return Ok((ipa, s1.effective()));
         }
         let s2fs1walk = matches!(access.kind, Kinds::Walk | Kinds::Update);
-        let fault = |code, level| Fault { code, level, second: true, s2fs1walk, ipa };
+        let write = access.kind == Kinds::Store && !access.atomic;
+        let fault = |code, level| Fault {
+            code,
+            level,
+            second: true,
+            s2fs1walk,
+            ipa,
+            write,
+            by: access.kind,
+        };
         let v = self.vtcr;
         let granule_bits = [12u32, 16, 14, 0][bits(v, 15, 14) as usize];
         let stride = granule_bits - 3;
@@ -573,10 +596,11 @@ impl Machine {
             Kinds::Update => ptw && device || !r || !w,
             Kinds::Fetch => !(if access.el0 { ux } else { px }),
             Kinds::Load => !r,
-            Kinds::Store => !w,
+            Kinds::Store => !w || access.atomic && !r,
         };
         if denied {
-            return Err(fault(Code::Permission, level));
+            let write = access.kind == Kinds::Store && (r || !access.atomic);
+            return Err(Fault { write, ..fault(Code::Permission, level) });
         }
         let writes = matches!(access.kind, Kinds::Store | Kinds::Update);
         let mut new = descriptor;
@@ -839,7 +863,9 @@ fn machine(dice: &mut Dice) -> Machine {
 }
 
 /// `Ok` with output and attribute encodings, or the abort's fault.
-type Seen = Result<(u64, u64, u8), (bool, bool, u64, u64)>;
+/// Output, attributes and shareability; or which stage faults, whether on a table of stage 1, the
+/// status code, the IPA, and the rest of `ESR_ELx` with the bits of it that are defined.
+type Seen = Result<(u64, u64, u8), (bool, bool, u64, u64, [u64; 2])>;
 
 fn compare(seed: u64) -> (Seen, bool) {
     let mut dice = Dice(seed);
@@ -869,6 +895,8 @@ fn compare(seed: u64) -> (Seen, bool) {
     let mut access = Access::new(kind, privilege);
     if kind != Kind::Execute && dice.rarely() {
         access = access.with_flavor(Flavor::Unprivileged);
+    } else if kind == Kind::Write && dice.below(3) == 0 {
+        access = access.with_flavor(Flavor::Atomic);
     }
     let memory = Infinite::new(dice.roll(), address_bits);
 
@@ -908,7 +936,8 @@ fn compare(seed: u64) -> (Seen, bool) {
                 Field::Defined(hpfar) => hpfar << 8,
                 _ => 0,
             };
-            Err((second, bit(esr, 7), esr & 63, ipa))
+            let rest = [esr & !(1 << 7 | 63), abort.esr.defined];
+            Err((second, bit(esr, 7), esr & 63, ipa, rest))
         }
     };
 
@@ -921,7 +950,8 @@ fn compare(seed: u64) -> (Seen, bool) {
         Kind::Write => Kinds::Store,
         Kind::Execute => Kinds::Fetch,
     };
-    let desc = Desc { kind, el0 };
+    let atomic = access.flavor == Flavor::Atomic;
+    let desc = Desc { kind, el0, atomic };
     let expected = machine.s1_translate(&mut theirs, va, desc).and_then(|(ipa, attrs)| {
         let (pa, attrs) = machine.s2_translate(&mut theirs, ipa, attrs, desc)?;
         Ok((pa, encode(&attrs), attrs.sh))
@@ -929,7 +959,18 @@ fn compare(seed: u64) -> (Seen, bool) {
     let expected: Seen = expected.map_err(|fault| {
         let known = fault.second && (fault.code != Code::Permission || fault.s2fs1walk);
         let ipa = if known { fault.ipa >> 12 << 12 } else { 0 };
-        (fault.second, fault.s2fs1walk, fsc(&fault), ipa)
+        // Of a walk's own read or update the instruction's kind is reported, and of an atomic's
+        // update it is open.
+        let write = if fault.s2fs1walk { kind == Kinds::Store && !atomic } else { fault.write };
+        let class = if kind == Kinds::Fetch { 0x20 } else { 0x24 };
+        let same_level = !fault.second && privilege == Privilege::Supervisor;
+        let esr = (class + u64::from(same_level)) << 26 | 1 << 25 | u64::from(write) << 6;
+        let open = match fault.by {
+            Kinds::Update if atomic => 1 << 6,
+            Kinds::Load | Kinds::Store if fault.second => 0x7ff << 14,
+            _ => 0,
+        };
+        (fault.second, fault.s2fs1walk, fsc(&fault), ipa, [esr, !open])
     });
     assert_eq!(seen, expected, "seed {seed:#x}: {va:#x} {access:?} {machine:#x?}");
     assert_eq!(ours.stored, theirs.stored, "seed {seed:#x}: {va:#x} {access:?} {machine:#x?}");
@@ -955,7 +996,7 @@ fn random_machines_reach_every_kind_of_end() {
         updates += u32::from(updated);
         let end = match seen {
             Ok(_) => (false, false, 64),
-            Err((second, s1ptw, code, _)) => (second, s1ptw, code),
+            Err((second, s1ptw, code, ..)) => (second, s1ptw, code),
         };
         *ends.entry(end).or_insert(0) += 1;
     }

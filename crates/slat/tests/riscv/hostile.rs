@@ -95,7 +95,7 @@ proptest! {
                     access: &access,
                     stage1: &format1,
                     regime: &regime,
-                    transformed: transform(instruction, choice as u8, width),
+                    transformed: Some(transform(instruction, choice as u8, width)),
                 };
                 let trap = trapped.of_two_stages(&failure);
                 for reports in [Reports::ALL, Reports::NOTHING] {

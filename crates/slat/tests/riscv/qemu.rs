@@ -122,7 +122,7 @@ fn run(ram: &mut Ram, probe: &Probe, vs_hardware_ad: bool) -> Result<u64, Regist
     match translate(&stage1, &stage2, ram, address, &access, &regime, &()) {
         Ok(found) => Ok(found.output().raw()),
         Err(failure) => {
-            let transformed = transform(probe.instruction, 0, Width::Rv64);
+            let transformed = Some(transform(probe.instruction, 0, Width::Rv64));
             let trapped = Trapped {
                 address,
                 access: &access,

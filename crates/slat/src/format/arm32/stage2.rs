@@ -11,9 +11,9 @@ use crate::format::arm64::{self, bits};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
 use crate::memory_type::StageType;
-use crate::memory_type::arm::{self, Shareability, is_device};
+use crate::memory_type::arm::{self, Shareability};
 use crate::regime::Regime;
-use crate::regime::arm::hcr;
+use crate::regime::arm::{State, hcr};
 use crate::register::{Refusal, Refused};
 
 /// Stage 2: `arm-lpae-s2`.
@@ -223,7 +223,7 @@ impl Format for Stage2 {
         };
         let in_device = access.purpose.is_table()
             && regime.arm.protect_table_walks
-            && is_device(Stage2::mem_attr(entry), &regime.arm);
+            && Stage2::mem_attr(entry) & 0xc == 0;
         denied.with(Denied::TABLE_IN_DEVICE, in_device).into_result()
     }
 
@@ -237,12 +237,14 @@ impl Format for Stage2 {
         if found.is_flat() {
             return StageType::Unspecified;
         }
+        // AArch32 has no forced attributes (FEAT_S2FWB is of AArch64 state).
+        let state = State { force_write_back: false, ..regime.arm.clone() };
         StageType::ArmStage2(arm::Stage2::new(
             Stage2::mem_attr(found.entry),
             Shareability::from_encoding((found.entry >> bits::SH_SHIFT) as u8),
             false,
             found.kind,
-            &regime.arm,
+            &state,
         ))
     }
 

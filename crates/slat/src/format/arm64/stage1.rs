@@ -184,6 +184,14 @@ impl Stage1 {
                     why: Refusal::Unmodelled("FEAT_NV's EL1&0 permissions (NV1)"),
                 });
             }
+            TranslationRegime::El10 if hcr & hcr::NV2 != 0 => {
+                return Err(Refused {
+                    register: "hcr_el2",
+                    value: hcr,
+                    bits: hcr::NV2,
+                    why: Refusal::Unmodelled("FEAT_NV2's accesses of registers in memory (NV2)"),
+                });
+            }
             TranslationRegime::El2 if e2h => {
                 return contradiction(hcr::E2H, "E2H is set, so that the regime is EL2&0");
             }

@@ -5,7 +5,7 @@ use core::fmt;
 use super::granule::{Geometry, Granule, root_address, size_encoding};
 use super::registers::{Vtcr, sctlr};
 use super::{Processor, bits};
-use crate::access::{Access, Kind, Privilege, Purpose, Stage1Page};
+use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
@@ -299,10 +299,12 @@ impl Format for Stage2 {
         let denied = Denied::NONE;
         let denied = match access.kind {
             Kind::Read => denied.with(Denied::READ, !readable),
-            // Hardware that updates a stage-1 entry also reads it.
-            Kind::Write => denied
-                .with(Denied::READ, matches!(access.purpose, Purpose::Update { .. }) && !readable)
-                .with(Denied::WRITE, !writable),
+            // Hardware that updates a stage-1 entry also reads it, and so do atomics.
+            Kind::Write => {
+                let reads = matches!(access.purpose, Purpose::Update { .. })
+                    || access.flavor == Flavor::Atomic;
+                denied.with(Denied::READ, reads && !readable).with(Denied::WRITE, !writable)
+            }
             Kind::Execute => {
                 let xnx = self.execute_never_extension && entry & bits::XNX != 0;
                 let never = match (entry & bits::XN != 0, xnx) {
@@ -401,7 +403,8 @@ impl Format for Stage2 {
         Stage1Page {
             user: true,
             writable: found.entry & bits::S2AP_WRITE != 0,
-            executable: found.entry & (bits::XN | bits::XNX) != bits::XN,
+            executable: found.entry & bits::XN == 0
+                || self.execute_never_extension && found.entry & bits::XNX != 0,
             shadow_stack: false,
             tables_via: found.path.via,
         }

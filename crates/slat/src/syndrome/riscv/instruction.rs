@@ -18,8 +18,8 @@ const RS2: u32 = 0x1f << 20;
 const RD: u32 = 0x1f << 7;
 const FUNCT3: u32 = 7 << 12;
 
-/// Transforms the load, store, atomic or virtual-machine load or store `instruction`, or returns
-/// `None` where no transformation is defined for it (`htinst` is then zero).
+/// Transforms the load, store, atomic or virtual-machine load or store `instruction`. It is 0, as
+/// `htinst` is then, where no transformation is defined for it.
 ///
 /// `instruction` is 32 bits, or 16 in the low half: those of C with D, and Zcb. `offset` (0 to 31)
 /// is the distance from the original to the faulting virtual address, nonzero only for a
@@ -29,16 +29,19 @@ const FUNCT3: u32 = 7 << 12;
 /// use slat::format::riscv::Width;
 /// use slat::syndrome::riscv::transform;
 /// // ld a1, 8(a0): the base register and the immediate go.
-/// assert_eq!(transform(0x0085_3583, 0, Width::Rv64), Some(0x3583));
-/// assert_eq!(transform(0x0000_0073, 0, Width::Rv64), None); // ecall
+/// assert_eq!(transform(0x0085_3583, 0, Width::Rv64), 0x3583);
+/// assert_eq!(transform(0x0000_0073, 0, Width::Rv64), 0); // ecall
 /// ```
-pub fn transform(instruction: u32, offset: u8, width: Width) -> Option<u32> {
+pub fn transform(instruction: u32, offset: u8, width: Width) -> u32 {
     let offset = (u32::from(offset) << 15) & RS1;
-    if instruction & 3 == 3 {
-        return Some(without_address(instruction, width)? | offset);
-    }
-    let expanded = without_address(expand(instruction as u16, width)?, width)?;
-    Some((expanded | offset) & !2)
+    let transformed = if instruction & 3 == 3 {
+        without_address(instruction, width).map(|instruction| instruction | offset)
+    } else {
+        let expanded = expand(instruction as u16, width);
+        let shown = expanded.and_then(|instruction| without_address(instruction, width));
+        shown.map(|instruction| (instruction | offset) & !2)
+    };
+    transformed.unwrap_or(0)
 }
 
 /// The 32-bit instruction without its base register and immediate.
