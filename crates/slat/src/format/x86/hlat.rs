@@ -173,6 +173,15 @@ mod tests {
         (found.output.raw(), counted.count())
     }
 
+    /// SDM 3A 5.5.5: entries that are not present, or have reserved bits, fault in the first tree.
+    #[test]
+    fn entries_that_fault_do_not_restart() {
+        let hlat = Hlat::new(Long::four(Controls::default(), Processor::default()), 0);
+        assert_eq!(hlat.decode(RESTART, 1), Decoded::Empty);
+        assert!(matches!(hlat.decode(RESTART | 1 | 1 << 63, 1), Decoded::Reserved(_)));
+        assert_eq!(hlat.decode(RESTART | 1 | 0x1000, 1), Decoded::Restart);
+    }
+
     #[test]
     fn the_hypervisors_tables_translate() {
         assert_eq!(translated(0, 0x123), (0x4000_0123, 2));
