@@ -10,7 +10,7 @@ use slat_trace::recording::{Options, Recording};
 use slat_trace::replay::Verifier;
 use slat_trace::{Batch, Source};
 
-const VCPUS: u8 = 2;
+const MOST_VCPUS: u8 = 2;
 
 /// One block of the file: its sections' kinds, vCPUs and contents.
 type Block<'a> = Vec<(u8, u8, &'a [u8])>;
@@ -23,7 +23,9 @@ fn blocks(mut bytes: &[u8]) -> Vec<Block<'_>> {
         bytes = rest;
         match kind % 11 {
             10 => blocks.push(Block::new()),
-            kind => blocks.last_mut().expect("there is one").push((kind, vcpu % VCPUS, section)),
+            kind => {
+                blocks.last_mut().expect("there is one").push((kind, vcpu % MOST_VCPUS, section))
+            }
         }
     }
     blocks
@@ -33,7 +35,7 @@ fn blocks(mut bytes: &[u8]) -> Vec<Block<'_>> {
 fn file(blocks: &[Block<'_>], accesses: u64, flags: u8) -> Vec<u8> {
     let mut file = b"SLATREC\0\x01\0\0\0\x05\0\0\0".to_vec();
     // AArch64 or x86-64, the vCPUs, no memory and no provenance.
-    file.extend([flags >> 1 & 1, VCPUS, 0, 0, 0]);
+    file.extend([flags >> 1 & 1, MOST_VCPUS - (flags >> 2 & 1), 0, 0, 0]);
     file.extend(crc32fast::hash(&file).to_le_bytes());
     let mut first = 0u64;
     for (number, block) in blocks.iter().enumerate() {
@@ -70,7 +72,8 @@ fuzz_target!(|data: &[u8]| {
     let file = file(&blocks(data), accesses, flags);
     let recording = Recording::from_bytes(file).expect("a right header");
     for blocks in [0..usize::MAX, 1..2] {
-        let mut reader = recording.reader(&Options { frames: true, blocks }).expect("memory");
+        let options = Options { frames: flags >> 3 & 1 == 0, blocks };
+        let mut reader = recording.reader(&options).expect("memory");
         let mut verifier = Verifier::new(recording.machine());
         let mut batch = Batch::default();
         while let Ok(true) = reader.next(&mut batch) {

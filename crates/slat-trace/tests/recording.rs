@@ -336,3 +336,68 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_reader_that_is_rewound_over_damage_meets_it_again() {
+    let (file, items) = make(6, 2, 6000, 1500);
+    let whole = Recording::from_bytes(file.clone()).unwrap();
+    let middle = whole.blocks()[whole.blocks().len() / 2].offset as usize;
+    let mut damaged = file;
+    damaged[middle + 200] ^= 1;
+    let recording = Recording::from_bytes(damaged).unwrap();
+    let options = Options { frames: true, ..Options::default() };
+    let mut reader = recording.reader(&options).unwrap();
+    let mut pass = || {
+        let (mut read, mut batch) = (Vec::new(), Batch::default());
+        let error = loop {
+            let more = reader.next(&mut batch);
+            read.extend(items_of(&batch));
+            match more {
+                Ok(more) => assert!(more, "the damage went unnoticed"),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(!reader.next(&mut batch).unwrap() && batch.is_empty(), "over after an error");
+        reader.rewind();
+        (read, error)
+    };
+    let first = pass();
+    assert!(!first.0.is_empty() && items.starts_with(&first.0));
+    assert_eq!(pass(), first);
+}
+
+#[test]
+fn more_events_than_a_batch_takes_are_taken_up_again_where_they_were_left() {
+    for vcpus in [1, 2] {
+        let mut encoder = Encoder::new(vcpus);
+        let block = encoder.define(0x3000, 16, 4);
+        let mut expected: Vec<Item> = Vec::new();
+        for step in 0..2000u64 {
+            let vcpu = (step / 50 % u64::from(vcpus)) as u8;
+            encoder.execute(vcpu, block, 0x40_3000);
+            expected.push(Ok(Access::new(Kind::Fetch, 0x40_3000, 16)
+                .on(vcpu)
+                .with_user(false)
+                .with_frame(3)));
+            for (ordinal, va) in [0x7000 + 8 * step, 0x9000 + step * step].into_iter().enumerate() {
+                // In the middle of what the block does.
+                if step % 900 == 450 && ordinal == 1 {
+                    for number in 0..10_000 {
+                        let event = Event::Msr { number, value: step };
+                        encoder.event(vcpu, &event, &[]);
+                        expected.push(Err((vcpu, event)));
+                    }
+                }
+                encoder.access(vcpu, false, 3, va, 7);
+                let access = Access::new(Kind::Load, va, 8).on(vcpu);
+                expected.push(Ok(access.with_user(false).with_frame(7)));
+            }
+        }
+        let mut packer = Packer::new(Vec::new(), &machine(vcpus), &vec![], 1).unwrap();
+        packer.push(&encoder.finish()).unwrap();
+        let recording = Recording::from_bytes(packer.finish().unwrap().0).unwrap();
+        let (read, error) = read(&recording, &Options { frames: true, ..Options::default() });
+        assert!(error.is_none(), "{error:?}");
+        assert!(read == expected, "with {vcpus} vCPUs");
+    }
+}

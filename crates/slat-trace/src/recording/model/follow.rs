@@ -92,7 +92,8 @@ impl Model {
             }
             let slot = slot(current, before);
             if flags & code::SUCCESSOR != 0 {
-                let by_last = next.get(current as usize).map_or(0, |&next| next);
+                let by_last = next.get(current as usize).filter(|_| current != 0);
+                let by_last = by_last.map_or(0, |&next| next);
                 let (number, rest) = successor(said.successors, by_last);
                 let state = states.get((number as usize).wrapping_sub(1));
                 if state.is_none_or(|state| state.epoch != *epoch) {
