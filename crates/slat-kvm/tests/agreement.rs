@@ -52,6 +52,12 @@ fn this_machines_kvm_is_met() {
     for (place, kvm, ours) in both(&phases) {
         let exact =
             [": pf_fixed", ": pages_4k", ": pages_2m"].iter().any(|end| place.ends_with(end));
+        // A fault that finds its leaf in place comes from a translation that the processor, or a
+        // hypervisor below this KVM, has kept or dropped for itself. The pager has none of either.
+        if place.ends_with(": pf_spurious") {
+            assert!(kvm >= ours, "{place}: KVM {kvm}, the pager {ours}");
+            continue;
+        }
         let near = (kvm - ours).abs() * 10 <= kvm.abs().max(ours.abs());
         assert!(if exact { kvm == ours } else { near }, "{place}: KVM {kvm}, the pager {ours}");
     }
