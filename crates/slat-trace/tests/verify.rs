@@ -100,7 +100,7 @@ fn what_has_changed_since_an_access_is_noticed_at_the_next() {
                 }
                 _ => {
                     let kind = [Kind::Load, Kind::Store, Kind::Fetch][s.next(3)];
-                    let va = (region << 21 | page << 12 | s.next(64) * 8) as u64;
+                    let va = (region << 21 | page << 12 | (s.next(64) * 8)) as u64;
                     let true_one = model.frame(vcpu, region, page);
                     // Else the one that was right some time ago.
                     let stale = used.get(&(vcpu, region, page)).copied().filter(|_| s.next(3) == 0);

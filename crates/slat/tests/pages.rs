@@ -150,7 +150,7 @@ fn nested_supervisor_shadow_stacks_need_writable_tables() {
     let npt = Npt::four(true, Processor::default()).with_options(options);
     let stage = Stage::<_, Gpa, Spa>::new(npt, PAGE).with_updates(Updates::OnSuccess);
     let access = Access::new(Kind::Write, Privilege::Supervisor).with_flavor(Flavor::ShadowStack);
-    let (table, leaf) = (0x67, 0x65 | 9 * PAGE);
+    let (table, leaf) = (0x67, 0x65 | (9 * PAGE));
     for (table, leaf, permitted) in [
         (table, leaf, true),
         (table & !2, leaf, false),
@@ -179,7 +179,7 @@ fn violations_tell_of_the_linear_addresss_page() {
             ..Access::new(Kind::Write, Privilege::User)
         };
         // Readable and executable.
-        let mut bytes = tables(7, 9 * PAGE | 6 << 3 | 5);
+        let mut bytes = tables(7, (9 * PAGE) | 6 << 3 | 5);
         let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
         let fault =
             match walk(&stage, &mut memory, Gpa::new(0x123), &access, &Regime::default(), &()) {

@@ -167,7 +167,7 @@ fn a_split_that_permits_everything() {
             let parts = &world.cells[(table / 8) as usize..][..512];
             for (part, cell) in (0..).zip(parts) {
                 let memory_type = block.load(Relaxed) & 0x78;
-                cell.store(GUEST + part * PAGE | memory_type | 7, Relaxed);
+                cell.store((GUEST + part * PAGE) | memory_type | 7, Relaxed);
             }
             block.store(format.table(table, 1), Relaxed);
         } else {

@@ -329,7 +329,8 @@ macro_rules! riscv_subject {
                 attributes
             }
             fn memory_numbered(&self, n: u8) -> Pbmt {
-                [Pbmt::Pma, Pbmt::Nc, Pbmt::Io][usize::from(n % $memories)]
+                let memories = &[Pbmt::Pma, Pbmt::Nc, Pbmt::Io][..$memories];
+                memories[usize::from(n) % memories.len()]
             }
             fn permissions_numbered(&self, n: u8) -> Permissions {
                 permissions(n)

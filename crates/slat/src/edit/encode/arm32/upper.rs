@@ -23,10 +23,10 @@ use crate::translate::Permissions;
 /// // TTBCR.N = 1: addresses from 2 GiB on are TTBR1's.
 /// let registers = Registers { sctlr: 1, dacr: 1, ttbcr: 1, ..Registers::default() };
 /// let format = Short::new(&registers, &Processor::default()).unwrap();
-/// assert!(Upper::new(format).is_some());
+/// assert!(Upper::<Short>::new(format).is_some());
 /// // Without a second half there is nothing to edit.
 /// let one = Short::new(&Registers { ttbcr: 0, ..registers }, &Processor::default()).unwrap();
-/// assert!(Upper::new(one).is_none());
+/// assert!(Upper::<Short>::new(one).is_none());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Upper<F>(F);
