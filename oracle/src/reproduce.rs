@@ -41,7 +41,7 @@ impl Walk {
             None => String::new(),
         };
         format!(
-            "slat walk {} --stage1 {}{stage2} --access {}{user} {:#x}",
+            "slat walk {} --update --stage1 {}{stage2} --access {}{user} {:#x}",
             quoted(&image.to_string_lossy()),
             self.stage1,
             self.access,

@@ -17,12 +17,14 @@ fn memory() -> Vec<u8> {
         let at = address as usize;
         bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
     };
-    // EPT: one 2 MiB page, writable; then one that is read-only, a reserved type, and nothing.
+    // EPT: one 2 MiB page, writable; then one that is read-only, a reserved type, nothing, and
+    // one that can be read and executed.
     set(0x1000, 8, 0x2007);
     set(0x2000, 8, 0x3007);
     set(0x3000, 8, GUEST | 0xb7);
     set(0x3008, 8, GUEST | 0xb1);
     set(0x3010, 8, GUEST | 0x97);
+    set(0x3020, 8, GUEST | 0xb5);
     // EPT of five levels above it.
     set(0x4000, 8, 0x1007);
     // NPT: the same page; then one that is no user page, and a reserved bit.
@@ -139,6 +141,37 @@ fn every_field_of_a_translation() {
     );
     assert_fields(&steps[2], &[("for", json!("table")), ("kind", json!("leaf"))]);
     assert_fields(&steps[18], &[("for", json!("data")), ("level", json!(1))]);
+}
+
+/// Accessed bits are set through stage 2, where the processor sets them, and only in a copy.
+#[test]
+fn updates_are_made_where_they_are_asked_for() {
+    let through = |root: &'static str, more: &[&'static str]| {
+        let mut arguments = vec!["--stage2", "ept4:0x1000", "--stage1", root];
+        arguments.extend(more);
+        arguments.push("0");
+        arguments
+    };
+    let plain = answer(0, &through("x86-4:0x1000", &[]));
+    let updated = answer(0, &through("x86-4:0x1000", &["--update"]));
+    for field in ["spa", "references", "write", "page_size"] {
+        assert_eq!(plain[field], updated[field], "{field}");
+    }
+    // Its entries were not accessed: stage 2 is walked once more for each.
+    let steps = |of: &Value| of["steps"].as_array().unwrap().len();
+    assert_eq!(steps(&updated), steps(&plain) + 4 * 3);
+    // The root lies where stage 2 permits no writes.
+    answer(0, &through("x86-4:0x801000", &[]));
+    let refused = answer(1, &through("x86-4:0x801000", &["--update"]));
+    assert_fields(
+        &refused["fault"],
+        &[
+            ("stage", json!(2)),
+            ("during", json!("update")),
+            ("cause", json!("permission")),
+            ("address", json!("0x801000")),
+        ],
+    );
 }
 
 #[test]

@@ -7,15 +7,17 @@ use slat::format::any::AnyFormat;
 use slat::format::x86::pae::LoadFailed;
 use slat::format::{Decoded, Format};
 use slat::{
-    Access, Address, EntryLayout, Failed, Fault, Gpa, Gva, Kind, Memory, MemoryType, Permissions,
-    Privilege, Purpose, References, Regime, Spa, Stage, Step, Steps, Value, memory_type, translate,
-    walk,
+    Access, Address, Failed, Fault, Gpa, Gva, Kind, Memory, MemoryType, Permissions, Privilege,
+    Purpose, References, Regime, Spa, Stage, Step, Steps, Updates, memory_type, translate, walk,
 };
 
 use crate::spec::{Named, Setup};
 
+mod bus;
 mod syndrome;
 mod text;
+
+use bus::{Bus, Missing};
 
 pub use syndrome::Syndrome;
 pub use text::Drawing;
@@ -112,56 +114,26 @@ fn optional_hex<S: serde::Serializer>(
     }
 }
 
-/// A table entry that the memory does not have.
-#[derive(Clone, Copy, Debug)]
-pub struct Missing {
-    address: u64,
-    access: Access,
-}
-
-/// A memory whose faults say which access failed.
-struct Bus<M>(M);
-
-impl<M: Memory<Address = Spa>> Memory for Bus<M> {
-    type Address = Spa;
-    type Fault = Missing;
-
-    #[inline]
-    fn read(
-        &mut self,
-        address: Spa,
-        layout: EntryLayout,
-        access: &Access,
-    ) -> Result<Value, Missing> {
-        let missing = Missing { address: address.raw(), access: *access };
-        self.0.read(address, layout, access).map_err(|_| missing)
-    }
-
-    #[inline]
-    fn compare_exchange(
-        &mut self,
-        address: Spa,
-        layout: EntryLayout,
-        current: u64,
-        new: u64,
-        access: &Access,
-    ) -> Result<bool, Missing> {
-        let missing = Missing { address: address.raw(), access: *access };
-        self.0.compare_exchange(address, layout, current, new, access).map_err(|_| missing)
-    }
-}
-
 /// Translates and explains addresses of one set-up.
 #[derive(Debug)]
 pub struct Explainer {
     setup: Setup,
+    updates: Updates,
     steps: Steps<MAX_STEPS>,
 }
 
 impl Explainer {
     /// An explainer of this set-up.
     pub fn new(setup: Setup) -> Explainer {
-        Explainer { setup, steps: Steps::default() }
+        Explainer { setup, updates: Updates::Never, steps: Steps::default() }
+    }
+
+    /// The same, that also sets the accessed and dirty bits which each stage sets by itself, as the
+    /// processor does once a stage has let the access through. They go to a copy: the memory is not
+    /// written. A stage-1 entry is written through stage 2, which may refuse that.
+    #[must_use]
+    pub fn with_updates(self) -> Explainer {
+        Explainer { updates: Updates::OnSuccess, ..self }
     }
 
     /// The set-up.
@@ -179,7 +151,7 @@ impl Explainer {
         access: &Access,
     ) -> Explained {
         self.steps.clear();
-        let mut memory = Bus(memory);
+        let mut memory = Bus::new(memory);
         let regime = &self.setup.regime;
         let mut explained = Explained {
             input,
@@ -196,17 +168,20 @@ impl Explainer {
         };
         match (&self.setup.stage1, &self.setup.stage2) {
             (Some(stage1), Some(stage2)) => {
-                let stage2 = Stage::<AnyFormat, Gpa, Spa>::new(stage2.format, ());
+                let stage2 =
+                    Stage::<AnyFormat, Gpa, Spa>::new(stage2.format, ()).with_updates(self.updates);
                 match self.with_registers(stage1, &stage2, &mut memory, access) {
                     Ok(format) => {
-                        let stage1 = Stage::<AnyFormat, Gva, Gpa>::new(format, ());
+                        let stage1 = Stage::<AnyFormat, Gva, Gpa>::new(format, ())
+                            .with_updates(self.updates);
                         self.two_stages(&stage1, &stage2, &mut memory, access, &mut explained);
                     }
                     Err(fault) => explained.fault = Some(*fault),
                 }
             }
             (Some(stage1), None) => {
-                let stage = Stage::<AnyFormat, Gva, Spa>::new(stage1.format, ());
+                let stage =
+                    Stage::<AnyFormat, Gva, Spa>::new(stage1.format, ()).with_updates(self.updates);
                 match walk(&stage, &mut memory, Gva::new(input), access, regime, &self.steps) {
                     Ok(mapped) => {
                         explained.gpa = Some(mapped.output.raw());
@@ -225,7 +200,8 @@ impl Explainer {
             }
             (None, Some(stage2)) => {
                 explained.gpa = Some(input);
-                let stage = Stage::<AnyFormat, Gpa, Spa>::new(stage2.format, ());
+                let stage =
+                    Stage::<AnyFormat, Gpa, Spa>::new(stage2.format, ()).with_updates(self.updates);
                 match walk(&stage, &mut memory, Gpa::new(input), access, regime, &self.steps) {
                     Ok(mapped) => {
                         explained.spa = Some(mapped.output.raw());
@@ -244,7 +220,9 @@ impl Explainer {
             }
             (None, None) => {}
         }
-        explained.references = self.steps.count() as u64;
+        let of_updates = |step: &Step| matches!(step.access.purpose, Purpose::Update { .. });
+        let others = self.steps.iter().filter(of_updates).count();
+        explained.references = (self.steps.count() - others) as u64;
         explained.steps = self.steps.iter().map(|step| self.step(&step, input)).collect();
         explained
     }
@@ -517,7 +495,7 @@ pub fn load_registers<M: Memory<Address = Spa>>(
     let (Some(cr3), AnyFormat::Pae(pae, root)) = (named.load_pdptes, &mut named.format) else {
         return Ok(());
     };
-    let mut memory = Bus(memory);
+    let mut memory = Bus::new(memory);
     let regime = &setup.regime;
     *root = match &setup.stage2 {
         Some(stage2) => {

@@ -49,12 +49,18 @@ fn this_machines_kvm_is_met() {
     if backing(&phases).is_none() {
         return eprintln!("passed over: the host had large pages for some of the guest only");
     }
+    // No fault is left without a cause, spurious ones included.
+    for (phase, counts) in &phases {
+        let of = |counter: &str| counts.get(counter).copied().unwrap_or(0);
+        let named = of("pf_fixed") + of("pf_emulate") + of("pf_spurious");
+        assert_eq!(of("pf_taken"), named, "{phase}");
+    }
     for (place, kvm, ours) in both(&phases) {
         let exact =
             [": pf_fixed", ": pages_4k", ": pages_2m"].iter().any(|end| place.ends_with(end));
-        // A fault that finds its leaf in place comes from a translation that the processor, or a
-        // hypervisor below this KVM, has kept or dropped for itself. The pager has none of either.
-        if place.ends_with(": pf_spurious") {
+        // On one host of two, stores to large pages whose leaves have just become writable fault again,
+        // 15 to 21 times in all, and find the leaf in place. The pager has no stale translations.
+        if place == "store to the large ones: pf_spurious" {
             assert!(kvm >= ours, "{place}: KVM {kvm}, the pager {ours}");
             continue;
         }

@@ -38,12 +38,17 @@ pub(crate) struct Args {
 
     /// What is asked: r, w or x; rw is an atomic, which does both; hlvx is RISC-V's load of what may
     /// be executed
-    #[arg(long, value_name = "r|w|x", default_value = "r")]
+    #[arg(long, value_name = "KIND", default_value = "r")]
     access: AccessKind,
 
     /// Ask with user privilege (CPL 3, EL0, U-mode); default is supervisor
     #[arg(long)]
     user: bool,
+
+    /// Also set the accessed and dirty bits that the processor would set, in a copy: setting one in
+    /// a stage-1 entry is a write, which stage 2 may refuse
+    #[arg(long)]
+    update: bool,
 
     /// Physical address of a raw image's first byte
     #[arg(long, value_name = "ADDR", value_parser = parse_number)]
@@ -107,8 +112,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         AccessKind::Hlvx => (Kind::Read, Flavor::Hlvx),
     };
     let privilege = if args.user { Privilege::User } else { Privilege::Supervisor };
+    let explainer = Explainer::new(setup);
     let mut walker = Walker {
-        explainer: Explainer::new(setup),
+        explainer: if args.update { explainer.with_updates() } else { explainer },
         image: &image,
         access: Access::new(kind, privilege).with_flavor(flavor),
         json: args.json,
