@@ -93,12 +93,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     command.arg("--output").arg(&output);
     // The golden vectors are tests of another crate.
     command.args(["--test-package", "slat", "--test-package", "slat-oracle"]);
+    let outcomes = output.join("mutants.out/outcomes.json");
+    if outcomes.exists() {
+        std::fs::remove_file(&outcomes)
+            .with_context(|| format!("cannot remove {}", outcomes.display()))?;
+    }
     let status = command.status().context("cannot run cargo mutants")?;
     // cargo-mutants: 0 all caught, 2 some survived, 3 some timed out.
     if !matches!(status.code(), Some(0 | 2 | 3)) {
         bail!("cargo mutants failed ({status})");
     }
-    let left = tell(&output.join("mutants.out/outcomes.json"), &explained, &top)?;
+    let left = tell(&outcomes, &explained, &top)?;
     for explanation in &unfit {
         anstream::println!("an explanation without its mutant: {explanation}");
     }
@@ -117,16 +122,22 @@ fn all(files: &[&str]) -> anyhow::Result<Vec<Mutant>> {
 
 /// Prints what came of the mutants, and returns how many survived without explanation.
 fn tell(path: &PathBuf, explained: &Explained, top: &Path) -> anyhow::Result<usize> {
+    // Without a mutant cargo-mutants ends well, and before it writes this file.
+    ensure!(path.exists(), "no mutant fits --file, --re and --shard");
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let Outcomes { outcomes } =
         serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-    let (mut caught, mut unviable, mut reasons, mut left) = (0, 0, 0, 0);
+    let (mut caught, mut timed_out, mut unviable, mut reasons, mut left) = (0, 0, 0, 0, 0);
     for Outcome { scenario, summary } in outcomes {
         let Scenario::Mutant(mutant) = scenario else { continue };
         match summary.as_str() {
-            // A mutant that loops is caught by the clock.
-            "CaughtMutant" | "Timeout" => caught += 1,
+            "CaughtMutant" => caught += 1,
+            // A mutant that loops is killed by the clock. So is one that a busy machine runs slowly.
+            "Timeout" => {
+                timed_out += 1;
+                anstream::println!("timed out: {}", mutant.name);
+            }
             "Unviable" => unviable += 1,
             _ => match explained.of(&mutant, top)? {
                 Some(explanation) => {
@@ -141,7 +152,7 @@ fn tell(path: &PathBuf, explained: &Explained, top: &Path) -> anyhow::Result<usi
         }
     }
     anstream::println!(
-        "{caught} killed, {unviable} do not compile, {reasons} survived and explained, {left} unexplained"
+        "{caught} killed, {timed_out} timed out, {unviable} do not compile, {reasons} survived and explained, {left} unexplained"
     );
     Ok(left)
 }

@@ -136,3 +136,45 @@ fn arm_short_descriptors_over_stage_2() {
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("selects short descriptors"));
 }
+
+#[test]
+fn aarch64_asks_an_atomic_for_both_rights() {
+    let block = |rights: u64| 0x8000_0000 | 1 << 10 | 3 << 8 | rights << 6 | 0xf << 2 | 1;
+    for (rights, kind, code, writes) in [
+        (0b10, "w", 0, None),
+        (0b10, "rw", 1, Some(false)),
+        (0b01, "rw", 1, Some(true)),
+        (0b01, "w", 1, Some(true)),
+        (0b11, "rw", 0, None),
+    ] {
+        let image = Image::new(&[(0x8000_4000, 8, block(rights))]);
+        let stage2 = "arm64-s2:0x80004000,ipa=32";
+        let answer = image.answer(code, &["--stage2", stage2, "--access", kind, "0x1000"]);
+        let esr = answer["fault"]["syndrome"]["esr"].as_str();
+        let esr = esr.map(|esr| u64::from_str_radix(&esr[2..], 16).unwrap());
+        assert_eq!(esr.map(|esr| esr & 1 << 6 != 0), writes, "{rights:#b} {kind}: {answer}");
+    }
+}
+
+/// The length of a 32-bit guest's instruction is not known, and shown as 0 (`ESR_EL2.IL`). With 32 bits
+/// of IPA the walk begins at the manual's level 2.
+#[test]
+fn a_32_bit_guest_of_an_aarch64_hypervisor() {
+    let image = Image::new(&[
+        (0x8000_4000, 8, 0x8000_0000 | 1 << 10 | 3 << 8 | 3 << 6 | 0xf << 2 | 1),
+        (0x8000_c004, 4, 0x4000_0c02),
+    ]);
+    let (stage2, stage1) = ("arm64-s2:0x80004000,ipa=32", "arm-short,ttbr0=0xc000,dacr=0x1");
+    let answer = image.answer(1, &["--stage2", stage2, "--stage1", stage1, "0x100000"]);
+    assert_eq!(answer["fault"]["syndrome"]["esr"], json!("0x90000006"), "{answer}");
+}
+
+#[test]
+fn a_guest_is_no_wider_than_its_hypervisor() {
+    let image = Image::new(&[]);
+    let both = ["--stage1", "sv39:0x80001000", "--stage2", "sv32x4:0x80004000", "0"];
+    let refused = image.walk(&both);
+    assert_eq!(refused.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("sv32x4 cannot be the second stage of sv39"), "{told}");
+}

@@ -59,9 +59,10 @@ fn this_machines_kvm_is_met() {
         let exact =
             [": pf_fixed", ": pages_4k", ": pages_2m"].iter().any(|end| place.ends_with(end));
         // On one host of two, stores to large pages whose leaves have just become writable fault again,
-        // 15 to 21 times in all, and find the leaf in place. The pager has no stale translations.
+        // 15 to 21 times for the 8 of them, and find the leaf in place. The pager has no stale
+        // translations.
         if place == "store to the large ones: pf_spurious" {
-            assert!(kvm >= ours, "{place}: KVM {kvm}, the pager {ours}");
+            assert!((0..=4 * 8).contains(&(kvm - ours)), "{place}: KVM {kvm}, the pager {ours}");
             continue;
         }
         let near = (kvm - ours).abs() * 10 <= kvm.abs().max(ours.abs());

@@ -260,7 +260,8 @@ struct Open {
 
 const CLOSED: Open = Open { key: 0, run: 0, permitted: 0 };
 
-/// What an access needs to be permitted, and what it shows to be: who can store can load.
+/// What an access needs to be permitted, and what it shows to be: who can store can load, but for
+/// write-only pages of Arm's stage 2, which nothing that is simulated from recordings has.
 const fn permission(kind: Kind) -> (u8, u8) {
     match kind {
         Kind::Load => (0b001, 0b001),

@@ -122,3 +122,22 @@ fn what_has_changed_since_an_access_is_noticed_at_the_next() {
         assert!(right > 2_000 && wrong > 2_000, "{right} right, {wrong} wrong of seed {seed}");
     }
 }
+
+/// Registers that are all zero are known, and those of which nothing was said are not.
+#[test]
+fn a_processor_that_was_not_told_of_is_not_walked_for_by_another() {
+    let machine = Machine { arch: Arch::X86_64, vcpus: 2, tables: true, memory: None };
+    let mut batch = Batch::default();
+    for level in 0..4u8 {
+        // Tables at page 0 to 3, whose first entries lead down to page 4.
+        let gpa = u64::from(level) << 12;
+        batch.event(0, Event::TablePage { gpa, level: 3 - level, fresh: true });
+        batch.event(0, Event::TableEntry { gpa, value: (gpa + 0x1000) | FLAGS });
+    }
+    batch.event(0, Event::Root { root: Root::Cr3, value: 0 });
+    let access = |vcpu| Access::new(Kind::Load, 0, 8).on(vcpu).with_frame(4);
+    batch.accesses.extend([access(0), access(0), access(1)]);
+    let mut verifier = Verifier::new(&machine);
+    verifier.check(&batch).unwrap();
+    assert_eq!((verifier.walked(), verifier.mismatches()), (3, 1));
+}

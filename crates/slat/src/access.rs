@@ -6,7 +6,7 @@ pub enum Kind {
     /// A data load.
     #[default]
     Read,
-    /// A data store, or a read-modify-write (on Arm with [`Flavor::Atomic`]).
+    /// A data store, or a read-modify-write (of AArch64 with [`Flavor::Atomic`]).
     Write,
     /// An instruction fetch.
     Execute,
@@ -68,9 +68,9 @@ pub enum Flavor {
     Hlvx,
     /// An Arm unprivileged load or store (`LDTR`): privileged code, EL0's permissions.
     Unprivileged,
-    /// An Arm instruction that reads and writes (`LDADD`, `CAS`, `SWP`), as [`Kind::Write`]: AArch64's
-    /// stage 2 asks it for both rights, and a fault that a read would have had as well is reported
-    /// as a read's (Arm ARM D24.2.40, `WnR`). Elsewhere it is a plain write.
+    /// An AArch64 instruction that reads and writes (`LDADD`, `CAS`, `SWP`), as [`Kind::Write`]: its
+    /// stage 2 asks for both rights, and a fault that a read would have had as well is reported as a
+    /// read's (`ESR_ELx.WnR`, Arm ARM D24.2.40). Under other formats it is a plain write.
     Atomic,
 }
 

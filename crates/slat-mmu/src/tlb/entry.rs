@@ -130,7 +130,8 @@ impl Asked {
     }
 
     /// The same, of pages that are not the user's: a supervisor's data accesses under SMAP without
-    /// `AC`, `PSTATE.PAN` or without `sstatus.SUM`, its fetches under SMEP and on RISC-V.
+    /// `AC`, `PSTATE.PAN` or without `sstatus.SUM`, its fetches under SMEP and on RISC-V. Enhanced PAN
+    /// (`SCTLR_EL1.EPAN`) refuses pages as well that users can only fetch from: that is not asked here.
     #[inline(always)]
     #[must_use]
     pub const fn not_of_user(self, yes: bool) -> Asked {

@@ -41,6 +41,8 @@ impl fmt::Display for Mismatch {
 /// The registers of a vCPU that decide about translation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Registers {
+    /// Whether the stream has said anything of them: all zero is a state as well.
+    told: bool,
     roots: [u64; 3],
     controls: [u64; 6],
 }
@@ -162,6 +164,7 @@ impl Verifier {
             }
             _ => return Ok(()),
         }
+        vcpu.registers.told = true;
         vcpu.regime.arm.mair = Some(vcpu.registers.controls[Control::Mair as usize]);
         vcpu.translation = match self.arch {
             Arch::X86_64 => x86_translation(&vcpu.registers),

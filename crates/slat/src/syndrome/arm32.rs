@@ -4,7 +4,7 @@
 //! [`super::arm64`].
 
 use super::Field;
-use super::arm64::{Masked, fault_status, iss, reports_write};
+use super::arm64::{Masked, fault_status, iss};
 use crate::access::{Access, Kind, Purpose};
 use crate::address::Address;
 use crate::fault::{Cause, Denied, Failed, Fault};
@@ -18,8 +18,7 @@ pub mod fsr {
     pub const FS_4: u64 = 1 << 10;
     /// The access writes (`DFSR`).
     pub const WNR: u64 = 1 << 11;
-    /// The fault is of a cache maintenance instruction (`DFSR`, long-descriptor encoding and Armv7's
-    /// short one).
+    /// The fault is of a cache maintenance instruction (`DFSR`, both encodings).
     pub const CM: u64 = 1 << 13;
     /// Bits 7:4: the domain (`DFSR`, short-descriptor encoding).
     pub const DOMAIN: u64 = 0xf << 4;
@@ -56,9 +55,15 @@ impl Pl1Abort {
     #[must_use]
     pub const fn by_maintenance(self) -> Pl1Abort {
         let Masked { value, defined } = self.status;
-        // A prefetch abort says nothing of the domain.
-        let unknown = if self.prefetch && value & fsr::LPAE == 0 { fsr::DOMAIN } else { 0 };
-        let status = Masked { value: value | fsr::CM | fsr::WNR, defined: defined & !unknown };
+        // In the short encoding instruction cache maintenance may have its status in IFSR, and another
+        // here (AArch32.ReportDataAbort). A prefetch abort says nothing of the domain.
+        let unknown = match (value & fsr::LPAE != 0, self.prefetch) {
+            (true, _) => 0,
+            (false, true) => fsr::FS_4 | 0xf | fsr::DOMAIN,
+            (false, false) => fsr::FS_4 | 0xf,
+        };
+        let value = (value | fsr::CM | fsr::WNR) & !unknown;
+        let status = Masked { value, defined: defined & !unknown };
         Pl1Abort { prefetch: false, status, ..self }
     }
 }
@@ -119,7 +124,7 @@ fn short_status<I>(fault: &Fault<I>) -> Option<u64> {
 /// faults implementations with LPAE report anything.
 pub fn pl1<I: Address>(fault: &Fault<I>, long: bool) -> Option<Pl1Abort> {
     let prefetch = fault.access.kind == Kind::Execute;
-    let write = if reports_write(fault, &fault.access) { fsr::WNR } else { 0 };
+    let write = if fault.access.kind == Kind::Write { fsr::WNR } else { 0 };
     let mut status = if long {
         Masked { value: fsr::LPAE | write | fault_status(fault)?, defined: !0 }
     } else {
@@ -204,7 +209,7 @@ fn hsr<I>(fault: &Fault<I>, access: &Access, same_level: bool, version: Version)
     let status = fault_status(fault)?;
     let fetch = access.kind == Kind::Execute;
     let class = if fetch { iss::INSTRUCTION_ABORT } else { iss::DATA_ABORT };
-    let write = if reports_write(fault, access) { iss::WNR } else { 0 };
+    let write = if access.kind == Kind::Write { iss::WNR } else { 0 };
     let value = (class + u64::from(same_level)) << iss::EC_SHIFT | write | status;
     Some(match version {
         Version::V7 => Masked { value, defined: !iss::IL },

@@ -62,14 +62,14 @@ pub struct Abort {
 }
 
 impl Abort {
-    /// The same abort taken from a cache maintenance or address translation instruction (`DC`,
-    /// `IC`, `AT`): a Data Abort whatever the kind of access that was asked for, `CM` and `WnR` are
+    /// The same abort taken from a cache maintenance or address translation instruction (`IC`, `AT`,
+    /// `DC` but for `ZVA`, `GVA` and `GZVA`, which are stores): a Data Abort whatever the kind of access that was asked for, `CM` and `WnR` are
     /// set, and no instruction syndrome is valid.
     #[must_use]
     pub const fn by_maintenance(self) -> Abort {
         // The classes of Data Aborts are those of Instruction Aborts with this bit.
         let data = iss::DATA_ABORT ^ iss::INSTRUCTION_ABORT;
-        let value = self.esr.value | data << iss::EC_SHIFT | iss::CM | iss::WNR;
+        let value = self.esr.value | data << iss::EC_SHIFT | iss::IL | iss::CM | iss::WNR;
         Abort { esr: Masked { value, defined: !0 }, ..self }
     }
 
@@ -197,14 +197,11 @@ fn exception_class(kind: Kind) -> u64 {
     if kind == Kind::Execute { iss::INSTRUCTION_ABORT } else { iss::DATA_ABORT }
 }
 
-/// `WnR` of a fault where the instruction made this access.
+/// `WnR` of a fault where the instruction made this access: an atomic's is a read's where a read would
+/// have had it.
 fn write_bit<I>(fault: &Fault<I>, access: &Access) -> u64 {
-    if reports_write(fault, access) { iss::WNR } else { 0 }
-}
-
-/// Whether a fault is reported as a write's: an atomic's is a read's where a read would have had it.
-pub(super) fn reports_write<I>(fault: &Fault<I>, access: &Access) -> bool {
     let by_write_alone =
         fault.cause == Cause::Permission(Denied::WRITE) && fault.access.purpose == Purpose::Final;
-    access.kind == Kind::Write && (access.flavor != Flavor::Atomic || by_write_alone)
+    let write = access.kind == Kind::Write && (access.flavor != Flavor::Atomic || by_write_alone);
+    if write { iss::WNR } else { 0 }
 }

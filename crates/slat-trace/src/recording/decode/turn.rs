@@ -75,9 +75,10 @@ impl Decoder {
             frames: FrameStream(rest(6)),
             events: Bytes::new(&self.events[self.events_read..]),
         };
-        turn.read::<WITH_FRAMES>(batch, limits)?;
-
+        let ended = turn.read::<WITH_FRAMES>(batch, limits);
+        // What came before damage is whole: its accesses and their instructions.
         batch.instructions += turn.instructions;
+        ended?;
         let made = (batch.accesses.len() - start) as u64;
         self.expected = self.expected.checked_sub(made).ok_or(Inconsistent)?;
         let left = [
