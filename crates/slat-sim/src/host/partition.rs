@@ -119,7 +119,7 @@ impl GuestTables for GuestView<'_> {
             // While writes are logged, they are logged by small pages.
             Some((spa, _)) if self.log.is_some() => (spa, SHIFTS[0] as u8),
             Some((spa, level)) => (spa, SHIFTS[usize::from(level)] as u8),
-            // `Partition::resolve` has seen that it is there.
+            // Whoever fills the shadow has seen that it is there.
             None => (0, SHIFTS[0] as u8),
         }
     }
@@ -135,10 +135,12 @@ impl Memory for Looked<'_> {
     type Address = Gpa;
     type Fault = Outside<Gpa>;
 
-    fn read(&mut self, at: Gpa, _: EntryLayout, _: &Access) -> Result<Value, Outside<Gpa>> {
+    fn read(&mut self, at: Gpa, layout: EntryLayout, _: &Access) -> Result<Value, Outside<Gpa>> {
         let (spa, _) =
             locate(self.backing, at.raw()).ok_or(Outside { address: at, write: false })?;
-        Ok(Value { value: self.memory.load(spa & !7), reached: Reached::DIRECTLY })
+        let value = self.memory.load(spa & !7) >> (spa % 8 * 8);
+        let mask = u64::MAX >> (64 - 8 * layout.size.bytes());
+        Ok(Value { value: value & mask, reached: Reached::DIRECTLY })
     }
 
     fn compare_exchange(
@@ -367,36 +369,34 @@ impl Partition {
             return done;
         }
         for _ in 0..16 {
-            let Translation::Shadow(shadow) = &mut self.translation else { break };
-            let logging = self.log.is_some();
-            let mut guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
-            let mut widened = Widened::new(&mut guest, stage1.format);
-            let seen = widened.stage(stage1.root);
-            let found = shadow.walk(seen.format, seen.root, linear, access, &self.regime);
-            let filled = match found {
-                Some(_) => None,
-                None => {
-                    Some(shadow.fill(&mut widened, &seen, linear, access, &self.regime, logging))
-                }
-            };
             // By the guest's own tables, without any effect.
             let mut looked = Looked { memory, backing: &self.backing };
             let look = Stage::<_, Gva, Gpa>::new(stage1.format, stage1.root);
             let read = Access::new(Kind::Read, access.privilege);
             let by_guest = walk(&look, &mut looked, Gva::new(linear), &read, &self.regime, &());
             let gpa = by_guest.ok().map(|mapped| mapped.output.raw());
-            match (found, filled, gpa) {
-                (Some(spa), _, Some(gpa)) => return Ok((gpa, spa)),
-                (None, Some(Filled::Hidden(exit)), Some(gpa)) => {
-                    self.exits.count(exit.into());
-                    if let (Kind::Write, Some(log)) = (access.kind, &mut self.log) {
-                        log.mark(gpa);
-                    }
-                }
-                _ => {
-                    self.exits.count(Cause::TrueFault);
-                    return Err(Trap::Guest);
-                }
+            // The shadow leads to memory that is there.
+            if let Some(gpa) = gpa.filter(|gpa| self.locate(*gpa).is_none()) {
+                self.serve(memory, gpa, false)?;
+                continue;
+            }
+            let Translation::Shadow(shadow) = &mut self.translation else { break };
+            let logging = self.log.is_some();
+            let mut guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
+            let mut widened = Widened::new(&mut guest, stage1.format);
+            let seen = widened.stage(stage1.root);
+            let found = shadow.walk(seen.format, seen.root, linear, access, &self.regime);
+            if let (Some(spa), Some(gpa)) = (found, gpa) {
+                return Ok((gpa, spa));
+            }
+            let filled = shadow.fill(&mut widened, &seen, linear, access, &self.regime, logging);
+            let (Filled::Hidden(exit), Some(gpa)) = (filled, gpa) else {
+                self.exits.count(Cause::TrueFault);
+                return Err(Trap::Guest);
+            };
+            self.exits.count(exit.into());
+            if let (Kind::Write, Some(log)) = (access.kind, &mut self.log) {
+                log.mark(gpa);
             }
         }
         Err(Trap::Guest)
@@ -411,15 +411,12 @@ impl Partition {
         }
     }
 
-    /// The guest has another root of 32-bit tables from now on: by a load of CR3, which exits, or by
-    /// turning paging on.
-    pub(super) fn load_root_legacy(&mut self, memory: &mut SystemMemory, cr3: u64, by_load: bool) {
+    /// The guest has another root of 32-bit tables from now on: by a load of CR3, or by turning paging
+    /// on.
+    pub(super) fn load_root_legacy(&mut self, memory: &mut SystemMemory, cr3: u64) {
         if let Translation::Shadow(shadow) = &mut self.translation {
             let guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
             shadow.load_root(&guest, Widened::<GuestView<'_>>::root(cr3));
-            if by_load {
-                self.exits.count(Cause::Cr3);
-            }
         }
     }
 

@@ -11,6 +11,8 @@
 //! guest in its own memory. The identity map is shadowed then like a guest's own tables; AMD's
 //! processors run real mode on it as it is (*paged real mode*, AMD APM 2 15.19).
 
+use std::fmt;
+
 use slat::format::x86::Controls;
 use slat::format::x86::identity::identity_map;
 use slat::format::x86::legacy::Legacy;
@@ -50,8 +52,27 @@ pub(super) enum How {
     PagedReal,
     /// By the processor, in virtual-8086 mode on the identity map.
     Virtual8086,
-    /// By the hypervisor, because the processor cannot enter the guest.
-    Emulated(Unfit),
+    /// By the hypervisor.
+    Emulated(Reason),
+}
+
+/// Why the hypervisor runs an instruction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Reason {
+    /// The processor cannot enter the guest.
+    Unfit(Unfit),
+    /// It raises #GP in virtual-8086 mode, which is privilege level 3 (Intel SDM 2, LGDT and MOV of
+    /// control registers; 3C 22.2).
+    Privileged,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Unfit(unfit) => unfit.fmt(f),
+            Reason::Privileged => f.write_str("privileged, and virtual-8086 mode is level 3"),
+        }
+    }
 }
 
 impl How {
@@ -66,28 +87,33 @@ impl How {
     }
 }
 
-/// How the next instruction is run where the processor has these means.
-fn how(means: BeforePaging, cpu: &Cpu) -> How {
+/// How the next instruction, which begins with these bytes, is run where the processor has these
+/// means.
+fn how(means: BeforePaging, cpu: &Cpu, code: [u8; 2]) -> How {
     match means {
         BeforePaging::Directly => How::Directly,
         BeforePaging::PagedReal if !cpu.is_protected() => How::PagedReal,
         BeforePaging::PagedReal if cpu.is_paged() => How::Directly,
         BeforePaging::PagedReal => How::IdentityMap,
-        BeforePaging::Virtual8086 => without_unrestricted_guest(cpu),
+        BeforePaging::Virtual8086 => without_unrestricted_guest(cpu, code),
     }
 }
 
 /// What a processor without unrestricted guest can do with this state.
-fn without_unrestricted_guest(cpu: &Cpu) -> How {
+fn without_unrestricted_guest(cpu: &Cpu, code: [u8; 2]) -> How {
     if cpu.is_protected() {
         return match segment::fits_protected(&cpu.segments) {
-            Err(unfit) => How::Emulated(unfit),
+            Err(unfit) => How::Emulated(Reason::Unfit(unfit)),
             Ok(()) if cpu.is_paged() => How::Directly,
             Ok(()) => How::IdentityMap,
         };
     }
     match segment::fits_virtual_8086(&cpu.segments) {
-        Err(unfit) => How::Emulated(unfit),
+        Err(unfit) => How::Emulated(Reason::Unfit(unfit)),
+        // LGDT, MOV from and to control registers, HLT.
+        Ok(()) if matches!(code, [0x0f, 0x01 | 0x20 | 0x22] | [0xf4, _]) => {
+            How::Emulated(Reason::Privileged)
+        }
         Ok(()) => How::Virtual8086,
     }
 }
@@ -189,10 +215,13 @@ fn run(
     let mut cpu = Cpu::at_boot(program::START);
     let mut stretches: Vec<Stretch> = Vec::new();
     for _ in 0..MOST_INSTRUCTIONS {
-        let how = how(means, &cpu);
+        // Until paging is on, linear addresses are guest-physical.
+        let at = u64::from(cpu.segments[segment::CS].base.wrapping_add(cpu.ip));
+        let byte = |at| partition.peek(memory, at).map_or(0, |word| (word >> (at % 8 * 8)) as u8);
+        let how = how(means, &cpu, [byte(at), byte(at + 1)]);
         let mode = cpu.mode();
         let why = match &how {
-            How::Emulated(unfit) => Some(unfit.to_string()),
+            How::Emulated(reason) => Some(reason.to_string()),
             _ => None,
         };
         match stretches.last_mut() {
@@ -217,8 +246,15 @@ fn run(
         if means != BeforePaging::Directly && !emulated && control != cpu.cr0 {
             partition.exits.count(Cause::Cr0);
         }
+        // So do loads of CR3 while it must go on leading to the identity map, or to a shadow.
+        let shadowed = matches!(partition.translation, Translation::Shadow(_));
+        if means != BeforePaging::Directly && !emulated && loaded != cpu.cr3 {
+            if shadowed || root.is_none() {
+                partition.exits.count(Cause::Cr3);
+            }
+        }
         if cpu.is_paged() && (root.is_none() || loaded != cpu.cr3) {
-            partition.load_root_legacy(memory, u64::from(cpu.cr3), root.is_some());
+            partition.load_root_legacy(memory, u64::from(cpu.cr3));
         }
         match outcome {
             Ok(()) => {}
@@ -269,6 +305,11 @@ mod tests {
         }
         let boot = host.partition("boot").unwrap();
         assert!(boot.exits.of(Cause::Emulation) > 0 && boot.exits.of(Cause::Cr0) > 0);
+        assert_eq!(boot.exits.of(Cause::Cr3), 1);
+        // Of the first stretch three are privileged: LGDT, and a move from and one to CR0.
+        let first: Vec<_> = shown.stretches.iter().take(2).collect();
+        assert_eq!((first[0].instructions, first[0].how.as_str()), (8, "virtual-8086"));
+        assert!(first[1].why.as_ref().unwrap().contains("privileged"));
         // The processor walked it: nobody else sets these. They were set from the start, as by
         // `identity_map`; what it maps is still itself.
         assert_eq!(boot.peek(&host.memory, IDENTITY_MAP + 8), Some(0x00c0_00e7_0080_00e7));
@@ -290,12 +331,40 @@ mod tests {
             let (shown, host) = shown(processor, "kvm-3.0");
             assert_eq!(shown.stretches[0].how, real);
             assert!(shown.run("identity map") > 0 && shown.run("directly") > 0);
+            let privileged =
+                |one: &&Stretch| one.why.as_ref().is_some_and(|why| why.contains("priv"));
+            let emulated: u64 =
+                shown.stretches.iter().filter(privileged).map(|one| one.instructions).sum();
+            // AMD's processors run real mode at its own level.
+            assert_eq!(emulated > 0, processor == "vt-x-2005");
             let boot = host.partition("boot").unwrap();
             assert_eq!(boot.translation.name(), "shadow");
             assert!(boot.exits.of(Cause::HiddenFault) > 0, "{processor}");
             // The guest's own page table is not writable behind the hypervisor's back.
             let of_tables = boot.exits.of(Cause::TableWrite) + boot.exits.of(Cause::Dirty);
             assert!(of_tables > 0, "{processor}: {:?}", boot.exits);
+            // One load, with paging still off.
+            assert_eq!(boot.exits.of(Cause::Cr3), 1);
+        }
+    }
+
+    /// Memory that is given at the first touch is the partition's, whoever walks to it.
+    #[test]
+    fn untouched_memory_is_given_under_a_shadow_as_well() {
+        for processor in ["vt-x-2005", "amd-v-2006", "nehalem"] {
+            let mut host = host(processor, "kvm-3.0", &[32 << 20]);
+            host.spec.policies.overcommit = true;
+            show(&mut host, "boot").unwrap_or_else(|why| panic!("{processor}: {why}"));
+            let boot = host.partition("boot").unwrap();
+            assert!(boot.exits.of(Cause::Violation) > 0, "{processor}");
+            for gpa in [0x20_0000, 0x30_0000, 0x20_3008] {
+                let (spa, _) = boot.locate(gpa).unwrap();
+                assert_eq!(
+                    host.memory.owner(spa),
+                    Some(Owner::Partition(boot.number)),
+                    "{processor}"
+                );
+            }
         }
     }
 
