@@ -90,9 +90,14 @@ impl LineCaches {
         }
         self.filter[slot] = line << 1;
         let mut out = self.first.insert(line, key, ());
-        for _ in 0..self.ways {
+        // Once round the set, and one more for the line that has just come.
+        for _ in 0..=self.ways {
             let Some((key, ())) = out else { break };
             let gone = key - 1;
+            if gone == line {
+                out = self.first.insert(gone, key, ());
+                continue;
+            }
             let slot = self.slot(gone);
             if self.filter[slot] == gone << 1 | 1 {
                 self.filter[slot] = gone << 1;
@@ -105,7 +110,7 @@ impl LineCaches {
             out = None;
         }
         if let Some((key, ())) = out {
-            // All of the set was touched: the line that came last round goes all the same.
+            // All of the set was touched: the oldest goes all the same.
             let slot = self.slot(key - 1);
             if self.filter[slot] >> 1 == key - 1 {
                 self.filter[slot] = NONE;
@@ -153,6 +158,50 @@ mod tests {
         let apart = 512 * 64;
         (0..2).for_each(|nth| assert_eq!(caches.access(nth * apart), ServedBy::Memory));
         (0..10).for_each(|nth| assert_eq!(caches.access(nth % 2 * apart), ServedBy::L1));
+    }
+
+    #[test]
+    fn a_set_evicts_as_a_naive_clock_does() {
+        // 64 sets of 12 ways; of a set, 16 lines have slots of the filter of their own.
+        let ice_lake = Processor::bundled("ice-lake").unwrap();
+        let l1 = &ice_lake.caches.l1.value;
+        assert_eq!((l1.kib, l1.ways), (48, 12));
+        let mut caches = LineCaches::new(&ice_lake.caches, 0).unwrap();
+        // Of one set, oldest first: a line, and whether it was touched.
+        let mut set: Vec<(u64, bool)> = Vec::new();
+        let (mut misses, mut all_touched) = (0, 0);
+        let mut state = 1u64;
+        for nth in 0..100_000u32 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            // Now and then all that are held are touched, and the next line is a new one.
+            let held = set.iter().find(|(_, touched)| !touched && nth % 400 < 60);
+            let line = match held {
+                Some(&(line, _)) => line,
+                None => 64 * (state >> 60),
+            };
+            let hit = caches.access(line << 6) == ServedBy::L1;
+            match set.iter_mut().find(|(held, _)| *held == line) {
+                Some((_, touched)) => {
+                    assert!(hit, "{nth}: {line:#x} of {set:x?}");
+                    *touched = true;
+                }
+                None => {
+                    assert!(!hit, "{nth}: {line:#x} of {set:x?}");
+                    misses += 1;
+                    let full = set.len() == 12;
+                    all_touched += u32::from(full && set.iter().all(|(_, touched)| *touched));
+                    set.push((line, false));
+                    while full {
+                        let (oldest, touched) = set.remove(0);
+                        if !touched && oldest != line {
+                            break;
+                        }
+                        set.push((oldest, false));
+                    }
+                }
+            }
+        }
+        assert!(misses > 1000 && all_touched > 100, "{misses} {all_touched}");
     }
 
     #[test]
