@@ -3,8 +3,8 @@
 //! A level-0 table at least half of whose entries are present, all of them with the rights of a
 //! program's writable memory, becomes one 2 MiB page: in memory behind the guest's, since what it maps
 //! lies scattered. A store that gives one entry other rights, or takes it away, makes it a table again,
-//! until the conditions hold once more. Copying is not counted, and neither are the page faults that a
-//! large page saves: the guest is what was recorded.
+//! until the conditions hold with more entries present than then, or in a new table. Copying is not
+//! counted, and neither are the page faults that a large page saves: the guest is what was recorded.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -26,6 +26,8 @@ const OWN: u64 = bits::P | bits::RW | bits::US;
 struct Table {
     entries: Box<[u64; 512]>,
     present: usize,
+    /// How many were present when it was last made a table again: it takes more to make it large.
+    split: usize,
     /// The large page in its place: its address and its flags.
     block: Option<(u64, u64)>,
 }
@@ -105,7 +107,7 @@ impl Huge {
         }
         if fresh && level == 0 {
             let entries = Box::new([0; 512]);
-            self.tables.insert(table, Table { entries, present: 0, block: None });
+            self.tables.insert(table, Table { entries, present: 0, split: 0, block: None });
         }
     }
 
@@ -155,6 +157,7 @@ impl Huge {
         let taken = before & bits::P != 0 && (before ^ value) & (RIGHTS | ADDRESS) != 0;
         let other = value & bits::P != 0 && (value ^ flags) & RIGHTS != 0;
         if taken || other {
+            held.split = held.present;
             self.give_back(table);
             if let Some(&(gpa, value)) = self.parents.get(&table) {
                 self.push(at, Event::TableEntry { gpa, value });
@@ -165,7 +168,7 @@ impl Huge {
     /// Makes a table a large page where that is due.
     fn after(&mut self, at: &At, gpa: u64) {
         let Some(table) = self.tables.get_mut(&(gpa & ADDRESS)) else { return };
-        if table.block.is_some() || table.present < ENOUGH {
+        if table.block.is_some() || table.present < ENOUGH.max(table.split + 1) {
             return;
         }
         let Some(&(parent, _)) = self.parents.get(&(gpa & ADDRESS)) else { return };
@@ -208,5 +211,68 @@ impl Rewrites for Huge {
 
     fn memory(&self) -> Range<u64> {
         self.memory.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIRECTORY: u64 = 0x1000;
+    const TABLE: u64 = 0x2000;
+    const PARENT: u64 = DIRECTORY + 8 * 5;
+    const FLAGS: u64 = OWN | bits::A | bits::D;
+    const NONE: [bool; 0] = [];
+
+    /// What the directory's entry becomes with each of these stores to the table: a large page, or the
+    /// table again.
+    fn changes(huge: &mut Huge, stores: impl IntoIterator<Item = (u64, u64)>) -> Vec<bool> {
+        let stores = stores.into_iter().map(|(index, value)| At {
+            vcpu: 0,
+            before: 0,
+            event: Event::TableStore { gpa: TABLE + 8 * index, value },
+        });
+        huge.take(&stores.collect::<Vec<_>>());
+        let large = |at: &At| match at.event {
+            Event::TableEntry { gpa: PARENT, value } => Some(value & bits::PS != 0),
+            _ => None,
+        };
+        huge.events().iter().filter_map(large).collect()
+    }
+
+    fn page(index: u64) -> (u64, u64) {
+        (index, (0x10_0000 + index * 4096) | FLAGS)
+    }
+
+    fn fresh(huge: &mut Huge) {
+        let events = [
+            Event::TablePage { gpa: DIRECTORY, level: 1, fresh: true },
+            Event::TablePage { gpa: TABLE, level: 0, fresh: true },
+            Event::TableEntry { gpa: PARENT, value: TABLE | FLAGS },
+        ];
+        huge.take(&events.map(|event| At { vcpu: 0, before: 0, event }));
+    }
+
+    #[test]
+    fn a_large_page_that_was_split_stays_split_until_the_table_is_fuller() {
+        let mut huge = Huge::new(1 << 30..1 << 31);
+        fresh(&mut huge);
+        assert_eq!(changes(&mut huge, (0..255).map(page)), NONE);
+        assert_eq!(changes(&mut huge, (255..300).map(page)), [true]);
+        // One goes: 299 are left, more than enough, but they were just split.
+        assert_eq!(changes(&mut huge, [(7, 0)]), [false]);
+        assert_eq!(changes(&mut huge, [(8, 0), page(8)]), NONE);
+        assert_eq!(changes(&mut huge, [page(7)]), [true]);
+        // Another page in its place: no fuller.
+        assert_eq!(changes(&mut huge, [(9, 0x90_0000 | FLAGS)]), [false]);
+        assert_eq!(changes(&mut huge, [page(9)]), NONE);
+        assert_eq!(changes(&mut huge, [page(300)]), [true]);
+        // Other rights, and the old ones again.
+        let (index, value) = page(20);
+        assert_eq!(changes(&mut huge, [(index, value & !bits::RW)]), [false]);
+        assert_eq!(changes(&mut huge, [page(20)]), NONE);
+        // As a new table it is judged anew.
+        fresh(&mut huge);
+        assert_eq!(changes(&mut huge, (0..256).map(page)), [true]);
     }
 }
