@@ -297,6 +297,22 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_of_machines_on_arm_takes_what_was_measured_of_it() {
+        let mut seen = 0;
+        for name in Processor::names() {
+            let processor = Processor::bundled(name).unwrap();
+            if processor.second_stage.value == SecondStage::Arm {
+                // 10,387 cycles, the exit of the preset among them.
+                let cycles = &processor.cycles;
+                let all = cycles.exit.value + cycles.handle_switch.value;
+                assert!(all.abs_diff(10_387) < 100, "{name}: {all}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 8);
+    }
+
+    #[test]
     fn second_level_2m_pages_have_one_place() {
         let line = "second_2m = { value = { entries = 128, ways = 2 }, source = \"test\", \
                     confidence = \"assumed\" }\nsecond_1g";
