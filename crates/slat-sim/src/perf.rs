@@ -25,10 +25,17 @@ pub struct Events {
     pub processors: &'static [&'static str],
     /// Where the names and their meaning come from.
     pub source: &'static str,
-    /// The events.
-    pub events: &'static [Event],
+    /// The events, in groups that families have in common.
+    pub events: &'static [&'static [Event]],
     /// What cannot be measured.
     pub missing: &'static str,
+}
+
+impl Events {
+    /// The events, in order.
+    pub fn all(&self) -> impl Iterator<Item = &'static Event> + use<> {
+        self.events.iter().copied().flatten()
+    }
 }
 
 const fn event(name: &'static str, ours: &'static str, nested: &'static str) -> Event {
@@ -37,15 +44,16 @@ const fn event(name: &'static str, ours: &'static str, nested: &'static str) -> 
 
 /// All families whose lists were read.
 const ALL: &[Events] = &[
+    intel::NEHALEM,
     intel::WESTMERE,
     intel::SANDY_BRIDGE,
     intel::HASWELL,
     intel::SKYLAKE,
     intel::ICE_LAKE,
     amd::ZEN_1,
-    amd::ZEN_2,
-    amd::ZEN_3,
+    amd::ZEN_2_AND_3,
     amd::ZEN_4,
+    arm::WITHOUT_WALKS,
     arm::COMMON,
     arm::NEOVERSE,
 ];
@@ -66,13 +74,13 @@ pub fn text(processor: &str) -> String {
              looked up."
         )) + &say(&format!("On any x86 host with KVM, exits by cause: {exits}"));
     };
-    let names: Vec<&str> = found.events.iter().map(|event| event.name).collect();
+    let names: Vec<&str> = found.all().map(|event| event.name).collect();
     // One line, however long, that can be copied.
     let mut out = format!("perf stat -e {} -- COMMAND\n\n", names.join(","));
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
-    let ours = found.events.iter().map(|event| event.ours.len()).max().unwrap_or(0);
+    let ours = found.all().map(|event| event.ours.len()).max().unwrap_or(0);
     out.push_str(&format!("{:<width$}  {:<ours$}  {}\n", "event", "ours (--json)", "nested walk"));
-    for event in found.events {
+    for event in found.all() {
         out.push_str(&format!("{:<width$}  {:<ours$}  {}\n", event.name, event.ours, event.nested));
     }
     out.push('\n');
@@ -93,7 +101,7 @@ mod tests {
         let words: Vec<&str> = text.split_whitespace().collect();
         assert!(words.join(" ").contains("EPT page walk duration are excluded in Skylake"));
         assert!(text.lines().skip(1).all(|line| line.chars().count() <= 80), "{text}");
-        let left_out = events("skylake-sp").unwrap().events.iter();
+        let left_out = events("skylake-sp").unwrap().all();
         let left_out = left_out.filter(|event| event.nested == "left out");
         assert!(left_out.map(|event| event.name).eq([
             "dtlb_load_misses.walk_pending",
@@ -110,9 +118,29 @@ mod tests {
             let processor = crate::preset::Processor::bundled(name).unwrap();
             let found = events(&processor.name).unwrap_or_else(|| panic!("{name}"));
             assert!(found.source.starts_with("Linux tools/perf/pmu-events/arch/"), "{name}");
-            assert!(found.events.iter().any(|event| event.ours.starts_with("walks")), "{name}");
+            assert!(found.all().any(|event| event.ours.starts_with("walks")), "{name}");
             let text = text(&processor.name);
             assert!(text.lines().skip(1).all(|line| line.chars().count() <= 100), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_line_has_only_events_that_the_processor_has_and_all_that_it_has_of_reloads() {
+        let line = |name| text(name).lines().next().unwrap().to_owned();
+        for name in ["Cortex-A57", "Cortex-A72"] {
+            assert!(
+                line(name).contains("l1d_tlb_refill") && !line(name).contains("walk"),
+                "{name}"
+            );
+        }
+        assert!(line("Cortex-A76").contains("dtlb_walk,itlb_walk"));
+        let nehalem = line("Nehalem");
+        assert!(nehalem.contains("dtlb_misses.walk_completed"), "{nehalem}");
+        assert!(!nehalem.contains("cycles") && !nehalem.contains("ept"), "{nehalem}");
+        assert!(line("Westmere").contains("ept.walk_cycles"));
+        assert_eq!(line("Zen 2"), line("Zen 3"));
+        for reload in ["1g_l2_hit", "coalesced_page_hit", "coalesced_page_miss"] {
+            assert!(line("Zen 2").contains(&format!("tlb_reload_{reload}")), "{reload}");
         }
     }
 

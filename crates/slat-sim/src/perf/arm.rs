@@ -1,23 +1,37 @@
 //! Arm's events.
 
-use super::{Events, event};
+use super::{Event, Events, event};
 
 const MISSING: &str = "No event counts the cycles of walks, so that cycles.guest_walk and \
     cycles.host_walk cannot be measured, and none tells the stages apart: whether a walk of both \
     stages counts once is not stated.";
 
-/// Cores whose own lists were not read.
+const REFILLS: &[Event] = &[
+    event("inst_retired", "instructions", "-"),
+    event("l1d_tlb_refill", "second_tlb_hits + walks, of data", "-"),
+    event("l1i_tlb_refill", "second_tlb_hits + walks, of fetches", "-"),
+];
+const WALKS: &[Event] = &[
+    event("dtlb_walk", "walks, of data", "not stated"),
+    event("itlb_walk", "walks, of fetches", "not stated"),
+];
+
+/// Cores older than the events of walks.
+pub(super) const WITHOUT_WALKS: Events = Events {
+    processors: &["Cortex-A57", "Cortex-A72"],
+    source: "the architecture's common events (Arm ARM D13.11); dtlb_walk and itlb_walk are not in Linux \
+             tools/perf/pmu-events/arch/arm64/arm/cortex-a57-a72/, whose list has this core's own events",
+    events: &[REFILLS],
+    missing: "No event counts walks or their cycles: only refills of the first level, which the second \
+              served or a walk, so that walks, cycles.guest_walk and cycles.host_walk cannot be measured.",
+};
+
+/// A core whose own list was not read.
 pub(super) const COMMON: Events = Events {
-    processors: &["Cortex-A57", "Cortex-A72", "Cortex-A76"],
-    source: "the architecture's common events (Arm ARM D13.11); dtlb_walk and itlb_walk only from \
-             Cortex-A75 on, as remembered; not read for each core",
-    events: &[
-        event("inst_retired", "instructions", "-"),
-        event("l1d_tlb_refill", "second_tlb_hits + walks, of data", "-"),
-        event("l1i_tlb_refill", "second_tlb_hits + walks, of fetches", "-"),
-        event("dtlb_walk", "walks, of data", "not stated"),
-        event("itlb_walk", "walks, of fetches", "not stated"),
-    ],
+    processors: &["Cortex-A76"],
+    source: "the architecture's common events (Arm ARM D13.11); dtlb_walk and itlb_walk from Cortex-A75 \
+             on, as remembered; not read for this core",
+    events: &[REFILLS, WALKS],
     missing: MISSING,
 };
 
@@ -26,13 +40,6 @@ pub(super) const NEOVERSE: Events = Events {
     source: "Linux tools/perf/pmu-events/arch/arm64/arm/, neoverse-n1, neoverse-v1 and neoverse-n2-v2, \
              tlb.json: refills that end in a fault are not counted, and a walk counts that finds a part \
              of its translation",
-    events: &[
-        event("inst_retired", "instructions", "-"),
-        event("l1d_tlb_refill", "second_tlb_hits + walks, of data", "-"),
-        event("l1i_tlb_refill", "second_tlb_hits + walks, of fetches", "-"),
-        event("l2d_tlb_refill", "walks", "-"),
-        event("dtlb_walk", "walks, of data", "not stated"),
-        event("itlb_walk", "walks, of fetches", "not stated"),
-    ],
+    events: &[REFILLS, &[event("l2d_tlb_refill", "walks", "-")], WALKS],
     missing: MISSING,
 };
