@@ -58,6 +58,13 @@ pub enum CompareError {
     /// Guests of several architectures on one core.
     #[error("virtual machines that share a core must have one architecture")]
     Mixed,
+    /// A scheme of another architecture for guests that share a core.
+    #[error(
+        "virtual machines that share a core are not transcribed, and so cannot run under {}; give \
+         schemes of their own architecture (`--scheme`)",
+        .0.name()
+    )]
+    Shared(Scheme),
 }
 
 /// What is compared, and how.
@@ -72,7 +79,7 @@ pub struct Options {
     /// tables say was accessed.
     pub cold_start: bool,
     /// What if the x86 guest used PCIDs, natively and under a second stage
-    /// ([`crate::machine::pcid`]).
+    /// ([`crate::machine::pcid`]). Of an AArch64 guest, whose ASIDs are recorded, it changes nothing.
     pub pcid: bool,
     /// Also run what-ifs, for advice.
     pub what_ifs: bool,

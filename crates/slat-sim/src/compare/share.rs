@@ -3,7 +3,7 @@
 use slat_trace::{Batch, Source};
 
 use super::run::Run;
-use super::{CompareError, Facts, Options, Outcome};
+use super::{CompareError, Facts, Options, Outcome, Scheme};
 use crate::machine::Part;
 use crate::preset::Processor;
 
@@ -18,11 +18,12 @@ struct Turn {
 
 /// Runs several guests on the same cores under every scheme: each runs `slice` accesses, then the
 /// next, each switch an exit of the guest that has run. Entries of one are never another's: tagged,
-/// they stay in the TLB while the others run; untagged, each switch drops them. A guest that has ended leaves the cores to the others. Schemes
-/// that transcribe are left out. One list of outcomes a guest.
+/// they stay in the TLB while the others run; untagged, each switch drops them. A guest that has ended
+/// leaves the cores to the others. Schemes that transcribe are left out. One list of outcomes a guest.
 ///
 /// # Errors
-/// As [`super::compare`], and where the guests differ in architecture.
+/// As [`super::compare`], where the guests differ in architecture, and where a scheme is asked for by
+/// name that transcribes.
 pub fn share<S: Source>(
     sources: &mut [S],
     slice: usize,
@@ -35,6 +36,11 @@ pub fn share<S: Source>(
     let arch = sources.first().map(|source| source.machine().arch);
     if sources.iter().any(|source| Some(source.machine().arch) != arch) {
         return Err(CompareError::Mixed);
+    }
+    let mut wanted = options.schemes.iter().flatten();
+    let transcribes = |scheme: &&Scheme| arch.is_some_and(|arch| scheme.target(arch).is_some());
+    if let Some(&scheme) = wanted.find(transcribes) {
+        return Err(CompareError::Shared(scheme));
     }
     let mut turns = Vec::new();
     for (vm, source) in sources.iter().enumerate() {
