@@ -15,8 +15,8 @@ pub const GUEST_BASE: u64 = 1 << 40;
 /// Where the hypervisor's tables begin.
 pub const HOST_BASE: u64 = 1 << 44;
 
-/// More guest memory than this is refused (64 GiB).
-const MAX_FRAMES: u64 = 1 << 24;
+/// Where simulated guest memory ends: more is refused (64 GiB).
+pub const MAX_MEMORY: u64 = 1 << 36;
 
 /// System physical memory.
 #[derive(Debug)]
@@ -108,11 +108,10 @@ impl Physical {
     /// # Errors
     /// Beyond the memory that is simulated.
     pub fn table_page(&mut self, gpa: u64, fresh: bool) -> Result<usize, TooMuchMemory> {
-        let frame = gpa >> 12;
-        if frame >= MAX_FRAMES {
+        if gpa >= MAX_MEMORY {
             return Err(TooMuchMemory(gpa));
         }
-        let frame = frame as usize;
+        let frame = (gpa >> 12) as usize;
         if self.frames.len() <= frame {
             self.frames.resize(frame + 1, 0);
         }

@@ -20,6 +20,7 @@ use slat_trace::{Arch, At, Control, Event, Invalidation, Root};
 
 use self::from_arm::FromArm;
 use self::huge::Huge;
+use crate::memory::MAX_MEMORY;
 
 /// What a guest is rewritten into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
@@ -48,21 +49,29 @@ pub trait Rewrites: Send + Sync {
     }
 }
 
-/// What rewrites a guest of an architecture with so many cores, whose memory is `memory`; `None`
-/// where the target is not for it.
+/// What rewrites a guest of an architecture with so many cores, whose memory is `memory`, at most
+/// [`MAX_MEMORY`].
+///
+/// # Errors
+/// Why the guest cannot be rewritten: the target is not for it, or its memory leaves no room for the
+/// tables that it needs besides.
 pub fn rewriter(
     arch: Arch,
     target: Target,
     cores: u8,
     memory: &Range<u64>,
-) -> Option<Box<dyn Rewrites>> {
-    Some(match (arch, target) {
+) -> Result<Box<dyn Rewrites>, &'static str> {
+    Ok(match (arch, target) {
         (Arch::X86_64, Target::HugePages) => Box::new(Huge::new(own_memory(memory))),
         (Arch::X86_64, Target::Aarch64 | Target::RiscV) => Box::new(Transcribed::new(target)),
         (Arch::Aarch64, Target::X86 | Target::RiscV) => {
-            Box::new(FromArm::new(target, cores, own_memory(memory)))
+            let made = FromArm::new(target, cores, own_memory(memory));
+            if made.memory().end > MAX_MEMORY {
+                return Err("behind the guest's memory its tables do not fit into 64 GiB");
+            }
+            Box::new(made)
         }
-        _ => return None,
+        _ => return Err("its tables are not rewritten for that"),
     })
 }
 
@@ -70,7 +79,7 @@ pub fn rewriter(
 fn own_memory(memory: &Range<u64>) -> Range<u64> {
     let start = memory.end.next_multiple_of(1 << 21);
     // As much again as the guest has, so that large pages find room.
-    start..start + (memory.end - memory.start).max(1 << 21)
+    start..start + memory.end.saturating_sub(memory.start).max(1 << 21)
 }
 
 /// TCR_EL1 with 48 bits in both halves and 4K granules, 48 bits of output (Arm ARM D24.2.182).

@@ -1,39 +1,16 @@
 //! Comparisons of small made guests beside naive models, and of real recordings beside what has to
 //! hold for them.
 
-use std::convert::Infallible;
+mod made;
 
 use slat_mmu::shadow::Discipline;
 use slat_sim::compare::{Options, Outcome, Scheme, WhatIf, compare};
 use slat_sim::machine::Cause;
 use slat_sim::preset::Processor;
 use slat_trace::recording::{self, Recording};
-use slat_trace::{Access, Arch, Batch, Control, Event, Exception, Kind, Machine, Root, Source};
+use slat_trace::{Access, Arch, Batch, Control, Event, Exception, Kind, Machine, Root};
 
-/// A guest of one batch.
-struct Made {
-    machine: Machine,
-    batch: Option<Batch>,
-}
-
-impl Source for Made {
-    type Error = Infallible;
-
-    fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    fn next(&mut self, batch: &mut Batch) -> Result<bool, Infallible> {
-        batch.clear();
-        match self.batch.take() {
-            Some(made) => {
-                *batch = made;
-                Ok(true)
-            }
-            None => Ok(false),
-        }
-    }
-}
+use self::made::Made;
 
 const FIRST_TABLE: u64 = 0x10_0000;
 const DATA: u64 = 0x1000_0000;

@@ -9,7 +9,7 @@ use super::build::{Runs, Setting};
 use super::{CompareError, Facts, Options, Outcome, Scheme, WhatIf, outcome};
 use crate::cost::Prices;
 use crate::machine::{Part, Start};
-use crate::memory::TooMuchMemory;
+use crate::memory::{MAX_MEMORY, TooMuchMemory};
 use crate::preset::Processor;
 use crate::transcribe::{Rewrites, Target, rewriter};
 
@@ -44,6 +44,10 @@ impl Run {
             return Err(CompareError::NoTables);
         }
         let arch = machine.arch;
+        let memory = machine.memory.clone().unwrap_or(0..1 << 30);
+        if memory.end > MAX_MEMORY {
+            return Err(TooMuchMemory(memory.end - 1).into());
+        }
         let setting = Setting {
             processor,
             arch,
@@ -51,10 +55,10 @@ impl Run {
             start: Start {
                 tagged: options.tagged.unwrap_or(processor.tagged_tlb.value),
                 cold: options.cold_start,
-                pcid: options.pcid,
+                pcid: options.pcid && arch == Arch::X86_64,
                 vm,
             },
-            memory: machine.memory.clone().unwrap_or(0..1 << 30),
+            memory,
         };
         let mut run = Run {
             lines: lines(options, arch, setting.start),
@@ -65,11 +69,19 @@ impl Run {
         };
         run.lines.retain(|line| {
             let Some(target) = line.target else { return true };
-            if !run.rewriters.iter().any(|(held, _)| *held == target) {
-                let made = rewriter(arch, target, setting.cores, &setting.memory);
-                run.rewriters.extend(made.map(|made| (target, made)));
+            if run.rewriters.iter().any(|(held, _)| *held == target) {
+                return true;
             }
-            run.rewriters.iter().any(|(held, _)| *held == target)
+            match rewriter(arch, target, setting.cores, &setting.memory) {
+                Ok(made) => {
+                    run.rewriters.push((target, made));
+                    true
+                }
+                Err(why) => {
+                    run.notes.push(format!("no {}: {why}", line.scheme.name()));
+                    false
+                }
+            }
         });
         for line in &run.lines {
             let mut setting = setting.clone();
