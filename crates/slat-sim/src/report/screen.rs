@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Report, decimal, exit_words, page_name};
-use crate::compare::{Estimate, Outcome};
+use crate::compare::{Estimate, Outcome, Scheme};
 use crate::machine::GRID;
 use crate::text::wrapped;
 
@@ -47,10 +47,31 @@ impl Report {
                 "In a VM with SLAT and {pages} host pages it runs {:.2} times as long as without a VM.",
                 nested.value
             ),
-            _ => "No run times: the recording counts no instructions, or native was not run. --cycles \
-                  says what translation takes."
-                .to_owned(),
+            _ => self.sentence_of_what_ran(),
         }
+    }
+
+    /// The sentence where no second stage of the guest's own architecture ran.
+    fn sentence_of_what_ran(&self) -> String {
+        let mut timed = self.schemes().filter(|outcome| outcome.time.is_some()).peekable();
+        if timed.peek().is_none() {
+            return "No run times: the recording counts no instructions, or native was not run. --cycles \
+                    says what translation takes."
+                .to_owned();
+        }
+        let Some(outcome) = timed.find(|outcome| outcome.scheme != Scheme::Native) else {
+            return "Only native was run: there is nothing to compare it with.".to_owned();
+        };
+        let pages = match outcome.scheme {
+            Scheme::Shadow(_) => String::new(),
+            _ => format!(" with {} host pages", host_page(outcome)),
+        };
+        format!(
+            "Under {}{pages}{} it runs {:.2} times as long as without a VM.",
+            outcome.scheme.name(),
+            if outcome.transcribed { ", transcribed," } else { "" },
+            outcome.time.map_or(1.0, |time| time.value)
+        )
     }
 
     /// The first screen: at most 80 columns, and 24 lines unless there is much to note.
