@@ -303,6 +303,48 @@ fn each_switch_of_virtual_machines_is_an_exit() {
 }
 
 #[test]
+fn sharing_refuses_schemes_that_transcribe() {
+    let guests = ["compare", "gen:oltp", "gen:fcw", "--accesses", "60000", "--share", "20000"];
+    let output = slat(&[&guests[..], &["--scheme", "ept,stage2", "--host-page", "2M"]].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    let message = stderr(&output);
+    assert!(message.contains("stage2") && message.contains("--scheme"), "{message}");
+}
+
+#[test]
+fn pcids_are_said_of_x86_guests_alone() {
+    let text = |workload: &str, scheme: &str| {
+        let options = ["--scheme", scheme, "--host-page", "2M", "--accesses", "40000", "--pcid"];
+        let output = slat(&[&["compare", workload][..], &options[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stdout(&output)
+    };
+    assert!(text("gen:fcw", "ept").contains("what if with PCIDs"));
+    let arm = text(&recording("fork-aarch64"), "stage2");
+    assert!(!arm.contains("what if with PCIDs") && arm.contains("ASIDs"), "{arm}");
+}
+
+#[test]
+fn the_sentence_is_of_a_scheme_that_ran() {
+    let sentence = |scheme: &str| {
+        let guest = ["compare", "gen:gups,size=64", "--accesses", "40000", "--host-page", "2M"];
+        let output = slat(&[&guest[..], &["--scheme", scheme]].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = stdout(&output);
+        assert!(!text.contains("No run times"), "{text}");
+        text.lines().skip(1).take(2).collect::<Vec<_>>().join(" ")
+    };
+    assert!(
+        sentence("g-stage").starts_with("Under g-stage with 2M host pages, transcribed, it runs ")
+    );
+    assert!(
+        sentence("stage2,g-stage").starts_with("Under stage2 with 2M host pages, transcribed,")
+    );
+    assert!(sentence("shadow").starts_with("Under shadow it runs "));
+    assert!(sentence("native").starts_with("Only native was run"));
+}
+
+#[test]
 fn a_warm_up_that_leaves_nothing_is_refused() {
     let output =
         slat(&["compare", "gen:btree,size=4", "--accesses", "5000", "--warm-up", "900000"]);

@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use slat_sim::compare::{CompareError, Compared, Timeline, compare_with, share};
 use slat_sim::report::{Report, TERMS, explained};
+use slat_trace::{Arch, Source};
 
 use self::options::{HostPage, SchemeName, Setting};
 use self::workload::{Workload, Workloads};
@@ -64,8 +65,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "4K|2M|1G", value_delimiter = ',', default_value = "4K,2M,1G")]
     host_page: Vec<HostPage>,
 
-    /// Only these schemes, and native; default: all that the recording can run under, and Stage-2
-    /// and G-stage by transcription over one page size
+    /// Only these schemes, and native; default: all that the recording can run under, and by
+    /// transcription over one page size Stage-2 and G-stage, or of an Arm recording shadow, EPT, NPT
+    /// and G-stage
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     scheme: Vec<SchemeName>,
 
@@ -83,7 +85,8 @@ pub(crate) struct Args {
     pcid: bool,
 
     /// The workloads are virtual machines on the same cores: each runs so many accesses, then exits for
-    /// the next, over shared TLBs and caches; their own tags keep them apart
+    /// the next, over shared TLBs and caches; their own tags keep them apart. Schemes of their own
+    /// architecture only
     #[arg(long, value_name = "ACCESSES")]
     share: Option<std::num::NonZeroUsize>,
 
@@ -241,7 +244,12 @@ fn report(workload: &Workload, compared: Compared, setting: &Setting) -> Report 
     let mut notes = workload.notes.clone();
     notes.extend(compared.notes);
     if setting.options.pcid {
-        notes.push("what if with PCIDs: invalidations follow from page-table stores".to_owned());
+        notes.push(match workload.machine().arch {
+            Arch::X86_64 => {
+                "what if with PCIDs: invalidations follow from page-table stores".to_owned()
+            }
+            Arch::Aarch64 => "no PCIDs: this guest's own ASIDs are in the recording".to_owned(),
+        });
     }
     Report {
         workload: workload.name.clone(),
