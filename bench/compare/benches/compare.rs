@@ -52,13 +52,17 @@ fn one(c: &mut Criterion, name: &str) {
             });
         });
     }
-    group.bench_function("all nine at once", |b| {
-        b.iter(|| {
-            let (mut reader, _) = reader(name);
-            pool.install(|| compare(&mut reader, &processor, &Options::default(), |_| true))
-                .expect("the recording runs")
+    // Nine schemes of x86, and what the command runs: two transcribed ones and two what-ifs besides.
+    let command = Options { transcribed: true, what_ifs: true, ..Options::default() };
+    for (what, options) in [("nine at once", Options::default()), ("thirteen at once", command)] {
+        group.bench_function(what, |b| {
+            b.iter(|| {
+                let (mut reader, _) = reader(name);
+                pool.install(|| compare(&mut reader, &processor, &options, |_| true))
+                    .expect("the recording runs")
+            });
         });
-    });
+    }
     group.finish();
 }
 

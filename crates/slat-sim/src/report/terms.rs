@@ -39,7 +39,7 @@ pub const TERMS: &[(&str, &str)] = &[
     ),
     (
         "transcribed",
-        "The guest's tables were recorded on another architecture, and each entry was rewritten for this one: same pages, same rights, same levels. The guest's kernel would have behaved otherwise there.",
+        "The guest's tables were recorded on another architecture, and each entry was rewritten for this one: same pages, same rights, and the same levels, but that an AArch64 guest gets a fifth, which names its two roots. The guest's kernel would have behaved otherwise there.",
     ),
     (
         "data",
