@@ -122,6 +122,10 @@ impl<F: Encode> Verb<F> for Collapse {
         if cursor.through && cursor.source.is_shared(next) {
             return Ok(Advance::To(next_at));
         }
+        // What the entry restricts, holds of everything below it: a leaf in its place says less.
+        if (entry ^ format.table(next, level)) & !format.history(entry) != 0 {
+            return Ok(Advance::To(next_at));
+        }
         let Some(leaf) = cursor.promoted(next, level)? else { return Ok(Advance::To(next_at)) };
         match supplant(cursor, at, level, entry, next, leaf)? {
             Given::Way => {
