@@ -64,6 +64,10 @@ const fn fields(level: u8) -> Fields {
 /// What large and small pages have in the same place: `C`, `B`, `AP`, `S`, `nG`.
 const LARGE_AND_SMALL: u64 = 0xe3c;
 
+/// What a section says and a page does not: `PXN`, bit 9, which is IMPLEMENTATION DEFINED, and `NS`
+/// (G5.4.1).
+const SECTIONS_ALONE: u64 = bits::SECTION_PXN | 1 << 9 | 1 << 19;
+
 fn tex_bits(memory: Tex, level: u8) -> Result<u64, Refused> {
     if memory.encoding > 31 {
         return Err(Refused::MemoryType);
@@ -157,21 +161,23 @@ impl Encode for Short {
         1 << 2
     }
 
-    /// A section's attributes where a small page has them. A section of another domain, or one that
-    /// PL1 may not execute, has no pages that say the same under the tables made here.
+    /// A section's attributes where a small page has them (G5.4.1): bits 17:10 are a page's 11:4,
+    /// whatever `AP[0]` means. A section of another domain, or with bits of which a page has none, has
+    /// no pages that say the same under the tables made here.
     fn demote(&self, entry: u64, _: u8) -> u64 {
-        if domain(entry) != self.domain() || entry & bits::SECTION_PXN != 0 {
+        if domain(entry) != self.domain() || entry & SECTIONS_ALONE != 0 {
             return 0;
         }
-        let attributes = self.attributes(entry, 1);
-        let address = entry & 0xfff0_0000;
-        self.leaf(&attributes, 0).map_or(entry, |leaf| leaf | address)
+        entry & 0xfff0_0000 | entry >> 6 & 0xff0 | entry & 0xc | entry >> 4 & 1 | bits::LEAF
     }
 
     fn promote(&self, entry: u64, _: u8) -> u64 {
-        let attributes = self.attributes(entry, 0);
-        let address = entry & 0xffff_f000;
-        self.leaf(&attributes, 1).map_or(entry, |leaf| leaf | address & 0xfff0_0000)
+        entry & 0xfff0_0000
+            | (entry & 0xff0) << 6
+            | entry & 0xc
+            | (entry & 1) << 4
+            | bits::LEAF
+            | domain_bits(self)
     }
 
     fn permit(&self, permissions: Permissions, level: u8) -> Result<Change, Refused> {
