@@ -237,8 +237,14 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     /// Tells the memory that the entry for `input` in the table of level 0 has been written.
     #[inline(always)]
     fn publish_one(&self, table: u64, input: u64) {
-        let bytes = F::Word::SIZE.bytes();
         let index = (input >> self.format.shift(0)) & ((1u64 << self.format.index_bits(0)) - 1);
+        self.publish_entry(table, index);
+    }
+
+    /// Tells the memory that an entry of a table has been written.
+    #[inline(always)]
+    fn publish_entry(&self, table: u64, index: u64) {
+        let bytes = F::Word::SIZE.bytes();
         self.memory.publish(table + index * bytes, bytes);
     }
 
@@ -323,8 +329,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
                     return Err(Error::OutsideOutput { output: base });
                 }
                 if X::replace::<F::Word>(cell, 0, leaf).is_ok() {
-                    let bytes = F::Word::SIZE.bytes();
-                    self.memory.publish(table + index as u64 * bytes, bytes);
+                    self.publish_entry(table, index as u64);
                     return Ok(Served::Installed { level: at });
                 }
                 continue;
@@ -333,7 +338,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
             let bytes = self.table_bytes(below);
             let frame = source.take(bytes).ok_or(Error::NoFrame { at: raw, bytes })?;
             match self.link::<X>(cell, &frame, below) {
-                Ok(true) => {}
+                Ok(true) => self.publish_entry(table, index as u64),
                 Ok(false) => source.put(frame),
                 Err(error) => {
                     source.put(frame);

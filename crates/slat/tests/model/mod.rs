@@ -12,8 +12,11 @@ use slat::format::Decoded;
 use slat::invalidate::{By, Context};
 use slat::{Gpa, Spa};
 
+mod lent;
 mod ops;
 mod subjects;
+
+use lent::Lent;
 
 pub(crate) use ops::{Drive, Op, drive, operation};
 pub(crate) use subjects::Subject;
@@ -25,6 +28,7 @@ pub(crate) const PAGES: u64 = 2048;
 /// A source that runs dry when it is told to, and knows which frames are out.
 pub(crate) struct Counted<'a, W: Word> {
     arena: &'a Arena<'a, W>,
+    lent: &'a Lent<'a, W>,
     left: Cell<u32>,
     out: RefCell<BTreeSet<u64>>,
 }
@@ -37,8 +41,7 @@ impl<W: Word> FrameSource for Counted<'_, W> {
         self.left.set(self.left.get() - 1);
         let frame = self.arena.take(bytes)?;
         // What a frame holds does not matter: it is handed out dirty.
-        let cells = self.arena.table(frame.address(), (bytes / W::SIZE.bytes()) as usize).unwrap();
-        cells.iter().for_each(|cell| W::store(cell, 0xdead_beef_dead_bee7, Ordering::Relaxed));
+        self.lent.spoil(frame.address(), bytes);
         assert!(self.out.borrow_mut().insert(frame.address()), "a frame was handed out twice");
         Some(frame)
     }
@@ -53,7 +56,7 @@ type CursorOf<'t, 'g, 'a, F, X> = slat::edit::Cursor<
     F,
     Gpa,
     Spa,
-    &'a Arena<'a, <F as Encode>::Word>,
+    &'a Lent<'a, <F as Encode>::Word>,
     Counted<'a, <F as Encode>::Word>,
     X,
 >;
@@ -63,7 +66,7 @@ type Model<F> = BTreeMap<u64, (u64, <F as Encode>::Attributes)>;
 pub(crate) struct World<'a, F: Subject> {
     format: F,
     source: &'a Counted<'a, F::Word>,
-    tables: Tables<F, Gpa, Spa, &'a Arena<'a, F::Word>>,
+    tables: Tables<F, Gpa, Spa, &'a Lent<'a, F::Word>>,
     model: Model<F>,
     /// Pages that hardware wrote through and nobody was told of yet.
     dirty: BTreeSet<u64>,
@@ -133,9 +136,13 @@ impl<'a, F: Subject> World<'a, F> {
         } else {
             self.format.index_bits(level)
         };
-        for cell in self.source.arena.table(table, 1 << bits).unwrap() {
+        let size = F::Word::SIZE.bytes();
+        let cells = self.source.arena.table(table, 1 << bits).unwrap();
+        for (address, cell) in (table..).step_by(size as usize).zip(cells) {
             let entry = F::Word::load(cell, Ordering::Relaxed);
             assert_ne!(entry, self.format.frozen(), "left frozen");
+            let seen = self.source.lent.seen(address);
+            assert_eq!(seen, entry, "level {level}: hardware was never told of the entry");
             match self.format.decode(entry, level) {
                 Decoded::Table { next } => self.reach(next, level - 1, reached),
                 Decoded::Reserved(reserved) => panic!("a reserved entry was written: {reserved}"),
@@ -171,6 +178,9 @@ impl<'a, F: Subject> World<'a, F> {
                     }
                     F::Word::fetch_or(&cells[index], soil.set);
                     F::Word::fetch_and(&cells[index], !soil.clear);
+                    // Hardware sees what it writes itself.
+                    let size = F::Word::SIZE.bytes();
+                    self.source.lent.publish(table + index as u64 * size, size);
                     break;
                 }
             }
@@ -230,8 +240,8 @@ impl<'a, F: Subject> World<'a, F> {
 
         // Reclaiming looks at tables that the cursor has borrowed: by another name for them.
         let root = self.tables_root();
-        let arena = self.source.arena;
-        let others = Tables::<F, Gpa, Spa, _>::adopt(self.format, root, arena).unwrap();
+        let lent = self.source.lent;
+        let others = Tables::<F, Gpa, Spa, _>::adopt(self.format, root, lent).unwrap();
         let start = self.address(0);
         let context = Context::Ept { eptp: root };
         let mut cursor =
@@ -525,9 +535,11 @@ where
 {
     let words = 40 * PAGE / F::Word::SIZE.bytes();
     let cells: Vec<_> = (0..words).map(|_| <F::Word as Word>::Atomic::default()).collect();
-    let arena = Arena::<F::Word>::new(0x1000, &cells).unwrap();
-    let source = Counted { arena: &arena, left: Cell::new(u32::MAX), out: RefCell::default() };
-    let tables = Tables::create(format, &arena, &source).unwrap();
+    let arena = Arena::<F::Word>::new(lent::BASE, &cells).unwrap();
+    let lent = Lent::new(&arena, words);
+    let (left, out) = (Cell::new(u32::MAX), RefCell::default());
+    let source = Counted { arena: &arena, lent: &lent, left, out };
+    let tables = Tables::create(format, &lent, &source).unwrap();
     let root = *source.out.borrow().first().unwrap();
     let (model, dirty) = (BTreeMap::new(), BTreeSet::new());
     let mut world = World { format, source: &source, tables, model, dirty, base, root };
