@@ -126,8 +126,8 @@ pub struct Tables<F: Encode, I, O, M> {
     pub(crate) top: u8,
     /// Entries of the root table, less one.
     root_mask: u32,
-    /// An address without these bits is the tables' input as it stands.
-    beyond: u64,
+    /// An address below this is the tables' input as it stands.
+    inputs: u64,
     /// The bits of an address within the page of a leaf, by its level.
     within: [u64; MAX_LEVELS],
     pub(crate) memory: M,
@@ -138,24 +138,26 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     /// Empty tables, whose root comes from `source`.
     ///
     /// # Errors
-    /// [`Error::NoFrame`], [`Error::NotLent`] where the frame is not in `memory`, and
-    /// [`Error::Layout`].
+    /// [`Error::NoFrame`], [`Error::OutOfReach`], [`Error::NotLent`] where the frame is not in
+    /// `memory`, and [`Error::Layout`].
     pub fn create<S: FrameSource>(format: F, memory: M, source: &S) -> Result<Self, Error> {
         let mut tables = Self::describe(format, 0, memory)?;
-        let bytes = tables.table_bytes(tables.top);
-        let frame = source.take(bytes).ok_or(Error::NoFrame { at: 0, bytes })?;
+        let frame = tables.take(source, 0, tables.top)?;
         tables.root = frame.address();
         tables.clear(&frame, tables.top)?;
-        tables.memory.publish(tables.root, bytes);
+        tables.memory.publish(tables.root, frame.bytes());
         Ok(tables)
     }
 
     /// The tables whose root table is at `root` already.
     ///
     /// # Errors
-    /// [`Error::NotLent`] and [`Error::Layout`].
+    /// [`Error::OutOfReach`], [`Error::NotLent`] and [`Error::Layout`].
     pub fn adopt(format: F, root: u64, memory: M) -> Result<Self, Error> {
         let tables = Self::describe(format, root, memory)?;
+        if !tables.roots_at(root) {
+            return Err(Error::OutOfReach { frame: root });
+        }
         tables.cells(root, tables.top)?;
         Ok(tables)
     }
@@ -174,16 +176,16 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         let root_mask = (1 << root_bits) - 1;
         // All inputs are such addresses, or the half of them that has no sign; else none is.
         let bits = format.input_bits();
-        let own = [bits, bits - 1]
-            .map(|bits| u64::MAX.checked_shl(bits).unwrap_or(0))
-            .into_iter()
-            .find(|beyond| [0, !beyond].into_iter().all(|at| format.input(root, at) == Some(at)));
-        let beyond = own.unwrap_or(u64::MAX);
+        let own =
+            [bits, bits - 1].into_iter().filter_map(|bits| 1u64.checked_shl(bits)).find(|inputs| {
+                [0, inputs - 1].into_iter().all(|at| format.input(root, at) == Some(at))
+            });
+        let inputs = own.unwrap_or(0);
         let mut within = [0; MAX_LEVELS];
         for level in 0..=top {
             within[usize::from(level)] = (1u64 << format.shift(level)) - 1;
         }
-        Ok(Tables { format, root, top, root_mask, beyond, within, memory, spaces: PhantomData })
+        Ok(Tables { format, root, top, root_mask, inputs, within, memory, spaces: PhantomData })
     }
 
     /// What the root register is to hold.
@@ -243,7 +245,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     /// Whether the address is the tables' input as it stands.
     #[inline(always)]
     pub(crate) fn is_input(&self, address: u64) -> bool {
-        address & self.beyond == 0
+        address < self.inputs
     }
 
     /// What the tables say, where nothing but plain entries lead there.
@@ -334,6 +336,46 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
 }
 
 impl<F: Encode, I, O, M: TableMemory<F::Word>> Tables<F, I, O, M> {
+    /// A frame for a table of this level, which is for address `at` of the caller. What an entry, or
+    /// the root register, cannot point at goes back: written into it, it would name another frame.
+    #[inline]
+    pub(crate) fn take<S: FrameSource>(
+        &self,
+        source: &S,
+        at: u64,
+        level: u8,
+    ) -> Result<Frame, Error> {
+        let bytes = self.table_bytes(level);
+        let Some(frame) = source.take(bytes) else { return Err(Error::NoFrame { at, bytes }) };
+        let (next, above) = (frame.address(), level + 1);
+        let reached = if level == self.top {
+            self.roots_at(next)
+        } else {
+            self.format.decode(self.format.table(next, above), above) == Decoded::Table { next }
+        };
+        if reached {
+            return Ok(frame);
+        }
+        source.put(frame);
+        Err(Error::OutOfReach { frame: next })
+    }
+
+    /// Whether the root register can hold the table at `root`: walks begin there, if this stage has
+    /// any, and its page is one that an entry can point at, as wide as the
+    /// register.
+    #[cold]
+    fn roots_at(&self, root: u64) -> bool {
+        let (format, top) = (&self.format, self.top);
+        let wide = top == 0
+            || matches!(format.decode(format.table(root, top), top),
+                Decoded::Table { next } if (next ^ root) >> format.shift(0) == 0);
+        // One of these is in whichever half the format translates: lower, upper, or upper of 32 bits.
+        let begins = |root: u64| {
+            [0, u64::MAX, 0xffff_ffff].into_iter().any(|at| format.input(root, at).is_some())
+        };
+        wide && (begins(root) || !begins(0))
+    }
+
     /// The table of `level` that translates `input`, if there is one.
     pub(crate) fn table_on_the_way(&self, input: u64, level: u8) -> Result<Option<u64>, Error> {
         let (mut table, mut at) = (self.root, self.top);

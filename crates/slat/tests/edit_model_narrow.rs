@@ -40,5 +40,10 @@ proptest! {
         let short = arm32::Short::new(&registers, &v8).unwrap().in_domain(7).unwrap();
         sequence::<_, Live>(Upper::<arm32::Short>::new(short).unwrap(), 1 << 30, &ops);
         sequence::<_, Live>(short, (1 << 30) - window, &ops);
+        // TTBCR.T1SZ = 1: everything from 2 GiB on.
+        let registers =
+            arm32::Registers { ttbcr: arm32::ttbcr::EAE | 1 << 16, ..registers };
+        let long = arm32::Lpae::new(&registers, &v8).unwrap();
+        sequence::<_, Live>(Upper::<arm32::Lpae>::new(long).unwrap(), (1 << 32) - window, &ops);
     }
 }

@@ -285,11 +285,7 @@ where
     /// A frame for a table of this level.
     #[inline(always)]
     pub(super) fn frame(&self, at: u64, level: u8) -> Result<Frame, Error> {
-        let bytes = self.tables.table_bytes(level);
-        match self.source.take(bytes) {
-            Some(frame) => Ok(frame),
-            None => Err(Error::NoFrame { at: self.address(at), bytes }),
-        }
+        self.tables.take(self.source, self.address(at), level)
     }
 
     /// Why a leaf was expected and is not there.

@@ -58,6 +58,13 @@ pub enum Error {
         /// Its size and alignment in bytes.
         bytes: u64,
     },
+    /// No entry or root register of this format can point at the frame that the source gave, or at
+    /// the root that was to be adopted: its address has more bits. The source has it back; give it
+    /// lower ones.
+    OutOfReach {
+        /// Address of the frame.
+        frame: u64,
+    },
     /// A table lies outside the table memory that was lent.
     NotLent {
         /// Address of the table.
@@ -105,6 +112,12 @@ impl fmt::Display for Error {
             Error::Frozen { at } => write!(f, "{at:#x} is being remade; try again"),
             Error::NoFrame { at, bytes } => {
                 write!(f, "no frame of {bytes} bytes for a table at {at:#x}; add frames and go on")
+            }
+            Error::OutOfReach { frame } => {
+                write!(
+                    f,
+                    "no entry of this format can point at the frame at {frame:#x}; add lower ones"
+                )
             }
             Error::NotLent { table } => {
                 write!(f, "the table at {table:#x} is not in the table memory that was lent")

@@ -335,8 +335,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
                 continue;
             }
             let below = at - 1;
-            let bytes = self.table_bytes(below);
-            let frame = source.take(bytes).ok_or(Error::NoFrame { at: raw, bytes })?;
+            let frame = self.take(source, raw, below)?;
             match self.link::<X>(cell, &frame, below) {
                 Ok(true) => self.publish_entry(table, index as u64),
                 Ok(false) => source.put(frame),

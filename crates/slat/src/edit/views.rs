@@ -153,8 +153,8 @@ where
     /// processor has to be told of it.
     ///
     /// # Errors
-    /// [`Error::NoSlot`] where no slot is free or `from` is none, [`Error::NoFrame`], and
-    /// [`Error::Uncounted`] where the source keeps no counts.
+    /// [`Error::NoSlot`] where no slot is free or `from` is none, [`Error::NoFrame`],
+    /// [`Error::OutOfReach`], and [`Error::Uncounted`] where the source keeps no counts.
     pub fn fork<S: FrameSource>(
         &mut self,
         from: usize,
@@ -163,8 +163,7 @@ where
     ) -> Result<usize, Error> {
         let number = self.views.iter().position(Option::is_none).ok_or(Error::NoSlot)?;
         let tables = &self.get(from).ok_or(Error::NoSlot)?.tables;
-        let bytes = tables.table_bytes(tables.top);
-        let frame = source.take(bytes).ok_or(Error::NoFrame { at: 0, bytes })?;
+        let frame = tables.take(source, 0, tables.top)?;
         let copied = tables
             .cells(frame.address(), tables.top)
             .and_then(|cells| duplicate(tables, source, tables.root, tables.top, cells, false));
@@ -172,7 +171,7 @@ where
             source.put(frame);
             return Err(error);
         }
-        tables.memory.publish(frame.address(), bytes);
+        tables.memory.publish(frame.address(), frame.bytes());
         let tables = Tables::adopt(*tables.format(), frame.address(), tables.memory.clone())?;
         self.views[number] = Some(View { tables, context });
         Ok(number)

@@ -259,13 +259,16 @@ aarch32_subject!(
         attributes
     }
 );
-aarch32_subject!(arm32::Lpae, Stage1Attributes, 7, privileged_execute, |permissions, index, n| {
+fn long(permissions: Permissions, index: u8, n: u8) -> arm64::Stage1Attributes {
     let mut made = arm64::Stage1Attributes::new(permissions);
     made.memory.attributes = index;
     made.user = n & 32 != 0;
     made.privileged_execute = n & 128 != 0;
     made
-});
+}
+
+aarch32_subject!(arm32::Lpae, Stage1Attributes, 7, privileged_execute, long);
+aarch32_subject!(short::Upper<arm32::Lpae>, Stage1Attributes, 7, privileged_execute, long);
 
 macro_rules! short_subject {
     ($format:ty) => {

@@ -1,0 +1,176 @@
+//! Frames that lie where no entry of the format can point.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use slat::edit::arm32::{ShortAttributes, Upper};
+use slat::edit::{
+    Arena, Counted, Detached, Encode, Error, Frame, FrameSource, Gather, Leaves, Live, Pending,
+    Slots, Stale, Step, TableMemory, Tables, View, Views, arm64, riscv, x86,
+};
+use slat::format::arm32::{Lpae, Processor, Registers, Short, sctlr, ttbcr};
+use slat::format::npt::Npt;
+use slat::format::riscv::{Features, Scheme, Sv};
+use slat::invalidate::{By, Context};
+use slat::{Gva, Permissions, Spa};
+
+const RWX: Permissions = Permissions { read: true, write: true, execute: true };
+const LOW: u64 = 0x10_0000;
+const LARGE: u64 = 4 << 20;
+
+/// Two stretches of memory, one that every entry can point at and one that none can; frames come from
+/// the upper one when it is told to.
+#[derive(Debug)]
+struct Both<'a> {
+    low: Arena<'a, u32>,
+    high: Arena<'a, u32>,
+    /// How many more frames come from the lower one.
+    left: Cell<u32>,
+    out: Cell<i32>,
+}
+
+// SAFETY: the cells are the arenas'.
+#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
+unsafe impl TableMemory<u32> for Both<'_> {
+    fn table(&self, address: u64, entries: usize) -> Option<&[AtomicU32]> {
+        self.low.table(address, entries).or_else(|| self.high.table(address, entries))
+    }
+}
+
+impl FrameSource for Both<'_> {
+    fn take(&self, bytes: u64) -> Option<Frame> {
+        let source = if self.left.get() > 0 { &self.low } else { &self.high };
+        self.left.set(self.left.get().saturating_sub(1));
+        self.out.set(self.out.get() + 1);
+        source.take(bytes)
+    }
+
+    fn put(&self, frame: Frame) {
+        self.out.set(self.out.get() - 1);
+        let source = if frame.address() < 1 << 32 { &self.low } else { &self.high };
+        source.put(frame);
+    }
+}
+
+fn refused<F: Encode<Word = u32>>(format: F, attributes: &F::Attributes, base: u64, high: u64) {
+    let cells: Vec<AtomicU32> = (0..2 * 16 * 1024).map(|_| AtomicU32::new(0)).collect();
+    let (lower, upper) = cells.split_at(16 * 1024);
+    let both = Both {
+        low: Arena::new(LOW, lower).unwrap(),
+        high: Arena::new(high, upper).unwrap(),
+        left: Cell::new(0),
+        out: Cell::new(0),
+    };
+    let far = |error: Option<Error>| {
+        assert!(
+            matches!(error, Some(Error::OutOfReach { frame }) if frame >= high),
+            "{}: {error:?}",
+            format.name()
+        );
+    };
+    far(Tables::<_, Gva, Spa, _>::create(format, &both, &both).err());
+    assert_eq!(both.out.get(), 0);
+    far(Tables::<_, Gva, Spa, _>::adopt(format, high, &both).err());
+
+    both.left.set(1);
+    let mut tables = Tables::<_, Gva, Spa, _>::create(format, &both, &both).unwrap();
+    let leaves = Leaves::new(&format, attributes).unwrap();
+    let at = Gva::new(base);
+    far(tables.fault::<_, Live>(&both, at, Spa::new(0), 0, &leaves).err());
+    let mut storage = ([Stale::default(); 4], [Detached::default(); 4], [Pending::default(); 4]);
+    let slots = Slots {
+        ranges: &mut storage.0,
+        detached: &mut storage.1,
+        pending: &mut storage.2,
+        report: |leak| panic!("{leak}"),
+    };
+    let mut cursor = tables.cursor::<_, Live>(&both, Context::All, slots, at, LARGE).unwrap();
+    let mut map = cursor.map(at, Spa::new(0), 4096, &leaves).unwrap();
+    far(cursor.step(&mut map, 9).err());
+    let mut map = cursor.map(at, Spa::new(LARGE), LARGE, &leaves).unwrap();
+    assert!(matches!(cursor.step(&mut map, 9), Ok(Step::Done)));
+    let mut split = cursor.split(at, LARGE, 0).unwrap();
+    far(cursor.step(&mut split, 9).err());
+    // Once there are other frames it goes on.
+    both.left.set(99);
+    loop {
+        match cursor.step(&mut split, 9).unwrap() {
+            Step::Done => break,
+            Step::Yield => {}
+            Step::Invalidate(gather) => {
+                let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+                cursor.resume(completed.ready().unwrap()).unwrap();
+            }
+        }
+    }
+    let completed = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    let _ = completed.ready().unwrap();
+    let found = tables.translate(Gva::new(base + 0x12_3456)).unwrap();
+    assert_eq!((found.output, found.level), (Spa::new(LARGE + 0x12_3456), 0));
+    // No frame of those that were refused is lost.
+    let tables_made = if format.shift(1) == 20 { 1 + 4 } else { 1 + 1 };
+    assert_eq!(both.out.get(), tables_made, "{}", format.name());
+
+    // A root of a view is a root as well.
+    both.left.set(0);
+    let counts: Vec<AtomicU64> = (0..(high + (1 << 16) - LOW) >> 12).map(|_| 0.into()).collect();
+    let source = Counted::new(&both, LOW, &counts);
+    let mut places: [Option<View<F, Gva, Spa, &Both<'_>>>; 2] = [const { None }; 2];
+    let mut views = Views::new(&mut places, tables, Context::All).unwrap();
+    far(views.fork(0, Context::All, &source).err());
+    assert_eq!(both.out.get(), tables_made);
+}
+
+#[test]
+fn a_frame_that_no_entry_can_point_at_is_refused_and_given_back() {
+    let registers = Registers { sctlr: sctlr::M, dacr: 1, ttbcr: 1, ..Registers::default() };
+    let short = Short::new(&registers, &Processor::default()).unwrap();
+    let attributes = ShortAttributes::new(RWX);
+    refused(short, &attributes, 0, 1 << 32);
+    refused(Upper::<Short>::new(short).unwrap(), &attributes, 1 << 31, 1 << 32);
+    let sv32 = riscv::Sv32::new(Sv::stage2(Scheme::Sv32, Features::default())).unwrap();
+    refused(sv32, &riscv::Attributes::new(RWX), 0, 1 << 34);
+    let npt = x86::Npt32::new(Npt::legacy(true, 40)).unwrap();
+    refused(npt, &x86::Attributes::new(RWX), 0, 1 << 32);
+}
+
+/// Address 0 has no bit that an upper half could tell it by: it is the lower half's all the same.
+fn is_outside<F: Encode>(format: F, attributes: &F::Attributes, first: u64)
+where
+    <F::Word as slat::edit::Word>::Atomic: Default,
+{
+    let cells: Vec<_> = (0..16 << 12).map(|_| Default::default()).collect();
+    let arena = Arena::<F::Word>::new(0x10_0000, &cells).unwrap();
+    let mut tables = Tables::<_, Gva, Spa, _>::create(format, &arena, &arena).unwrap();
+    let leaves = Leaves::new(&format, attributes).unwrap();
+    // Its entries, which addresses of the lower half share, are taken.
+    for at in [first, 0xffff_f000] {
+        let served = tables.fault::<_, Live>(&arena, Gva::new(at), Spa::new(at), 0, &leaves);
+        assert!(served.is_ok());
+        assert_eq!(tables.translate(Gva::new(at)).unwrap().output, Spa::new(at));
+    }
+    for at in [0, 4096, first - 4096, 1 << 32, u64::MAX - 4095] {
+        let outside = Err(Error::OutsideInput { at });
+        let at = Gva::new(at);
+        assert!(tables.translate(at).is_none(), "{at:?}");
+        let served = tables.fault::<_, Live>(&arena, at, Spa::new(0), 0, &leaves);
+        assert_eq!(served.map(|_| ()), outside);
+        let removed = tables.remove::<Live>(at, Context::All, |leak| panic!("{leak}"));
+        assert_eq!(removed.map(|_| ()), outside);
+        let slots = Slots { ranges: &mut [], detached: &mut [], pending: &mut [], report: |_| {} };
+        let cursor = tables.cursor::<_, Live>(&arena, Context::All, slots, at, 4096).map(|_| ());
+        assert_eq!(cursor, outside);
+    }
+}
+
+#[test]
+fn address_0_is_not_in_an_upper_half() {
+    let mut registers = Registers { sctlr: sctlr::M, dacr: 1, ttbcr: 1, ..Registers::default() };
+    let short = Short::new(&registers, &Processor::default()).unwrap();
+    let attributes = ShortAttributes::new(RWX);
+    is_outside(Upper::<Short>::new(short).unwrap(), &attributes, 1 << 31);
+    registers.ttbcr = ttbcr::EAE | 1 << 16;
+    let long = Lpae::new(&registers, &Processor::default()).unwrap();
+    let attributes = arm64::Stage1Attributes::new(RWX);
+    is_outside(Upper::<Lpae>::new(long).unwrap(), &attributes, 1 << 31);
+}
