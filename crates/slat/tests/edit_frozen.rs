@@ -194,7 +194,7 @@ fn a_thaw_leaves_alone_what_others_broke() {
     let mut storage = Storage::default();
     let mut cursor =
         shared.cursor(&(), &arena, CONTEXT, storage.slots(), Gpa::new(0), 2 * BLOCK).unwrap();
-    // From the fourth page of a table that stays on, so that it is not taken as a whole.
+    // From the second page of a table that stays on, so that it is not taken as a whole.
     let mut unmap = cursor.unmap(Gpa::new(PAGE), 2 * BLOCK - PAGE, ()).unwrap();
     assert!(matches!(cursor.step(&mut unmap, 1), Ok(Step::Yield)));
     // Before the first page that went a fault may map, and what it maps may be broken by hand.
@@ -305,4 +305,55 @@ fn tables_that_cannot_be_detached_stay_as_they_are() {
     let after: Vec<u64> = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
     assert!(before == after, "an entry stayed frozen");
     assert!(installed(&fault(REACH, 1)));
+}
+
+/// What another cursor removed and whose invalidation is still due is frozen, not occupied, for a page
+/// that is as large as its table as well.
+#[test]
+fn a_larger_page_over_what_another_removed_is_frozen() {
+    let cells = cells(16);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let (format, leaves) = stage2(Granule::Four, 39);
+    let tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let walkers = [const { AtomicU64::new(0) }; 1];
+    let walkers = Walkers::new(&walkers);
+    let shared = Shared::new(tables, &walkers);
+    let fault = |at| {
+        let walker = shared.walker().unwrap();
+        walker.fault(&arena, Gpa::new(at), Spa::new(at), 0, &leaves)
+    };
+    for page in [0, 1] {
+        assert!(installed(&fault(page * PAGE)));
+    }
+    let mut first = Storage::default();
+    let mut remover =
+        shared.cursor(&(), &arena, CONTEXT, first.slots(), Gpa::new(0), BLOCK).unwrap();
+    for page in [0, 1] {
+        assert_ne!(remover.remove(Gpa::new(page * PAGE)), Ok(0));
+    }
+    let gather = remover.finish();
+    let mut second = Storage::default();
+    let mut cursor =
+        shared.cursor(&(), &arena, CONTEXT, second.slots(), Gpa::new(0), BLOCK).unwrap();
+    let mut map = cursor.map(Gpa::new(0), Spa::new(BLOCK), BLOCK, &leaves).unwrap();
+    let refused = cursor.step(&mut map, 99).err();
+    assert!(matches!(refused, Some(Error::Frozen { at: 0 })), "{refused:?}");
+    let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    let _ = completed.reclaim(shared.tables()).unwrap().into_source(&arena).unwrap();
+    // Invalidated, it may be made.
+    loop {
+        match cursor.step(&mut map, 99).unwrap() {
+            Step::Done => break,
+            Step::Yield => {}
+            Step::Invalidate(gather) => {
+                let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+                let reclaim = completed.reclaim(shared.tables()).unwrap();
+                cursor.resume(reclaim.into_source(&arena).unwrap()).unwrap();
+            }
+        }
+    }
+    let completed = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    let _ = completed.reclaim(shared.tables()).unwrap().into_source(&arena).unwrap();
+    let found = shared.walker().unwrap().translate(Gpa::new(PAGE)).unwrap();
+    assert_eq!((found.bytes, found.output), (BLOCK, Spa::new(BLOCK + PAGE)));
 }

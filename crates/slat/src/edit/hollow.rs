@@ -19,6 +19,8 @@ use crate::format::Decoded;
 enum Found {
     /// Nothing.
     Nothing,
+    /// Entries that wait for another's invalidation, at the first place that is not empty.
+    Frozen,
     Something,
     /// More tables than the step may look at.
     TooMuch,
@@ -82,6 +84,7 @@ where
             let found = match self.tables.format.decode(entry, level) {
                 Decoded::Table { next } if level > 0 => self.holds(next, level - 1, left)?,
                 _ if entry == 0 => Found::Nothing,
+                _ if entry == self.tables.format.frozen() => Found::Frozen,
                 _ => Found::Something,
             };
             if found != Found::Nothing {
@@ -218,6 +221,7 @@ where
     match cursor.holds(next, level - 1, &mut left)? {
         Found::Nothing => {}
         Found::Something => return Ok(Given::No),
+        Found::Frozen => return Err(Error::Frozen { at: cursor.address(at) }),
         Found::TooMuch => return prune(cursor, at, level - 1, next),
     }
     cursor.spend(allowed - left);
@@ -229,7 +233,7 @@ where
     let hollow = cursor.freeze_below(next, level - 1, false, &mut frozen);
     let outcome = match hollow {
         Ok(true) => supplant(cursor, at, level, entry, next, leaf),
-        Ok(false) => Ok(Given::No),
+        Ok(false) => Ok(Given::Again),
         Err(error) => Err(error),
     };
     if !matches!(outcome, Ok(Given::Way)) {
@@ -324,14 +328,17 @@ where
             (lowest, depth) = (next, depth - 1);
         }
         let Some((linked, entry)) = above else { return Ok(Given::Again) };
-        if cursor.holds(lowest, depth, &mut 1)? != Found::Nothing {
+        match cursor.holds(lowest, depth, &mut 1)? {
+            Found::Nothing => {}
             // Frozen where tables were taken out of it, it may be.
-            return Ok(if taken { Given::Again } else { Given::No });
+            _ if taken => return Ok(Given::Again),
+            Found::Frozen => return Err(Error::Frozen { at: cursor.address(place) }),
+            _ => return Ok(Given::No),
         }
         let mut frozen = Frozen::default();
         if X::SHARED && !cursor.freeze_below(lowest, depth, false, &mut frozen)? {
             cursor.thaw(lowest, depth, &mut frozen.entries)?;
-            return Ok(Given::No);
+            return Ok(Given::Again);
         }
         cursor.locate(place, linked)?;
         let mut entry = entry;

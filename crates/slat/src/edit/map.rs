@@ -299,8 +299,17 @@ impl Map<'_> {
                     Decoded::Table { .. } if at > start && cursor.through => {
                         return Ok(Advance::To(at));
                     }
+                    // Each table that is looked through counts.
+                    Decoded::Table { .. } if at > start && !cursor.affords(0) => {
+                        return Ok(Advance::To(at));
+                    }
                     Decoded::Table { next } if level > 0 => {
-                        match give_way(cursor, at, level, entry, next, leaf)? {
+                        let given = match give_way(cursor, at, level, entry, next, leaf) {
+                            // The next step meets it first.
+                            Err(_) if at > start => return Ok(Advance::To(at)),
+                            given => given?,
+                        };
+                        match given {
                             Given::Way => {}
                             Given::No => return stopped(cursor, start, at, entry),
                             Given::Again => return Ok(Advance::To(at)),
