@@ -234,3 +234,25 @@ fn a_table_that_says_more_is_not_collapsed() {
         assert!(other == 0 || cell.load(Ordering::Relaxed) == entry);
     }
 }
+
+/// A section that no pages can stand for is refused by what it is, wherever it is to be divided.
+#[test]
+fn a_section_that_says_more_than_pages_can_is_not_divided() {
+    for other in [1, 1 << 9, 1 << 19, 6 << 5] {
+        let cells: Vec<AtomicU32> = (0..16 * 1024).map(|_| AtomicU32::new(0)).collect();
+        let arena = Arena::<u32>::new(ROOT, &cells).unwrap();
+        let mut tables = Tables::<_, Gva, Spa, _>::create(format(0), &arena, &arena).unwrap();
+        let at = (tables.root().ttbr0 - ROOT) / 4;
+        let entry = section(7) ^ other;
+        cells[at as usize].store(entry as u32, Ordering::Relaxed);
+        let refused = Some(Error::Indivisible { at: 0, entry });
+        let split =
+            run(&mut tables, &arena, |cursor| cursor.split(Gva::new(0), SECTION, 0).unwrap());
+        assert_eq!(split.err(), refused, "{other:#x}");
+        let unmap = |cursor: &Cursor<'_, '_, _, _, _, _, _, _>| {
+            cursor.unmap(Gva::new(0), 4096, ()).unwrap()
+        };
+        assert_eq!(run(&mut tables, &arena, unmap).err(), refused, "{other:#x}");
+        assert_eq!(cells[at as usize].load(Ordering::Relaxed), entry as u32);
+    }
+}

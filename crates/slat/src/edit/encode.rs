@@ -201,7 +201,8 @@ pub trait Encode: Format + fmt::Debug {
     /// removed or remade: who meets it tries again.
     fn frozen(&self) -> u64;
 
-    /// The leaf of the level below that says the same of the first part of this one.
+    /// The leaf of the level below that says the same of the first part of this one; 0 where no
+    /// leaf does.
     fn demote(&self, entry: u64, level: u8) -> u64;
 
     /// The leaf of the level above that says the same; its address bits below that level's size

@@ -46,6 +46,15 @@ pub enum Error {
         /// The entry.
         entry: u64,
     },
+    /// The leaf says what no smaller pages under a table of these can: a section of another domain
+    /// than the format's, or one with `PXN` or `NS` (Arm's short descriptors). All of it can be
+    /// changed, a part of it cannot.
+    Indivisible {
+        /// Where.
+        at: u64,
+        /// The leaf.
+        entry: u64,
+    },
     /// Somebody is remaking the entry just now: try again.
     Frozen {
         /// Where.
@@ -108,6 +117,12 @@ impl fmt::Display for Error {
             }
             Error::Grouped { at, entry } => {
                 write!(f, "{at:#x} is in a group that does not say one thing (entry {entry:#x})")
+            }
+            Error::Indivisible { at, entry } => {
+                write!(
+                    f,
+                    "{at:#x} is in a page that no smaller ones can stand for (entry {entry:#x})"
+                )
             }
             Error::Frozen { at } => write!(f, "{at:#x} is being remade; try again"),
             Error::NoFrame { at, bytes } => {

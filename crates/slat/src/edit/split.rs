@@ -45,8 +45,8 @@ where
     /// sticks out of the range is split as well.
     ///
     /// # Errors
-    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::Grouped`], and [`Error::NoSlot`] where
-    /// a page must be broken and no slot was lent for that.
+    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::Grouped`], [`Error::Indivisible`], and
+    /// [`Error::NoSlot`] where a page must be broken and no slot was lent for that.
     pub fn split(&self, start: I, bytes: u64, to: u8) -> Result<Operation<Split>, Error> {
         self.operation(start, bytes, Split { to })
     }
@@ -65,6 +65,9 @@ where
         let format = &tables.format;
         let child = level - 1;
         let template = format.demote(entry, level);
+        if format.decode(template, child) == Decoded::Empty {
+            return Err(Error::Indivisible { at: self.address(at), entry });
+        }
         let last = base + ((1u64 << format.shift(level)) - (1u64 << format.shift(child)));
         let leaf = template & !format.place(base, child);
         let probe = leaf | format.place(last, child);
