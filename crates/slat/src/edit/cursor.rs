@@ -123,7 +123,7 @@ where
 
     /// Advances `operation` by at most `budget` tables, each with its entries. A budget below the
     /// tables of a subtree that is to be frozen or looked through as a whole has it taken out table
-    /// by table instead.
+    /// by table instead; where faults may map, the upper ones of it stay then ([`Cursor::unmap`]).
     ///
     /// # Errors
     /// Why the operation cannot pass [`Operation::bytes_done`]. Nothing beyond that has changed;

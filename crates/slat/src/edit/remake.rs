@@ -128,6 +128,10 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
     /// Puts the new entry in place. It cannot fail for want of anything. Where the whole table in
     /// which the leaf was has been removed meanwhile, nothing is there to be made.
     ///
+    /// Make a token with the proof of its own gather. A later proof covers it as well, but if its place
+    /// was removed, mapped anew and broken again before, it is that break which this token makes, with
+    /// what it was to be itself.
+    ///
     /// # Errors
     /// The token, where `proof` is of another gather than the one that the break is in, or was
     /// completed before it.

@@ -66,7 +66,10 @@ where
     ///
     /// While faults may map ([`Faulting`](super::Faulting)), what is removed from tables with
     /// break-before-make stays frozen until its invalidation: the last step is then
-    /// [`Step::Invalidate`](super::Step) too, and [`Cursor::resume`] makes the entries empty.
+    /// [`Step::Invalidate`](super::Step) too, and [`Cursor::resume`] makes the entries empty. A table is
+    /// frozen as a whole before it goes, so that a step whose budget is no more than the entries of a
+    /// table of level 1 and one (513, where there are 512) takes out tables of smallest pages alone:
+    /// those above stay linked, empty, and serve the next mapping.
     ///
     /// # Errors
     /// Of the range; stepping yields [`Error::NoFrame`] for a split, [`Error::Grouped`] for a part of
