@@ -191,7 +191,7 @@ fn splitting_and_collapsing_a_section_changes_no_permission() {
         let mut tables = Tables::<_, Gva, Spa, _>::create(format(flags), &arena, &arena).unwrap();
         let at = (tables.root().ttbr0 - ROOT) / 4;
         let root = &cells[at as usize..][..4096];
-        let sections = || (0..COMBINATIONS).map(|n| (section(n) | n * SECTION) as u32);
+        let sections = || (0..COMBINATIONS).map(|n| (section(n) | (n * SECTION)) as u32);
         for (cell, section) in root.iter().zip(sections()) {
             cell.store(section, Ordering::Relaxed);
         }

@@ -30,7 +30,7 @@ impl<M> Bus<M> {
 fn offset(layout: EntryLayout, number: u64) -> u64 {
     match layout.order {
         ByteOrder::Little => number,
-        ByteOrder::Big => u64::from(layout.size.bytes()) - 1 - number,
+        ByteOrder::Big => layout.size.bytes() - 1 - number,
     }
 }
 
@@ -48,7 +48,7 @@ impl<M: Memory<Address = Spa>> Memory for Bus<M> {
         let missing = Missing { address: address.raw(), access: *access };
         let mut read = self.memory.read(address, layout, access).map_err(|_| missing)?;
         if !self.written.is_empty() {
-            for number in 0..u64::from(layout.size.bytes()) {
+            for number in 0..layout.size.bytes() {
                 if let Some(&byte) = self.written.get(&(address.raw() + offset(layout, number))) {
                     let at = 8 * number;
                     read.value = read.value & !(0xff << at) | u64::from(byte) << at;
@@ -69,7 +69,7 @@ impl<M: Memory<Address = Spa>> Memory for Bus<M> {
         if self.read(address, layout, access)?.value != current {
             return Ok(false);
         }
-        for number in 0..u64::from(layout.size.bytes()) {
+        for number in 0..layout.size.bytes() {
             let byte = (new >> (8 * number)) as u8;
             self.written.insert(address.raw() + offset(layout, number), byte);
         }

@@ -248,10 +248,9 @@ fn run(
         }
         // So do loads of CR3 while it must go on leading to the identity map, or to a shadow.
         let shadowed = matches!(partition.translation, Translation::Shadow(_));
-        if means != BeforePaging::Directly && !emulated && loaded != cpu.cr3 {
-            if shadowed || root.is_none() {
-                partition.exits.count(Cause::Cr3);
-            }
+        let kept = shadowed || root.is_none();
+        if means != BeforePaging::Directly && !emulated && loaded != cpu.cr3 && kept {
+            partition.exits.count(Cause::Cr3);
         }
         if cpu.is_paged() && (root.is_none() || loaded != cpu.cr3) {
             partition.load_root_legacy(memory, u64::from(cpu.cr3));

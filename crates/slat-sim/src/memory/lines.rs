@@ -191,12 +191,12 @@ mod tests {
                     let full = set.len() == 12;
                     all_touched += u32::from(full && set.iter().all(|(_, touched)| *touched));
                     set.push((line, false));
-                    while full {
+                    // The first that was not touched since the hand last passed leaves.
+                    while set.len() > 12 {
                         let (oldest, touched) = set.remove(0);
-                        if !touched && oldest != line {
-                            break;
+                        if touched || oldest == line {
+                            set.push((oldest, false));
                         }
-                        set.push((oldest, false));
                     }
                 }
             }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use slat_trace::{Batch, Machine, Source};
 
 /// A guest of one batch.
-pub struct Made {
+pub(crate) struct Made {
     pub machine: Machine,
     pub batch: Option<Batch>,
 }
