@@ -115,6 +115,7 @@ fn hlvx_as_fetch(
     })?;
     match world.word(found) {
         Some(word) => Ok(word & 0xFFFF_FFFF),
+        None if layout::PCI_WINDOW.contains(&found) => Ok(0xFFFF_FFFF),
         None => Err(Outcome::Bus { syndrome: 1 }),
     }
 }

@@ -37,6 +37,8 @@ const S0: u64 = page(26);
 pub(crate) const POOL: std::ops::Range<u64> = page(32)..page(96);
 /// Pages that probes access; each word holds a trap and its own address.
 pub(crate) const DATA: std::ops::Range<u64> = page(96)..page(112);
+/// Where QEMU's `virt` machine answers for PCI devices, of which there are none: reads give ones.
+pub(crate) const PCI_WINDOW: std::ops::Range<u64> = 0x4_0000_0000..0x8_0000_0000;
 
 pub(crate) const STORE: u64 = 0x10;
 
