@@ -68,8 +68,40 @@ pub(crate) trait Guest {
         asked: Asked,
     ) -> Result<(u64, u64), Outcome>;
 
-    /// Whether the guest comes back where stage 1 faults an access of this kind.
-    fn comes_back(&self, world: &mut World, watcher: &Watcher, kind: Kind, user: bool) -> bool;
+    /// The vector of its own kernel to which a fault of stage 1 takes an access of this kind.
+    fn vector(&self, kind: Kind, user: bool) -> u64;
+}
+
+/// What becomes of a guest that was sent to a vector of its own kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Return {
+    /// It traps to the monitor, by the vector's HVC or by a fault of stage 2.
+    Comes,
+    /// The vector cannot be fetched, which leads to a vector that cannot be fetched either.
+    Never,
+    /// It runs what it finds.
+    Unknown,
+}
+
+/// What becomes of a guest that was sent to this vector; `by_stage2` says whether a fault of stage 2 there
+/// will do.
+pub(crate) fn returns<G: Guest>(
+    guest: &G,
+    world: &mut World,
+    watcher: &Watcher,
+    vector: u64,
+    by_stage2: bool,
+) -> Return {
+    watcher.set_aside(true);
+    let reached = guest.access(world, watcher, vector, Asked::new(Kind::Execute, false, false));
+    watcher.set_aside(false);
+    match reached {
+        Ok((spa, _)) if spa & !0xFFF == G::STUB => Return::Comes,
+        Ok((spa, _)) if world.is_empty(spa) => Return::Never,
+        Err(Outcome::Stage2 { .. }) if by_stage2 => Return::Comes,
+        Err(Outcome::Stage1 { .. } | Outcome::Bus { .. }) => Return::Never,
+        Ok(_) | Err(_) => Return::Unknown,
+    }
 }
 
 /// What the walker says of a probe.
@@ -83,6 +115,7 @@ pub(crate) fn expect<G: Guest>(
     let user = is_user(state);
     let mut reached = None;
     let mut unusable = false;
+    let mut endless = false;
     let mut run = || -> Result<u64, Outcome> {
         let (pc, address) = (state[0], state[1]);
         if probe.operation != 1 {
@@ -93,7 +126,9 @@ pub(crate) fn expect<G: Guest>(
         let mut step = |world: &mut World, address, kind| {
             let outcome = guest.access(world, watcher, address, Asked::new(kind, user, false));
             if let Err(Outcome::Stage1 { .. }) = outcome {
-                unusable |= !guest.comes_back(world, watcher, kind, user);
+                let returns = returns(guest, world, watcher, guest.vector(kind, user), true);
+                unusable |= returns == Return::Unknown;
+                endless |= returns == Return::Never;
             }
             outcome.map(|(spa, _)| spa)
         };
@@ -132,7 +167,7 @@ pub(crate) fn expect<G: Guest>(
         Err(outcome) => outcome,
     };
     unusable |= outcome == UNUSABLE;
-    Expectation { outcome, reached, unusable }
+    Expectation { outcome, reached, unusable, endless }
 }
 
 /// The probe's accesses: that of an address translation operation, or the fetch and what follows it. `walk`

@@ -92,6 +92,12 @@ impl Machine {
         devices: [0..0x8000_0000, 0x3_0000_0000..0x8_0000_0000],
     };
 
+    /// Whether a device or a ROM answers at `address`.
+    #[must_use]
+    pub fn is_device(&self, address: u64) -> bool {
+        self.devices.iter().any(|range| range.contains(&address))
+    }
+
     /// Bytes of RAM.
     #[must_use]
     pub fn ram_bytes(&self) -> u64 {

@@ -290,6 +290,10 @@ pub fn ask(
             // Where the manual does not say what comes of the model's deviations, nothing could be
             // compared: not asked.
             let Some(deviant) = again(astray.as_ref(), &mut world, &case) else { continue };
+            // Nor where the model would never answer, which takes all the patience there is.
+            if deviant.expected == Outcome::NONE {
+                continue;
+            }
             case.restore_too(&deviant);
             if !subject.is_hopeless(&case.probe, &case.expected, &deviant.expected) {
                 cases.push((draft, case));
@@ -323,7 +327,7 @@ pub(crate) fn see(subject: &dyn Subject, case: &Case, answer: &Option<Answer>) -
         Some(answer) => {
             Seen { outcome: subject.read(&case.probe, answer), words: answer.touched.clone() }
         }
-        None => Seen { outcome: Outcome::Other([u64::MAX; 4]), words: vec![] },
+        None => Seen { outcome: Outcome::NONE, words: vec![] },
     }
 }
 

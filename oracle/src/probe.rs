@@ -64,6 +64,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// No answer came.
+    pub const NONE: Outcome = Outcome::Other([u64::MAX; 4]);
+
     /// A small number for what kind of outcome it is.
     #[must_use]
     pub fn kind(&self) -> u8 {
@@ -249,6 +252,8 @@ pub struct Expectation {
     /// Whether the machine's answer says nothing, for example because it would run on in memory that
     /// holds no trap.
     pub unusable: bool,
+    /// Whether the machine never answers, because its guest faults for ever.
+    pub endless: bool,
 }
 
 /// Completes a draft: asks the walker, and finds the words to compare.
@@ -294,7 +299,7 @@ pub fn complete(
         .map(|(&at, after)| (at, world.word(at).unwrap_or(0), after))
         .collect();
     world.reset();
-    if strayed || expectation.unusable {
+    if strayed || expectation.unusable || expectation.endless {
         return None;
     }
     if tangled {
@@ -337,7 +342,7 @@ pub(crate) fn again(subject: &dyn Subject, world: &mut World, case: &Case) -> Op
     (!strayed && !expectation.unusable).then(|| Case {
         probe: case.probe.clone(),
         compared,
-        expected: expectation.outcome,
+        expected: if expectation.endless { Outcome::NONE } else { expectation.outcome },
         reached: expectation.reached,
     })
 }

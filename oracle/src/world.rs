@@ -75,6 +75,11 @@ impl World {
         arena.contains(&address).then(|| ((address - arena.start) / 8) as usize)
     }
 
+    /// Whether neither RAM nor a device is at `address`.
+    pub(crate) fn is_empty(&self, address: u64) -> bool {
+        !self.machine.is_device(address) && !self.machine.ram.contains(&address)
+    }
+
     /// The aligned 64-bit word that holds the byte at `address`, or what the machine gives where it
     /// has no RAM; `None` where that is an abort.
     #[must_use]
@@ -155,8 +160,8 @@ impl World {
         // at the end of RAM lie the monitor, the queue, and what the emulator put there.
         let emulators = if machine.monitor.is_none() { 0 } else { 0x80_0000 };
         let free = machine.queue.end..machine.ram.end - emulators;
-        let devices = machine.devices.iter().any(|range| range.contains(&address));
-        if devices || machine.ram.contains(&address) && !free.contains(&address) {
+        if machine.is_device(address) || machine.ram.contains(&address) && !free.contains(&address)
+        {
             self.strayed = true;
         }
     }

@@ -12,7 +12,7 @@ use slat::{
 
 use super::layout::{self, is_long};
 use super::{Arm32, SYNDROME, defined};
-use crate::arm::{self, Asked, Guest, UNUSABLE};
+use crate::arm::{self, Asked, Guest, Return, UNUSABLE};
 use crate::contract::STATE;
 use crate::lenient::{DOMAIN_FIRST, Lenient};
 use crate::probe::{Expectation, Outcome, Probe, Watcher};
@@ -60,9 +60,8 @@ impl Guest for Machine<'_> {
         }
     }
 
-    fn comes_back(&self, world: &mut World, watcher: &Watcher, kind: Kind, _: bool) -> bool {
-        let vector = if kind == Kind::Execute { 0xC } else { 0x10 };
-        self.vectors_answer(world, watcher, vector, true)
+    fn vector(&self, kind: Kind, _: bool) -> u64 {
+        self.state[12] + if kind == Kind::Execute { 0xC } else { 0x10 }
     }
 }
 
@@ -208,25 +207,6 @@ impl Machine<'_> {
             }
         }
     }
-
-    /// Whether PL1's vectors, to which an abort goes, hold their HVC, or fault in stage 2 where
-    /// that will do; where they fault in stage 1 or lie where no memory is, the guest never ends.
-    fn vectors_answer(
-        &self,
-        world: &mut World,
-        watcher: &Watcher,
-        vector: u64,
-        or_stage2: bool,
-    ) -> bool {
-        let asked = Asked::new(Kind::Execute, false, false);
-        watcher.set_aside(true);
-        let reached = self.access(world, watcher, self.state[12] + vector, asked);
-        watcher.set_aside(false);
-        match reached {
-            Ok((spa, _)) => spa & !0xFFF == layout::STUB,
-            Err(outcome) => or_stage2 && matches!(outcome, Outcome::Stage2 { .. }),
-        }
-    }
 }
 
 /// The 64-bit PAR of a fault of short descriptors: their two levels are the manual's 1 and 2, and
@@ -259,7 +239,7 @@ pub(super) fn expect(
         // HVC is undefined at PL0 and goes to PL1's vectors too.
         expectation.unusable |= outcome.is_done()
             && arm::is_user(state)
-            && !machine.vectors_answer(world, watcher, 4, false);
+            && arm::returns(&machine, world, watcher, state[12] + 4, false) != Return::Comes;
     }
     expectation
 }

@@ -10,7 +10,7 @@ use slat::{
 };
 
 use super::{Arm64, SYNDROME, layout};
-use crate::arm::{self, Asked, Guest, UNUSABLE};
+use crate::arm::{self, Asked, Guest, Return, UNUSABLE};
 use crate::contract::STATE;
 use crate::lenient::{Lenient, ROOT_UPPER};
 use crate::probe::{Expectation, Outcome, Probe, Watcher};
@@ -156,17 +156,8 @@ impl Guest for Machine<'_> {
         }
     }
 
-    /// Whether EL1's vectors, to which a synchronous exception goes, hold their HVC or fault in stage
-    /// 2; where they fault in stage 1 or lie where no memory is, the guest never ends.
-    fn comes_back(&self, world: &mut World, watcher: &Watcher, _: Kind, user: bool) -> bool {
-        let vector = self.state[12] + if user { 0x400 } else { 0x200 };
-        watcher.set_aside(true);
-        let reached = self.access(world, watcher, vector, Asked::new(Kind::Execute, false, false));
-        watcher.set_aside(false);
-        match reached {
-            Ok((spa, _)) => spa & !0xFFF == layout::STUB,
-            Err(outcome) => matches!(outcome, Outcome::Stage2 { .. }),
-        }
+    fn vector(&self, _: Kind, user: bool) -> u64 {
+        self.state[12] + if user { 0x400 } else { 0x200 }
     }
 }
 
@@ -186,7 +177,9 @@ pub(super) fn expect(
             Outcome::Bus { .. } => true,
             outcome => outcome.is_done() && user,
         };
-        expectation.unusable |= goes && !machine.comes_back(world, watcher, Kind::Execute, user);
+        let vector = machine.vector(Kind::Execute, user);
+        expectation.unusable |=
+            goes && arm::returns(&machine, world, watcher, vector, true) != Return::Comes;
     }
     expectation
 }

@@ -146,7 +146,7 @@ impl Round {
                     })
                     .collect();
                 if reactions.stopped.is_some() {
-                    outcomes.push(Outcome::Other([u64::MAX; 4]));
+                    outcomes.push(Outcome::NONE);
                 }
                 Ok(outcomes)
             }

@@ -187,5 +187,5 @@ pub(super) fn expect(
         Err(outcome) => outcome,
     };
     unusable |= matches!(outcome, Outcome::Other(_));
-    Expectation { outcome, reached, unusable }
+    Expectation { outcome, reached, unusable, endless: false }
 }

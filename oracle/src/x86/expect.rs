@@ -266,7 +266,7 @@ fn follow(subject: &X86, probe: &Probe, world: &mut World, watcher: &Watcher) ->
     };
     let unusable = unusable || outcome == UNUSABLE;
     // What was written where the code lies is fetched next; what comes of that is not the walk's.
-    Expectation { outcome, reached, unusable }
+    Expectation { outcome, reached, unusable, endless: false }
 }
 
 pub(super) fn explain(subject: &X86, probe: &Probe) -> String {
