@@ -91,7 +91,8 @@ pub struct Checker<F> {
     format: F,
     regime: Regime,
     caches_invalid: bool,
-    spaces: Vec<(Context, u64)>,
+    /// Each id, and the root table that a processor runs on with it.
+    spaces: Vec<(Context, Option<u64>)>,
     kept: BTreeSet<Key>,
     /// Copies that survived a completed invalidation, and why they should not have.
     stale: BTreeMap<Key, Why>,
@@ -125,9 +126,24 @@ impl<F: Encode> Checker<F> {
     /// gets another root, and keeps its copies.
     pub fn run(&mut self, context: Context, root: u64) {
         match self.spaces.iter_mut().find(|(known, _)| *known == context) {
-            Some((_, table)) => *table = root,
-            None => self.spaces.push((context, root)),
+            Some((_, table)) => *table = Some(root),
+            None => self.spaces.push((context, Some(root))),
         }
+    }
+
+    /// No processor runs with this id any more: it was seen outside the guest, or took another root.
+    /// What it kept stays, and the tables of an id without a root translate nothing.
+    pub fn stop(&mut self, context: Context) {
+        for (known, table) in &mut self.spaces {
+            if *known == context {
+                *table = None;
+            }
+        }
+    }
+
+    /// The tables' input that an instruction's address is, if it is one.
+    fn input(&self, address: u64) -> Option<u64> {
+        self.format.input(0, address)
     }
 
     /// How many copies are kept.
@@ -164,7 +180,7 @@ impl<F: Encode> Checker<F> {
             .spaces
             .iter()
             .enumerate()
-            .map(|(space, &(_, root))| (space, top, root, 0, Path::START))
+            .filter_map(|(space, &(_, root))| Some((space, top, root?, 0, Path::START)))
             .collect();
         due.extend(
             self.kept
@@ -313,14 +329,15 @@ impl<F: Encode> Checker<F> {
 
     /// The software is about to use the frames of `frames` (addresses in the tables' output space)
     /// for something else: every copy by which the processor still reaches them, as a table that it
-    /// could walk or as a page that it could access.
+    /// could walk or as a page that it could access, and every root that it runs on.
     pub fn freed(&self, frames: RangeInclusive<u64>) -> Vec<Finding> {
+        let lies = |table: u64, level: u8| {
+            let bytes = self.entries(level) * self.format.layout().size.bytes();
+            table <= *frames.end() && table + (bytes - 1) >= *frames.start()
+        };
         let reaches = |key: &&Key| match key.what {
-            What::Invalid => false,
-            What::Table => {
-                let bytes = self.entries(key.level - 1) * self.format.layout().size.bytes();
-                key.entry <= *frames.end() && key.entry + (bytes - 1) >= *frames.start()
-            }
+            What::Invalid | What::Root => false,
+            What::Table => lies(key.entry, key.level - 1),
             What::Translation | What::Combined => match self.format.decode(key.entry, key.level) {
                 Decoded::Leaf { base, shift } => {
                     base <= *frames.end() && base + ((1u64 << shift) - 1) >= *frames.start()
@@ -328,7 +345,15 @@ impl<F: Encode> Checker<F> {
                 _ => false,
             },
         };
-        self.kept.iter().filter(reaches).map(|key| self.finding(key, Why::Freed)).collect()
+        let level = self.format.top();
+        let roots = self.spaces.iter().filter_map(|&(context, root)| {
+            let entry = root.filter(|root| lies(*root, level))?;
+            let last = (1u64 << self.format.input_bits()) - 1;
+            let copy = Copy { context, what: What::Root, level, start: 0, last };
+            Some(Finding { copy, why: Why::Freed, entry })
+        });
+        let kept = self.kept.iter().filter(reaches).map(|key| self.finding(key, Why::Freed));
+        roots.chain(kept).collect()
     }
 }
 

@@ -364,8 +364,8 @@ impl<'a, F: Encode<Word = u64>> World<'a, '_, F> {
                 let checker = watched.checker;
                 let mut by = By(|gather: &Gather<'_>| flush(&mut checker.borrow_mut(), gather));
                 let completed = gather.complete(&mut by).unwrap();
-                // The processor runs on no such view any more: an empty root takes its place.
-                checker.borrow_mut().run((subject.context)(view), 0);
+                // The processor runs on no such view any more.
+                checker.borrow_mut().stop((subject.context)(view));
                 let ready = completed.reclaim(taken.tables()).unwrap().into_source(source).unwrap();
                 drop(ready);
                 self.models[view] = None;

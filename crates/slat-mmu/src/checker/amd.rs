@@ -23,16 +23,20 @@ impl<F: Encode> Checker<F> {
             }
             Instruction::TlbControl { .. } => {}
             // Translations from the guest's virtual addresses: no nested ones.
-            Instruction::Invlpga { rax, ecx } => self.invalidate(|copy| {
-                matches!(copy.context, Context::Linear { .. })
-                    && asid_of(copy) == Some(ecx)
-                    && copy.overlaps(&(rax..=rax))
-            }),
+            Instruction::Invlpga { rax, ecx } => {
+                let input = self.input(rax);
+                self.invalidate(|copy| {
+                    matches!(copy.context, Context::Linear { .. })
+                        && asid_of(copy) == Some(ecx)
+                        && input.is_some_and(|input| copy.overlaps(&(input..=input)))
+                });
+            }
             Instruction::Invlpgb { .. } => self.amd.push(*instruction),
             Instruction::Tlbsync => {
                 for broadcast in core::mem::take(&mut self.amd) {
                     if let Instruction::Invlpgb { rax, ecx, edx } = broadcast {
-                        self.invalidate(|copy| broadcast_reaches(copy, rax, ecx, edx));
+                        let start = self.input(rax >> 12 << 12);
+                        self.invalidate(|copy| broadcast_reaches(copy, start, rax, ecx, edx));
                     }
                 }
             }
@@ -51,7 +55,7 @@ fn asid_of(copy: &Copy) -> Option<u32> {
     }
 }
 
-fn broadcast_reaches(copy: &Copy, rax: u64, ecx: u32, edx: u32) -> bool {
+fn broadcast_reaches(copy: &Copy, start: Option<u64>, rax: u64, ecx: u32, edx: u32) -> bool {
     let nested = matches!(copy.context, Context::Npt { .. });
     if nested && (rax & NESTED == 0 || rax & VA != 0) {
         return false;
@@ -72,7 +76,6 @@ fn broadcast_reaches(copy: &Copy, rax: u64, ecx: u32, edx: u32) -> bool {
         return true;
     }
     let shift = if ecx >> 31 != 0 { 21 } else { 12 };
-    let start = rax >> 12 << 12;
     let bytes = (u64::from(ecx & 0xffff) + 1) << shift;
-    copy.overlaps(&(start..=start.saturating_add(bytes - 1)))
+    start.is_some_and(|start| copy.overlaps(&(start..=start.saturating_add(bytes - 1))))
 }

@@ -25,8 +25,9 @@ impl<F: Encode> Checker<F> {
                         self.combine();
                         combined = true;
                     }
-                    let granule = self.format.shift(0);
-                    self.invalidate(|copy| reaches(copy, operation, operand, vmid, granule));
+                    let (format, granule) = (self.format, self.format.shift(0));
+                    let input = |address| format.input(0, address);
+                    self.invalidate(|copy| reaches(copy, operation, operand, vmid, granule, input));
                 }
             }
             Instruction::DsbStores | Instruction::Isb => {}
@@ -41,7 +42,15 @@ const fn by_ipa(operation: Operation) -> bool {
     )
 }
 
-fn reaches(copy: &Copy, operation: Operation, operand: u64, vmid: u16, granule: u32) -> bool {
+/// `input` says which input of the tables a virtual address is.
+fn reaches(
+    copy: &Copy,
+    operation: Operation,
+    operand: u64,
+    vmid: u16,
+    granule: u32,
+    input: impl Fn(u64) -> Option<u64>,
+) -> bool {
     let (second, of) = match copy.context {
         Context::Stage2 { vmid: held } => (true, held == vmid),
         Context::Stage1 { vmid: Some(held), .. } => (false, held == vmid),
@@ -59,16 +68,21 @@ fn reaches(copy: &Copy, operation: Operation, operand: u64, vmid: u16, granule: 
         _ => false,
     };
     let last_level = copy.what != What::Table;
+    // A virtual address is given without what extends its sign: from its highest bit that is.
+    let given = |bits: u32, shift: u32| {
+        let left = 64 - bits;
+        let extended = ((operand << left) as i64 >> left) as u64;
+        if second { Some((operand & ((1 << bits) - 1)) << shift) } else { input(extended << shift) }
+    };
     let one = || {
-        let address = operand & 0xfff_ffff_ffff;
-        let input = if second { address & 0xff_ffff_ffff } else { address } << 12;
-        copy.overlaps(&(input..=input)) && hinted(copy, operand >> 44 & 0xf)
+        let input = given(if second { 40 } else { 44 }, 12);
+        input.is_some_and(|input| copy.overlaps(&(input..=input)))
+            && hinted(copy, operand >> 44 & 0xf)
     };
     let many = || {
-        let base = (operand & 0x1f_ffff_ffff) << granule;
         let (scale, number) = (operand >> 44 & 3, operand >> 39 & 0x1f);
         let bytes = (number + 1) << (5 * scale + 1) << granule;
-        copy.overlaps(&(base..=base + (bytes - 1)))
+        given(37, granule).is_some_and(|base| copy.overlaps(&(base..=base + (bytes - 1))))
             && hinted(copy, if operand >> 37 & 3 == 0 { 0 } else { 4 | operand >> 37 & 3 })
     };
     match operation {

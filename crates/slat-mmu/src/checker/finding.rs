@@ -17,6 +17,8 @@ pub enum What {
     Table,
     /// An entry that translates nothing.
     Invalid,
+    /// The root that a processor runs on: no invalidation makes it let go of that.
+    Root,
 }
 
 /// One kept copy, as an invalidation sees it.
@@ -26,7 +28,7 @@ pub struct Copy {
     pub context: Context,
     /// What was kept.
     pub what: What,
-    /// Level of the entry that was kept.
+    /// Level of the entry that was kept; of a root, of its entries.
     pub level: u8,
     /// First input address that it translates.
     pub start: u64,
@@ -71,7 +73,7 @@ pub struct Finding {
     pub copy: Copy,
     /// Why it is wrong.
     pub why: Why,
-    /// The leaf entry, or the address of the table that is named.
+    /// The leaf entry, or the address of the table that is named, or of the root.
     pub entry: u64,
 }
 
@@ -83,6 +85,7 @@ impl fmt::Display for Finding {
             What::Combined => "combined translation",
             What::Table => "table entry",
             What::Invalid => "invalid entry",
+            What::Root => "root",
         };
         let why = match why {
             Why::Unmapped => "the tables no longer translate it",

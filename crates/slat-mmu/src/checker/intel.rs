@@ -24,9 +24,10 @@ impl<F: Encode> Checker<F> {
                 self.invalidate(|copy| matches!(copy.context, Context::Ept { .. }));
             }
             Instruction::Invvpid { kind, descriptor: [vpid, address] } => {
+                let input = self.input(address);
                 self.invalidate(|copy| match copy.context {
                     Context::Linear { owner: LinearOwner::Vpid(held), .. } => match kind {
-                        0 => u64::from(held) == vpid & 0xffff && at(copy, address),
+                        0 => u64::from(held) == vpid & 0xffff && at(copy, input),
                         1 => u64::from(held) == vpid & 0xffff,
                         2 => true,
                         _ => false,
@@ -35,9 +36,10 @@ impl<F: Encode> Checker<F> {
                 });
             }
             Instruction::Invpcid { kind, descriptor: [id, address] } => {
+                let input = self.input(address);
                 self.invalidate(|copy| match copy.context {
                     Context::Linear { owner: LinearOwner::Native, pcid } => match kind {
-                        0 => u64::from(pcid) == id & 0xfff && at(copy, address),
+                        0 => u64::from(pcid) == id & 0xfff && at(copy, input),
                         1 => u64::from(pcid) == id & 0xfff,
                         2 => true,
                         _ => false,
@@ -46,9 +48,12 @@ impl<F: Encode> Checker<F> {
                 });
             }
             // Every paging-structure-cache entry of the PCID goes with the page.
-            Instruction::Invlpg { address } => self.invalidate(|copy| {
-                copy.context == HOST && (copy.what == What::Table || at(copy, address))
-            }),
+            Instruction::Invlpg { address } => {
+                let input = self.input(address);
+                self.invalidate(|copy| {
+                    copy.context == HOST && (copy.what == What::Table || at(copy, input))
+                });
+            }
             Instruction::ReloadCr3 => self.invalidate(|copy| {
                 matches!(copy.context, Context::Linear { owner: LinearOwner::Native, .. })
             }),
@@ -59,9 +64,7 @@ impl<F: Encode> Checker<F> {
 
 const HOST: Context = Context::Linear { owner: LinearOwner::Native, pcid: 0 };
 
-/// Whether a copy is used for a linear address, given with its sign extension.
-fn at(copy: &super::Copy, address: u64) -> bool {
-    let bits = if copy.last >> 48 != 0 { 57 } else { 48 };
-    let input = address & ((1 << bits) - 1);
-    copy.overlaps(&(input..=input))
+/// Whether a copy is used for an input.
+fn at(copy: &super::Copy, input: Option<u64>) -> bool {
+    input.is_some_and(|input| copy.overlaps(&(input..=input)))
 }

@@ -35,8 +35,8 @@ impl<F: Encode> Checker<F> {
     ) -> (Vec<Seen>, Option<(Found, u8)>) {
         let layout = self.format.layout();
         let mut seen = Vec::new();
-        let (mut table, mut level, mut path) =
-            (self.spaces[space].1, self.format.top(), Path::START);
+        let Some(root) = self.spaces[space].1 else { return (seen, None) };
+        let (mut table, mut level, mut path) = (root, self.format.top(), Path::START);
         loop {
             let index = (input >> self.format.shift(level)) & (self.entries(level) - 1);
             let at = M::Address::new(table.wrapping_add(index * layout.size.bytes()));
@@ -89,6 +89,7 @@ impl<F: Encode> Checker<F> {
     /// Why the tables do not justify a copy.
     pub(super) fn judge<M: Memory>(&self, memory: &mut M, key: &Key) -> Option<Why> {
         match key.what {
+            What::Root => None,
             What::Table => {
                 let (seen, _) = self.descend(memory, key.space, key.start);
                 let same = seen.iter().any(|seen| {

@@ -1,8 +1,6 @@
 //! RISC-V's fences (privileged architecture, "Supervisor Memory-Management Fence Instruction",
 //! "Hypervisor Memory-Management Fence Instructions", "Svinval").
 
-use core::ops::RangeInclusive;
-
 use slat::edit::Encode;
 use slat::invalidate::Context;
 use slat::invalidate::riscv::Instruction;
@@ -17,7 +15,7 @@ impl<F: Encode> Checker<F> {
             Instruction::WriteBeforeInvalidate => self.stores_ordered = true,
             Instruction::InvalidateBeforeRead => {
                 for due in core::mem::take(&mut self.riscv) {
-                    self.invalidate(|copy| reaches(copy, &due));
+                    self.fence(&due);
                 }
                 self.stores_ordered = false;
             }
@@ -28,27 +26,39 @@ impl<F: Encode> Checker<F> {
                     self.riscv.push(*instruction);
                 }
             }
-            _ => self.invalidate(|copy| reaches(copy, instruction)),
+            _ => self.fence(instruction),
         }
+    }
+
+    fn fence(&mut self, instruction: &Instruction) {
+        let input = match *instruction {
+            // Bits 1:0 of the address are not given: it names the page all the same.
+            Instruction::Gvma { rs1, .. } => rs1.and_then(|address| self.input(address << 2)),
+            Instruction::Vma { rs1, .. } | Instruction::Vvma { rs1, .. } => {
+                rs1.and_then(|address| self.input(address))
+            }
+            _ => None,
+        };
+        self.invalidate(|copy| reaches(copy, instruction, input));
     }
 }
 
-fn reaches(copy: &Copy, instruction: &Instruction) -> bool {
+/// `input` is what the instruction's address is, if it has one.
+fn reaches(copy: &Copy, instruction: &Instruction, input: Option<u64>) -> bool {
     let of = |held: u16, asked: Option<u16>| asked.is_none_or(|asked| asked == held);
     match (*instruction, copy.context) {
         (Instruction::Gvma { rs1, rs2, .. }, Context::GStage { vmid }) => {
-            // Bits 1:0 of the address are not given: it names the page all the same.
-            of(vmid, rs2) && by_address(copy, rs1.map(|address| address << 2..=address << 2 | 3))
+            of(vmid, rs2) && (rs1.is_none() || by_address(copy, input))
         }
         (Instruction::Vvma { rs1, rs2, .. }, Context::SStage { asid, vmid: Some(_) })
         | (Instruction::Vma { rs1, rs2, .. }, Context::SStage { asid, vmid: None }) => {
-            of(asid, rs2) && by_address(copy, rs1.map(|address| address..=address))
+            of(asid, rs2) && (rs1.is_none() || by_address(copy, input))
         }
         _ => false,
     }
 }
 
 /// With an address, the leaf entries for it are fenced and no entries that point at tables.
-fn by_address(copy: &Copy, address: Option<RangeInclusive<u64>>) -> bool {
-    address.is_none_or(|range| copy.what != What::Table && copy.overlaps(&range))
+fn by_address(copy: &Copy, input: Option<u64>) -> bool {
+    copy.what != What::Table && input.is_some_and(|input| copy.overlaps(&(input..=input)))
 }

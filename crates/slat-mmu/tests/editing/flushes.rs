@@ -1,0 +1,209 @@
+//! Invalidations that real hypervisors forgot, shortened or ordered wrongly, each planted in the place
+//! of the library's plan.
+
+use slat::invalidate::{amd, arm64, riscv};
+use slat_mmu::checker::{What, Why};
+
+use super::formats::{BROADCASTS, RANGES, arm, arm_64k, ept, npt, riscv_g, x86_pae};
+use super::world::{Op, Subject, found, sequence};
+
+const MAP: Op = Op::Map { start: 0, pages: 4, output: 0, rights: 0, grouped: false };
+const UNMAP: Op = Op::Unmap { start: 0, pages: 4 };
+
+/// A leaf is cleared and the flag that asks for a flush is not set (pKVM-IA#18, XSA-366).
+#[test]
+fn xsa_366_forgotten_flush() {
+    let subject = Subject { flush: |_, _| {}, ..ept() };
+    assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+}
+
+/// The flush names another guest.
+#[test]
+fn flush_of_another_id() {
+    let subject = Subject {
+        flush: |checker, _| checker.amd(&amd::Instruction::TlbControl { asid: Some(6), value: 3 }),
+        ..npt()
+    };
+    assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+}
+
+/// The requested length is flushed, not what changed (generic_pt, unmap of a large entry).
+#[test]
+fn generic_pt_short_range() {
+    let subject = Subject {
+        flush: |checker, gather| {
+            let rs1 = Some(gather.ranges()[0].start >> 2);
+            let rs2 = Some(3);
+            checker.riscv(&riscv::Instruction::Gvma { invalidate_only: false, rs1, rs2 });
+        },
+        ..riscv_g()
+    };
+    let ops = [MAP, Op::Protect { start: 0, pages: 4, rights: 1 }];
+    assert!(found(&sequence(&subject, &ops), Why::Rights, What::Translation));
+}
+
+/// Leaves are flushed and the walk caches are not, although a table went.
+#[test]
+fn pkvm_ia_41_walk_caches_not_flushed() {
+    let subject = Subject {
+        flush: |checker, gather| {
+            for range in gather.ranges() {
+                for page in range.start >> 12..=range.last >> 12 {
+                    let operation = arm64::Operation::Ipas2le1;
+                    let tlbi = arm64::Instruction::Tlbi { operation, operand: page };
+                    checker.arm64(&tlbi, 3);
+                }
+            }
+            checker.arm64(&arm64::Instruction::Dsb, 3);
+            let operation = arm64::Operation::Vmalle1;
+            checker.arm64(&arm64::Instruction::Tlbi { operation, operand: 0 }, 3);
+            checker.arm64(&arm64::Instruction::Dsb, 3);
+        },
+        ..arm()
+    };
+    let map = Op::Map { start: 0, pages: 512, output: 1, rights: 0, grouped: false };
+    let ops = [map, Op::Unmap { start: 0, pages: 512 }];
+    let run = std::panic::catch_unwind(|| sequence(&subject, &ops));
+    // The table is freed while it is still held: the frame source notices that.
+    let message = *run.unwrap_err().downcast::<String>().unwrap();
+    assert!(message.contains("a frame that is still reached was freed"), "{message}");
+    assert!(message.contains("table entry"), "{message}");
+}
+
+/// An address is given to TLBI in pages of 4 KiB whatever the granule is, and not in the granule's
+/// (Zephyr #115708).
+#[test]
+fn zephyr_115708_operand_in_pages_of_64_kib() {
+    let subject = Subject {
+        flush: |checker, gather| {
+            for range in gather.ranges() {
+                for operand in range.start >> 16..=range.last >> 16 {
+                    let operation = arm64::Operation::Ipas2e1;
+                    checker.arm64(&arm64::Instruction::Tlbi { operation, operand }, 3);
+                }
+            }
+            checker.arm64(&arm64::Instruction::Dsb, 3);
+            let operation = arm64::Operation::Vmalle1;
+            checker.arm64(&arm64::Instruction::Tlbi { operation, operand: 0 }, 3);
+            checker.arm64(&arm64::Instruction::Dsb, 3);
+        },
+        ..arm_64k()
+    };
+    assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+}
+
+/// A broadcast counts large pages and does not say that it does (FreeBSD-EN-26:10).
+#[test]
+fn freebsd_en_26_10_stride_of_a_broadcast() {
+    const VA: u64 = 1 << 0;
+    const ASID: u64 = 1 << 2;
+    let subject = Subject {
+        flush: |checker, gather| {
+            for range in gather.ranges() {
+                let more = ((range.last - range.start) >> 21) as u32;
+                let rax = range.start | VA | ASID;
+                checker.amd(&amd::Instruction::Invlpgb { rax, ecx: more, edx: 5 });
+            }
+            checker.amd(&amd::Instruction::Tlbsync);
+        },
+        ..x86_pae()
+    };
+    let ops = [
+        Op::Map { start: 0, pages: 1024, output: 0, rights: 0, grouped: false },
+        Op::Unmap { start: 0, pages: 1024 },
+    ];
+    assert!(found(&sequence(&subject, &ops), Why::Unmapped, What::Translation));
+}
+
+/// The stage-2 translations are dropped, the combined ones made from them are not.
+#[test]
+fn optee_os_5803_combined_translations_not_flushed() {
+    let subject = Subject {
+        flush: |checker, gather| {
+            let mut combined = false;
+            arm64::plan(gather, &RANGES, |step| {
+                let arm64::Instruction::Tlbi { operation, .. } = step else {
+                    return checker.arm64(&step, 3);
+                };
+                combined |= operation == arm64::Operation::Vmalle1;
+                if operation != arm64::Operation::Vmalle1 {
+                    checker.arm64(&step, 3);
+                }
+            });
+            assert!(combined, "the plan has the instruction that is left out");
+        },
+        ..arm()
+    };
+    let all = sequence(&subject, &[MAP, UNMAP]);
+    assert!(found(&all, Why::Unmapped, What::Combined));
+    assert!(!found(&all, Why::Unmapped, What::Translation));
+}
+
+/// No DSB between the two: combined translations are made again from stage 2's.
+#[test]
+fn no_barrier_between_the_two_stages() {
+    let subject = Subject {
+        flush: |checker, gather| {
+            arm64::plan(gather, &RANGES, |step| {
+                if step != arm64::Instruction::Dsb {
+                    checker.arm64(&step, 3);
+                }
+            });
+            checker.arm64(&arm64::Instruction::Dsb, 3);
+        },
+        ..arm()
+    };
+    assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Combined));
+}
+
+/// A new mapping without a fence, on harts that cache invalid entries (the P550).
+#[test]
+fn bao_378_invalid_entries_not_fenced() {
+    let subject = Subject { flush: |_, _| {}, ..riscv_g() };
+    assert!(found(&sequence(&subject, &[UNMAP, MAP]), Why::NowMapped, What::Invalid));
+    assert!(!found(
+        &sequence(&Subject { flush: |_, _| {}, ..ept() }, &[UNMAP, MAP]),
+        Why::NowMapped,
+        What::Invalid
+    ));
+}
+
+/// The broadcast is not waited for (CVE-2025-10263 is the Arm erratum of this kind).
+#[test]
+fn cve_2025_10263_broadcast_not_waited_for() {
+    let subject = Subject {
+        flush: |checker, gather| {
+            amd::plan(gather, &BROADCASTS, |step| {
+                if step != amd::Instruction::Tlbsync {
+                    checker.amd(&step);
+                }
+            });
+        },
+        ..npt()
+    };
+    assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+}
+
+/// A dirty bit is cleared and the translation that was made while it was set stays.
+#[test]
+fn cleaned_without_a_flush() {
+    let subject = Subject { flush: |_, _| {}, ..ept() };
+    let ops = [MAP, Op::Touch { page: 0, write: true }, Op::Clean { start: 0, pages: 4 }];
+    assert!(found(&sequence(&subject, &ops), Why::Dirty, What::Translation));
+}
+/// A group is changed entry by entry and flushed by one of its pages alone: where the instruction
+/// reaches by page, what was kept of the others stays.
+#[test]
+fn group_flushed_by_one_page() {
+    let subject = Subject {
+        flush: |checker, gather| {
+            let rs1 = Some(gather.ranges()[0].start >> 2);
+            checker.riscv(&riscv::Instruction::Gvma { invalidate_only: false, rs1, rs2: Some(3) });
+        },
+        ..riscv_g()
+    };
+    let map = Op::Map { start: 0, pages: 32, output: 0, rights: 0, grouped: true };
+    let ops = [map, Op::Protect { start: 0, pages: 32, rights: 1 }];
+    // The second group is as stale as before.
+    assert!(found(&sequence(&subject, &ops), Why::Rights, What::Translation));
+}

@@ -1,0 +1,359 @@
+//! Every format that can be edited, each with its attributes and a plan of invalidation.
+
+use slat::edit::arm32::{ShortAttributes, Upper};
+use slat::edit::{
+    Encode, Gather, arm64 as arm_entries, ept as ept_entries, riscv as riscv_entries,
+    x86 as x86_entries,
+};
+use slat::format::arm32::{self, Lpae, Short};
+use slat::format::arm64::{Granule, Processor as ArmProcessor, Stage1, Stage2};
+use slat::format::ept::{self, Ept};
+use slat::format::npt::Npt;
+use slat::format::riscv::{Features as RiscvFeatures, Scheme, Sv};
+use slat::format::x86::Controls;
+use slat::format::x86::legacy::Legacy;
+use slat::format::x86::long::{Long, Processor};
+use slat::format::x86::pae::Pae;
+use slat::invalidate::{Context, LinearOwner, amd, arm64, intel, riscv};
+use slat::memory_type::x86::Type;
+use slat_mmu::checker::Checker;
+
+use super::world::{Subject, TABLES};
+
+const GUEST: u16 = 3;
+
+pub(crate) const BROADCASTS: amd::Capabilities = amd::Capabilities {
+    flush_by_asid: true,
+    invlpgb: true,
+    invlpgb_nested: true,
+    invlpgb_most: 7,
+    most_pages: 64,
+};
+pub(crate) const RANGES: arm64::Capabilities = arm64::Capabilities {
+    granule: Granule::Four,
+    lpa2: false,
+    ranges: true,
+    level_hints: true,
+    broadcast: true,
+    global_pages: false,
+    most_operations: 32,
+};
+const SVINVAL: riscv::Capabilities =
+    riscv::Capabilities { svinval: true, sv32: false, global_pages: false, most_pages: 64 };
+
+fn on_intel<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    intel::plan(gather, &intel::Capabilities::default(), 0, |step| checker.intel(&step));
+}
+
+/// Page by page, by INVPCID.
+fn on_intel_by_pcid<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = intel::Capabilities { global_pages: false, ..Default::default() };
+    intel::plan(gather, &capabilities, 0, |step| checker.intel(&step));
+}
+
+fn on_amd<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    amd::plan(gather, &BROADCASTS, |step| checker.amd(&step));
+}
+
+/// Without broadcasts.
+fn on_amd_alone<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = amd::Capabilities { invlpgb: false, ..BROADCASTS };
+    amd::plan(gather, &capabilities, |step| checker.amd(&step));
+}
+
+fn on_arm<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    arm64::plan(gather, &RANGES, |step| checker.arm64(&step, GUEST));
+}
+
+fn on_arm_16k<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = arm64::Capabilities { granule: Granule::Sixteen, ..RANGES };
+    arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
+}
+
+fn on_arm_64k<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = arm64::Capabilities { granule: Granule::SixtyFour, ..RANGES };
+    arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
+}
+
+/// Address by address. What AArch32 state has for its formats is the same by other names.
+fn on_arm_by_page<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = arm64::Capabilities { ranges: false, level_hints: false, ..RANGES };
+    arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
+}
+
+/// By ASID: what short descriptors map by one entry is no multiple of what the plan goes by.
+fn on_arm_whole<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = arm64::Capabilities { most_operations: 0, ..RANGES };
+    arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
+}
+
+fn on_riscv<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    riscv::plan(gather, &SVINVAL, |step| checker.riscv(&step));
+}
+
+/// Ten bits a level, and fences that wait each for itself.
+fn on_riscv_32<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = riscv::Capabilities { svinval: false, sv32: true, ..SVINVAL };
+    riscv::plan(gather, &capabilities, |step| checker.riscv(&step));
+}
+
+fn ept_of(format: Ept) -> Subject<Ept> {
+    let context = Context::Ept { eptp: TABLES | 0x5e };
+    Subject::new(format, context, |to| ept_entries::Attributes::new(to, Type::Wb), on_intel)
+}
+
+fn ept_features() -> ept::Features {
+    ept::Features { accessed_dirty: true, ..Default::default() }
+}
+
+pub(crate) fn ept() -> Subject<Ept> {
+    ept_of(Ept::four(ept_features()))
+}
+
+pub(crate) fn ept_five() -> Subject<Ept> {
+    ept_of(Ept::five(ept_features())).at((1 << 48) - (2 << 20))
+}
+
+fn npt_of<F: Encode<Attributes = x86_entries::Attributes>>(format: F) -> Subject<F> {
+    let context = Context::Npt { asid: 5 };
+    let attributes = |permissions| {
+        let mut attributes = x86_entries::Attributes::new(permissions);
+        attributes.user = true;
+        attributes
+    };
+    Subject::new(format, context, attributes, on_amd)
+}
+
+pub(crate) fn npt() -> Subject<Npt> {
+    npt_of(Npt::four(true, Processor::default()))
+}
+
+pub(crate) fn npt_five() -> Subject<Npt> {
+    npt_of(Npt::five(true, Processor::default())).at((1 << 48) - (2 << 20))
+}
+
+pub(crate) fn npt_pae() -> Subject<Npt> {
+    Subject { flush: on_amd_alone, ..npt_of(Npt::pae(true, Processor::default())) }.at_the_end()
+}
+
+pub(crate) fn npt_32() -> Subject<x86_entries::Npt32> {
+    let format = x86_entries::Npt32::new(Npt::legacy(true, 40)).unwrap();
+    Subject { forbids_execution: false, ..npt_of(format) }.narrow().at_the_end()
+}
+
+fn linear_of<F: Encode<Attributes = x86_entries::Attributes>>(
+    format: F,
+    owner: LinearOwner,
+    flush: fn(&mut Checker<F>, &Gather<'_>),
+) -> Subject<F> {
+    let pcid = if owner == LinearOwner::Native { 3 } else { 0 };
+    Subject::new(
+        format,
+        Context::Linear { owner, pcid },
+        |permissions| {
+            let mut attributes = x86_entries::Attributes::new(permissions);
+            attributes.user = true;
+            attributes
+        },
+        flush,
+    )
+}
+
+fn controls() -> Controls {
+    Controls { write_protect: true, nxe: true, ..Controls::default() }
+}
+
+/// Stage 1 of x86, under a PCID of the host's.
+pub(crate) fn x86_four() -> Subject<Long> {
+    let processor = Processor { physical_bits: 46, ..Processor::default() };
+    linear_of(Long::four(controls(), processor), LinearOwner::Native, on_intel)
+}
+
+/// Of a guest on Intel, in the upper half.
+pub(crate) fn x86_five() -> Subject<Long> {
+    let format = Long::five(controls(), Processor::default());
+    linear_of(format, LinearOwner::Vpid(4), on_intel).at_the_end()
+}
+
+/// In the upper half, page by page.
+pub(crate) fn x86_by_pcid() -> Subject<Long> {
+    let format = Long::four(controls(), Processor::default());
+    linear_of(format, LinearOwner::Native, on_intel_by_pcid).at_the_end()
+}
+
+/// Of a guest on AMD.
+pub(crate) fn x86_pae() -> Subject<Pae> {
+    let format = Pae::new(controls(), Processor::default());
+    linear_of(format, LinearOwner::Asid(5), on_amd)
+}
+
+pub(crate) fn x86_legacy() -> Subject<Legacy> {
+    let format = Legacy::new(Controls::default(), true, 40);
+    let subject = linear_of(format, LinearOwner::Asid(5), on_amd_alone);
+    Subject { forbids_execution: false, ..subject }.narrow().at_the_end()
+}
+
+/// Normal memory, write-back, inner-shareable.
+const NORMAL: arm_entries::Memory = arm_entries::Memory { attributes: 0xf, shareability: 3 };
+
+fn processor() -> ArmProcessor {
+    ArmProcessor { physical_bits: 40, ..ArmProcessor::default() }
+}
+
+fn stage2_of<F: Encode<Attributes = arm_entries::Stage2Attributes>>(
+    format: F,
+    flush: fn(&mut Checker<F>, &Gather<'_>),
+) -> Subject<F> {
+    let attributes = |permissions| arm_entries::Stage2Attributes::new(permissions, NORMAL);
+    Subject::new(format, Context::Stage2 { vmid: GUEST }, attributes, flush)
+}
+
+pub(crate) fn arm() -> Subject<Stage2> {
+    stage2_of(Stage2::plain(Granule::Four, 39, &processor()).unwrap(), on_arm)
+}
+
+/// Concatenated roots, and hardware that says what is dirty in write permission.
+pub(crate) fn arm_tracked() -> Subject<Stage2> {
+    let control = Stage2::control(Granule::Four, 40, &processor()) | 3 << 21;
+    let hcr = slat::regime::arm::hcr::VM;
+    let format = Stage2::new(control, hcr, 0, &processor()).unwrap();
+    assert!(format.sets_dirty_state());
+    let attributes = |permissions: slat::Permissions| arm_entries::Stage2Attributes {
+        tracked: permissions.write,
+        ..arm_entries::Stage2Attributes::new(permissions, NORMAL)
+    };
+    Subject { attributes, ..stage2_of(format, on_arm) }.at((1 << 39) - (2 << 20))
+}
+
+pub(crate) fn arm_16k() -> Subject<Stage2> {
+    stage2_of(Stage2::plain(Granule::Sixteen, 40, &processor()).unwrap(), on_arm_16k)
+}
+
+pub(crate) fn arm_64k() -> Subject<Stage2> {
+    stage2_of(Stage2::plain(Granule::SixtyFour, 40, &processor()).unwrap(), on_arm_64k)
+}
+
+/// 52-bit addresses of the 4K granule, in two pieces.
+pub(crate) fn arm_lpa2() -> Subject<Stage2> {
+    let format = Stage2::plain(Granule::Four, 52, &ArmProcessor::default()).unwrap();
+    let attributes = |permissions| {
+        let memory = arm_entries::Memory { shareability: 0, ..NORMAL };
+        arm_entries::Stage2Attributes::new(permissions, memory)
+    };
+    Subject { attributes, ..stage2_of(format, on_arm_by_page) }.at((1 << 48) - (2 << 20))
+}
+
+/// Arm's EL1&0, and both stages of AArch32 state with long descriptors.
+fn stage1_of<F: Encode<Attributes = arm_entries::Stage1Attributes>>(
+    format: F,
+    flush: fn(&mut Checker<F>, &Gather<'_>),
+) -> Subject<F> {
+    let context = Context::Stage1 { asid: 3, vmid: Some(GUEST) };
+    Subject::new(format, context, arm_entries::Stage1Attributes::new, flush)
+}
+
+pub(crate) fn arm_lower() -> Subject<Stage1> {
+    stage1_of(Stage1::plain(Granule::Four, 39, &processor()).unwrap(), on_arm)
+}
+
+pub(crate) fn arm_upper() -> Subject<Stage1> {
+    let lower = Stage1::plain(Granule::Four, 48, &processor()).unwrap();
+    stage1_of(slat::format::Format::half(&lower, u64::MAX), on_arm).at_the_end()
+}
+
+pub(crate) fn arm32_stage2() -> Subject<arm32::Stage2> {
+    let control = arm32::Stage2::control(40);
+    let processor = arm32::Processor::default();
+    let hcr = slat::regime::arm::hcr::VM;
+    let format = arm32::Stage2::new(control, hcr, 0, &processor).unwrap();
+    stage2_of(format, on_arm_by_page).at((1 << 39) - (2 << 20))
+}
+
+fn registers(ttbcr: u32) -> arm32::Registers {
+    arm32::Registers { ttbcr, sctlr: arm32::sctlr::M, dacr: 1, ..arm32::Registers::default() }
+}
+
+pub(crate) fn arm32_long() -> Subject<Lpae> {
+    let registers = registers(arm32::ttbcr::EAE);
+    let format = Lpae::new(&registers, &arm32::Processor::default()).unwrap();
+    stage1_of(format, on_arm_by_page)
+}
+
+/// Everything from 2 GiB on.
+pub(crate) fn arm32_long_upper() -> Subject<Upper<Lpae>> {
+    let registers = registers(arm32::ttbcr::EAE | 1 << 16);
+    let format = Lpae::new(&registers, &arm32::Processor::default()).unwrap();
+    let subject = stage1_of(Upper::<Lpae>::new(format).unwrap(), on_arm_by_page);
+    subject.at((3 << 30) - (2 << 20))
+}
+
+fn short_of<F: Encode<Attributes = ShortAttributes>>(format: F) -> Subject<F> {
+    let context = Context::Stage1 { asid: 3, vmid: Some(GUEST) };
+    Subject::new(format, context, ShortAttributes::new, on_arm_whole).narrow()
+}
+
+pub(crate) fn arm32_short() -> Subject<Short> {
+    let format = Short::new(&registers(0), &arm32::Processor::default()).unwrap();
+    short_of(format).at((2 << 30) - (2 << 20))
+}
+
+/// Everything from 1 GiB on.
+pub(crate) fn arm32_short_upper() -> Subject<Upper<Short>> {
+    let format = Short::new(&registers(2), &arm32::Processor::default()).unwrap();
+    short_of(Upper::<Short>::new(format).unwrap()).at(1 << 30)
+}
+
+fn riscv_features() -> RiscvFeatures {
+    RiscvFeatures { hardware_ad: true, ..RiscvFeatures::default() }
+}
+
+fn g_stage_of<F: Encode<Attributes = riscv_entries::Attributes>>(
+    format: F,
+    flush: fn(&mut Checker<F>, &Gather<'_>),
+) -> Subject<F> {
+    let context = Context::GStage { vmid: GUEST };
+    let attributes = |permissions| {
+        let mut attributes = riscv_entries::Attributes::new(permissions);
+        attributes.user = true;
+        attributes
+    };
+    Subject::new(format, context, attributes, flush)
+}
+
+pub(crate) fn riscv_g() -> Subject<Sv> {
+    g_stage_of(Sv::stage2(Scheme::Sv39, riscv_features()), on_riscv)
+}
+
+/// At the end of addresses that have two bits more.
+pub(crate) fn riscv_g_wide(scheme: Scheme) -> Subject<Sv> {
+    g_stage_of(Sv::stage2(scheme, riscv_features()), on_riscv).at_the_end()
+}
+
+pub(crate) fn riscv_g_32() -> Subject<riscv_entries::Sv32> {
+    let format = riscv_entries::Sv32::new(Sv::stage2(Scheme::Sv32, riscv_features())).unwrap();
+    g_stage_of(format, on_riscv_32).at_the_end()
+}
+
+fn s_stage_of<F: Encode<Attributes = riscv_entries::Attributes>>(
+    format: F,
+    vmid: Option<u16>,
+    flush: fn(&mut Checker<F>, &Gather<'_>),
+) -> Subject<F> {
+    let context = Context::SStage { asid: 3, vmid };
+    Subject::new(format, context, riscv_entries::Attributes::new, flush)
+}
+
+/// Stage 1 of RISC-V.
+pub(crate) fn riscv_s(scheme: Scheme) -> Subject<Sv> {
+    s_stage_of(Sv::stage1(scheme, riscv_features()), None, on_riscv)
+}
+
+/// Of a guest, in the upper half.
+pub(crate) fn riscv_s_upper(scheme: Scheme) -> Subject<Sv> {
+    s_stage_of(Sv::stage1(scheme, riscv_features()), Some(GUEST), on_riscv).at_the_end()
+}
+
+pub(crate) fn riscv_s_32() -> Subject<riscv_entries::Sv32> {
+    let format = riscv_entries::Sv32::new(Sv::stage1(Scheme::Sv32, riscv_features())).unwrap();
+    s_stage_of(format, None, on_riscv_32).at_the_end()
+}
