@@ -4,13 +4,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use slat::edit::{
-    Arena, Cursor, Detached, Encode, Error, Gather, Live, Operation, Pending, Slots, Stale, Step,
-    TableMemory, Tables, Verb,
+    Arena, Cursor, Detached, Encode, Error, Gather, Live, Operation, Pending, Refused, Slots,
+    Stale, Step, TableMemory, Tables, Verb, arm32::ShortAttributes,
 };
 use slat::format::Format;
 use slat::format::arm32::{Processor, Registers, Short, sctlr};
 use slat::invalidate::{By, Context};
-use slat::{Access, Gva, Kind, Privilege, Regime, SliceMemory, Spa, walk};
+use slat::{Access, Gva, Kind, Permissions, Privilege, Regime, SliceMemory, Spa, walk};
 
 const SECTION: u64 = 1 << 20;
 const ROOT: u64 = 0x10_0000;
@@ -255,4 +255,85 @@ fn a_section_that_says_more_than_pages_can_is_not_divided() {
         assert_eq!(run(&mut tables, &arena, unmap).err(), refused, "{other:#x}");
         assert_eq!(cells[at as usize].load(Ordering::Relaxed), entry as u32);
     }
+}
+
+/// What a section permits by a walk to PL0, or to PL1 where it is not PL0's; `None` where its access
+/// flag is clear.
+fn walked(
+    tables: &TablesOf<'_>,
+    memory: &mut SliceMemory<'_, Spa>,
+    number: u64,
+    user: bool,
+) -> Option<Permissions> {
+    let privilege = if user { Privilege::User } else { Privilege::Supervisor };
+    let mut may = |kind| {
+        let (at, access) = (Gva::new(number * SECTION), Access::new(kind, privilege));
+        match walk(&tables.stage(), memory, at, &access, &Regime::default(), &()) {
+            Ok(_) => Some(true),
+            Err(slat::Failed::Here(fault)) if fault.cause == slat::Cause::AccessFlag => None,
+            Err(_) => Some(false),
+        }
+    };
+    Some(Permissions {
+        read: may(Kind::Read)?,
+        write: may(Kind::Write)?,
+        execute: may(Kind::Execute)?,
+    })
+}
+
+/// Without `AFE`, `AP[0]` is a part of the permissions (Arm ARM G5.7.1): what is told of a leaf, and what
+/// protecting it makes of it, is what a walk says.
+#[test]
+fn permissions_are_what_a_walk_permits_whatever_ap_0_is() {
+    let targets = [(true, true), (true, false), (false, true), (false, false)]
+        .map(|(write, execute)| Permissions { read: true, write, execute });
+    for flags in [0, sctlr::AFE] {
+        let cells: Vec<AtomicU32> = (0..16 * 1024).map(|_| AtomicU32::new(0)).collect();
+        let arena = Arena::<u32>::new(ROOT, &cells).unwrap();
+        let mut tables = Tables::<_, Gva, Spa, _>::create(format(flags), &arena, &arena).unwrap();
+        let format = *tables.format();
+        let at = (tables.root().ttbr0 - ROOT) / 4;
+        let root = &cells[at as usize..][..4096];
+        let entry = |number: u64| u64::from(root[number as usize].load(Ordering::Relaxed));
+        let judge = |tables: &TablesOf<'_>, target: Option<Permissions>| {
+            let mut bytes: Vec<u8> =
+                cells.iter().flat_map(|cell| cell.load(Ordering::Relaxed).to_ne_bytes()).collect();
+            let mut memory = SliceMemory::new(Spa::new(ROOT), &mut bytes);
+            for number in 0..COMBINATIONS {
+                let entry = entry(number);
+                let attributes = format.attributes(entry, 1);
+                assert_eq!(attributes.permissions, format.permissions_of(entry, 1));
+                let Some(walked) = walked(tables, &mut memory, number, attributes.user) else {
+                    continue;
+                };
+                assert_eq!(attributes.permissions, walked, "{entry:#x} with {flags:#x}");
+                assert_eq!(target.unwrap_or(walked), walked, "{entry:#x} with {flags:#x}");
+                // What it says can be said anew, where it says anything.
+                if walked.read && entry >> 10 & 0x23 != 0x22 {
+                    let made = format.leaf(&attributes, 1).unwrap();
+                    assert_eq!(made, entry & 0xf_ffff, "{entry:#x} with {flags:#x}");
+                }
+            }
+        };
+        for (number, cell) in (0..COMBINATIONS).zip(root) {
+            cell.store((section(number) | (number * SECTION)) as u32, Ordering::Relaxed);
+        }
+        judge(&tables, None);
+        for target in targets {
+            for (number, cell) in (0..COMBINATIONS).zip(root) {
+                cell.store((section(number) | (number * SECTION)) as u32, Ordering::Relaxed);
+            }
+            let (start, bytes) = (Gva::new(0), COMBINATIONS * SECTION);
+            run(&mut tables, &arena, |cursor| cursor.protect(start, bytes, target, ()).unwrap())
+                .unwrap();
+            judge(&tables, Some(target));
+        }
+    }
+    // PL0 may read and PL1 write: not with AFE, and not where PL0 may write.
+    let read = Permissions { read: true, write: false, execute: true };
+    let attributes = ShortAttributes { privileged_write: true, ..ShortAttributes::new(read) };
+    assert_eq!(format(0).leaf(&attributes, 1).unwrap() >> 10 & 0x23, 2);
+    assert_eq!(format(sctlr::AFE).leaf(&attributes, 1), Err(Refused::Permissions(read)));
+    let both = ShortAttributes { user: false, ..attributes };
+    assert_eq!(format(0).leaf(&both, 1), Err(Refused::Permissions(read)));
 }

@@ -180,6 +180,11 @@ impl Short {
         self.control.enabled
     }
 
+    /// `SCTLR.AFE`: `AP[0]` is the access flag, and permissions are of two bits.
+    pub(crate) const fn has_access_flags(&self) -> bool {
+        self.access_flags
+    }
+
     /// What the permission bits grant. With `AFE` clear, the reserved `AP` 0b100 grants nothing.
     #[inline]
     fn rights(&self, leaf: &Leaf) -> Rights {

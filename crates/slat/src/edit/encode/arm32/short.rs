@@ -14,6 +14,8 @@ pub struct ShortAttributes {
     pub permissions: Permissions,
     /// PL0 may access it.
     pub user: bool,
+    /// PL1 may write where PL0 may only read: `AP` 0b010, which there is without `SCTLR.AFE` alone.
+    pub privileged_write: bool,
     /// Memory attributes.
     pub memory: Tex,
     /// Tagged by the ASID.
@@ -34,7 +36,8 @@ impl ShortAttributes {
     /// its ASID.
     pub fn new(permissions: Permissions) -> ShortAttributes {
         let memory = Tex { encoding: 0b00111, shareable: true };
-        ShortAttributes { permissions, user: true, memory, not_global: true }
+        let privileged_write = false;
+        ShortAttributes { permissions, user: true, privileged_write, memory, not_global: true }
     }
 }
 
@@ -90,8 +93,10 @@ fn domain_bits(format: &Short) -> u64 {
     u64::from(format.domain()) << 5
 }
 
-/// Every leaf made here has `AP[0]` set: with `AFE` it is the access flag, without it the only
-/// encoding of what is asked for. So hardware sets nothing, and pages do not age.
+/// Nearly every leaf made here has `AP[0]` set: with `AFE` it is the access flag, without it part of
+/// what PL0 and PL1 both may. So hardware sets nothing, and pages do not age. Where nothing made here
+/// lies, a leaf without it denies everything or, as [`ShortAttributes::privileged_write`], is read-only
+/// to PL0 alone; to protect it gives PL1 what PL0 gets.
 ///
 /// Large pages and supersections are groups of sixteen equal descriptors. Of two translation tables,
 /// this edits `TTBR0`'s; [`Upper`](super::Upper) edits the other.
@@ -119,10 +124,17 @@ impl Encode for Short {
     }
 
     fn leaf(&self, attributes: &ShortAttributes, level: u8) -> Result<u64, Refused> {
-        let Fields { ap, ng, .. } = fields(level);
+        let Fields { ap, ap2, ng, .. } = fields(level);
+        let mut rights = rights(attributes.permissions, level)? | 1 << ap;
+        if attributes.privileged_write {
+            if attributes.permissions.write || !attributes.user || self.has_access_flags() {
+                return Err(Refused::Permissions(attributes.permissions));
+            }
+            rights &= !(ap2 | 1 << ap);
+        }
         Ok(bits::LEAF
-            | rights(attributes.permissions, level)?
-            | (1 | when(attributes.user, 2)) << ap
+            | rights
+            | when(attributes.user, 2) << ap
             | tex_bits(attributes.memory, level)?
             | when(attributes.not_global, ng)
             | if level > 0 { domain_bits(self) } else { 0 })
@@ -135,11 +147,12 @@ impl Encode for Short {
         } else {
             entry
         };
-        let Fields { ap, tex_shift, s, ng, .. } = fields(level);
+        let Fields { ap, ap2, tex_shift, s, ng, .. } = fields(level);
         let encoding = (entry >> tex_shift & 7) << 2 | entry >> 2 & 3;
         ShortAttributes {
             permissions: self.permissions_of(entry, level),
             user: entry >> ap & 2 != 0,
+            privileged_write: entry >> ap & 3 == 2 && entry & ap2 == 0 && !self.has_access_flags(),
             memory: Tex { encoding: encoding as u8, shareable: entry & s != 0 },
             not_global: entry & ng != 0,
         }
@@ -147,9 +160,12 @@ impl Encode for Short {
 
     fn permissions_of(&self, entry: u64, level: u8) -> Permissions {
         let large = level == 0 && entry & bits::TYPE == 1;
-        let Fields { ap2, xn, .. } = fields(level);
+        let Fields { ap, ap2, xn, .. } = fields(level);
         let xn = if large { 1 << 15 } else { xn };
-        Permissions { read: true, write: entry & ap2 == 0, execute: entry & xn == 0 }
+        // Without AFE (G5.7.1): 0b000 and 0b100 permit nothing, 0b010 lets PL0 read, 0b110 both.
+        let plain = entry >> ap & 1 != 0 || self.has_access_flags();
+        let read = plain || entry >> ap & 2 != 0;
+        Permissions { read, write: plain && entry & ap2 == 0, execute: read && entry & xn == 0 }
     }
 
     fn table(&self, next: u64, _: u8) -> u64 {
@@ -181,8 +197,10 @@ impl Encode for Short {
     }
 
     fn permit(&self, permissions: Permissions, level: u8) -> Result<Change, Refused> {
-        let set = rights(permissions, level)?;
-        let Fields { ap2, xn, .. } = fields(level);
+        let rights = rights(permissions, level)?;
+        let Fields { ap, ap2, xn, .. } = fields(level);
+        // Without AFE there are no such permissions for PL0 and PL1 alike but with AP[0].
+        let set = rights | when(!self.has_access_flags(), 1 << ap);
         Ok(Change { clear: (ap2 | xn) & !set, set })
     }
 
