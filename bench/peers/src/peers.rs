@@ -42,17 +42,41 @@ impl Raw {
     }
     #[inline(always)]
     fn leaf_table(&mut self, va: u64) -> usize {
+        self.table(va, &[39, 30, 21], true)
+    }
+    /// The table below the entries with these shifts, the last of them made with zeroes or without.
+    #[inline(always)]
+    fn table(&mut self, va: u64, shifts: &[u32], zeroed: bool) -> usize {
         let mut t = self.root;
-        for sh in [39, 30, 21] {
+        for (n, sh) in shifts.iter().enumerate() {
             let p = Self::e(t, (va >> sh) as usize & 511);
             unsafe {
                 if *p == 0 {
-                    *p = arena().alloc_zeroed() as u64 | 7;
+                    let last = n + 1 == shifts.len();
+                    let new = if last && !zeroed { arena().alloc() } else { arena().alloc_zeroed() };
+                    *p = new as u64 | 7;
                 }
                 t = (*p & !0xfff) as usize;
             }
         }
         t
+    }
+    /// Table by table, each written once: one that is wholly mapped is not zeroed before.
+    #[inline(always)]
+    fn fill(&mut self, va: u64, pa: u64, len: u64, shifts: &[u32], leaf: u64) {
+        let page = shifts[shifts.len() - 1] - 9;
+        let (mut v, mut p, end) = (va, pa, va + len);
+        while v < end {
+            let i0 = (v >> page) as usize & 511;
+            let n = (((end - v) >> page) as usize).min(512 - i0);
+            let t = self.table(v, shifts, n < 512);
+            let run = unsafe { core::slice::from_raw_parts_mut(Self::e(t, i0), n) };
+            for (i, entry) in run.iter_mut().enumerate() {
+                *entry = (p + ((i as u64) << page)) | leaf;
+            }
+            v += (n as u64) << page;
+            p += (n as u64) << page;
+        }
     }
 }
 impl Peer for Raw {
@@ -61,38 +85,10 @@ impl Peer for Raw {
         Raw { root: arena().alloc_zeroed() }
     }
     fn map_range(&mut self, va: u64, pa: u64, len: u64, huge: bool) {
-        let (mut v, mut p, end) = (va, pa, va + len);
         if huge {
-            while v < end {
-                let mut t = self.root;
-                for sh in [39, 30] {
-                    let q = Self::e(t, (v >> sh) as usize & 511);
-                    unsafe {
-                        if *q == 0 {
-                            *q = arena().alloc_zeroed() as u64 | 7;
-                        }
-                        t = (*q & !0xfff) as usize;
-                    }
-                }
-                let i0 = (v >> 21) as usize & 511;
-                let n = (((end - v) >> 21) as usize).min(512 - i0);
-                for i in 0..n {
-                    unsafe { *Self::e(t, i0 + i) = (p + ((i as u64) << 21)) | 0xb7 };
-                }
-                v += (n as u64) << 21;
-                p += (n as u64) << 21;
-            }
-            return;
-        }
-        while v < end {
-            let t = self.leaf_table(v);
-            let i0 = (v >> 12) as usize & 511;
-            let n = (((end - v) >> 12) as usize).min(512 - i0);
-            for i in 0..n {
-                unsafe { *Self::e(t, i0 + i) = (p + ((i as u64) << 12)) | 0x37 };
-            }
-            v += (n as u64) << 12;
-            p += (n as u64) << 12;
+            self.fill(va, pa, len, &[39, 30], 0xb7);
+        } else {
+            self.fill(va, pa, len, &[39, 30, 21], 0x37);
         }
     }
     fn map_one(&mut self, va: u64, pa: u64) {
