@@ -131,7 +131,7 @@ fn right_tables_break_no_rule() {
 }
 
 #[test]
-fn frames_that_changed_owners() {
+fn xsa_379_xsa_473_frames_that_changed_owners() {
     for (owner, rule) in [
         (Owner::Other, Rule::ForeignFrame),
         (Owner::Hypervisor, Rule::ForeignFrame),
@@ -225,7 +225,7 @@ fn misconfigurations_and_misaligned_blocks() {
 }
 
 #[test]
-fn a_large_page_that_is_writable_while_logging() {
+fn kvm_a216e24fc947_a_large_page_that_is_writable_while_logging() {
     let logging = Policy { logging: true, ..Policy::default() };
     let (findings, _) = audited(logging, |_, _| {});
     assert_eq!(rules(&findings), [(Rule::LargeWritableWhileLogging, BLOCK)]);
@@ -247,7 +247,7 @@ fn one_frame_with_two_memory_types() {
 }
 
 #[test]
-fn writable_and_executable_and_executable_large() {
+fn xsa_304_writable_and_executable_and_executable_large() {
     let policy = Policy { write_xor_execute: true, no_executable_large: true, ..Policy::default() };
     let (findings, _) = audited(policy, |memory, _| {
         let block = Spa::new(address_of(BLOCK_LEAF));
