@@ -128,8 +128,11 @@ pub struct Tables<F: Encode, I, O, M> {
     root_mask: u32,
     /// An address below this is the tables' input as it stands.
     inputs: u64,
-    /// The bits of an address within the page of a leaf, by its level.
-    within: [u64; MAX_LEVELS],
+    /// An address below this is translated by four levels, as it stands.
+    quick: u64,
+    /// Bits that no output address of a smallest page has; bits that may have to be looked at closer
+    /// are among them.
+    pub(crate) beyond: u64,
     pub(crate) memory: M,
     spaces: PhantomData<fn(I) -> O>,
 }
@@ -181,11 +184,10 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
                 [0, inputs - 1].into_iter().all(|at| format.input(root, at) == Some(at))
             });
         let inputs = own.unwrap_or(0);
-        let mut within = [0; MAX_LEVELS];
-        for level in 0..=top {
-            within[usize::from(level)] = (1u64 << format.shift(level)) - 1;
-        }
-        Ok(Tables { format, root, top, root_mask, inputs, within, memory, spaces: PhantomData })
+        let quick = if top == 3 { inputs } else { 0 };
+        let beyond = !format.varying(0) | ((1u64 << format.shift(0)) - 1);
+        let spaces = PhantomData;
+        Ok(Tables { format, root, top, root_mask, inputs, quick, beyond, memory, spaces })
     }
 
     /// What the root register is to hold.
@@ -231,9 +233,8 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
     #[inline(always)]
     pub fn translate(&self, address: I) -> Option<Mapping<I, O>> {
         // By entries that are told at a glance, with the level known to the compiler.
-        if self.top == 3
-            && self.is_input(address.raw())
-            && let Some(found) = self.glance::<3>(address)
+        if address.raw() < self.quick
+            && let Some(found) = self.glance(address.raw())
         {
             return Some(found);
         }
@@ -248,19 +249,23 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         address < self.inputs
     }
 
-    /// What the tables say, where nothing but plain entries lead there.
+    /// What the tables say, where nothing but plain entries of four levels lead there.
     #[inline(always)]
-    fn glance<const TOP: u8>(&self, address: I) -> Option<Mapping<I, O>> {
-        let input = address.raw();
-        let mut level = TOP;
-        let mut entry = F::Word::load(self.root_cell::<TOP>(input)?, Ordering::Acquire);
-        while level > 0 {
-            let Some(next) = self.format.points_at(entry, level) else {
-                return self.plain(input, entry, level);
-            };
-            level -= 1;
-            entry = F::Word::load(self.below(next, input, level)?, Ordering::Acquire);
-        }
+    fn glance(&self, input: u64) -> Option<Mapping<I, O>> {
+        let entry = F::Word::load(self.root_cell::<3>(input)?, Ordering::Acquire);
+        // Level by level, each with its own constants.
+        let Some(next) = self.format.points_at(entry, 3) else {
+            return self.plain(input, entry, 3);
+        };
+        let entry = F::Word::load(self.below(next, input, 2)?, Ordering::Acquire);
+        let Some(next) = self.format.points_at(entry, 2) else {
+            return self.plain(input, entry, 2);
+        };
+        let entry = F::Word::load(self.below(next, input, 1)?, Ordering::Acquire);
+        let Some(next) = self.format.points_at(entry, 1) else {
+            return self.plain(input, entry, 1);
+        };
+        let entry = F::Word::load(self.below(next, input, 0)?, Ordering::Acquire);
         self.plain(input, entry, 0)
     }
 
@@ -271,10 +276,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         if self.format.group(entry, level).is_some() {
             return None;
         }
-        let within = match level {
-            0 => (1u64 << self.format.shift(0)) - 1,
-            _ => *self.within.get(usize::from(level))?,
-        };
+        let within = (1u64 << self.format.shift(level)) - 1;
         let (start, output) = (I::new(input & !within), O::new(base | input & within));
         Some(Mapping { start, bytes: within + 1, output, level, entry })
     }

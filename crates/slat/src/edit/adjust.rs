@@ -59,7 +59,7 @@ where
     ///
     /// # Errors
     /// Of the range; [`Error::Refused`] where the format cannot encode the permissions; stepping
-    /// yields [`Error::NoFrame`], [`Error::Grouped`], [`Error::Frozen`], and [`Error::NoSlot`] where an
+    /// yields those of a [`split`](Cursor::split), [`Error::Frozen`], and [`Error::NoSlot`] where an
     /// entry must be broken and no slot was lent for that.
     #[inline]
     pub fn protect<W: Witness>(

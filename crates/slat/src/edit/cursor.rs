@@ -23,6 +23,15 @@ pub use operation::{NotResumed, Operation, Step, Verb};
 /// The cell of one entry.
 pub(super) type Cell<F> = <<F as Encode>::Word as Word>::Atomic;
 
+/// Addresses, as software writes them, of the cursor's range under one table of level 1: none where
+/// they are not known, or the gather is away.
+#[derive(Clone, Copy, Debug, Default)]
+struct Near {
+    first: u64,
+    bytes: u64,
+    table: u64,
+}
+
 /// Changes one range of tables. Made by [`Tables::cursor`] or [`Shared::cursor`](super::Shared).
 ///
 /// An operation is made (which checks it and changes nothing), and then stepped:
@@ -66,6 +75,8 @@ pub struct Cursor<'t, 'g, F: Encode, I, O, M, S, X> {
     path: [u64; MAX_LEVELS],
     depth: u8,
     here: u64,
+    /// Where the next page is found at a glance.
+    near: Near,
     /// The range, as software writes its addresses.
     first: u64,
     last: u64,
@@ -114,6 +125,7 @@ where
             path: [tables.root; MAX_LEVELS],
             depth: tables.top,
             here: input,
+            near: Near::default(),
             first,
             last,
             offset: first.wrapping_sub(input),
@@ -163,6 +175,7 @@ where
     /// `None` where the gather is away already.
     pub fn flush(&mut self) -> Option<Gather<'g>> {
         let mut inner = self.inner.take()?;
+        self.near.bytes = 0;
         self.given = inner.identify();
         Some(Gather { inner })
     }
@@ -240,7 +253,7 @@ where
             let at = if start < self.first || start > self.last { start } else { self.last };
             return Err(Error::OutsideInput { at });
         }
-        let at = start.wrapping_sub(self.offset);
+        let at = self.input(start);
         Ok(Operation { verb, start: at, at, end: at + bytes })
     }
 
@@ -248,6 +261,12 @@ where
     #[inline(always)]
     pub(super) fn address(&self, input: u64) -> u64 {
         input.wrapping_add(self.offset)
+    }
+
+    /// The input that an address of this cursor's range is.
+    #[inline(always)]
+    pub(super) fn input(&self, address: u64) -> u64 {
+        address.wrapping_sub(self.offset)
     }
 
     /// Refuses what changes entries while the gather is away: there is nowhere to note it.
@@ -357,7 +376,7 @@ where
         if at < self.first || at > self.last {
             return Err(Error::OutsideInput { at });
         }
-        Ok(at.wrapping_sub(self.offset))
+        Ok(self.input(at))
     }
 
     /// Notes the table at `next`, whose entries are of `level`, as detached from under `at`.

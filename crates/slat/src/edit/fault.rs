@@ -115,7 +115,7 @@ where
     ///
     /// # Errors
     /// [`Error::Frozen`] where a removal is under way: let the guest try again.
-    /// [`Error::NoFrame`], with nothing changed; of the address and output.
+    /// [`Error::NoFrame`] and [`Error::OutOfReach`], with nothing changed; of the address and output.
     #[inline]
     pub fn fault<S: FrameSource>(
         &self,

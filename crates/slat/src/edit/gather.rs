@@ -136,7 +136,7 @@ impl<'g> Gather<'g> {
     pub fn ranges(&self) -> &[Stale] {
         const EVERYTHING: &[Stale] = &[Stale { start: 0, last: u64::MAX }];
         match &self.inner.slots {
-            Some(slots) if !slots.ranges.is_empty() => &slots.ranges[..self.inner.ranges],
+            Some(slots) if !slots.ranges.is_empty() => &slots.ranges[..self.inner.ranges as usize],
             _ if self.inner.effect == Effect::None => &[],
             _ => EVERYTHING,
         }
@@ -165,7 +165,7 @@ impl<'g> Gather<'g> {
 
     /// Number of detached subtrees.
     pub fn detached(&self) -> usize {
-        self.inner.detached
+        self.inner.detached as usize
     }
 
     /// How many slots for broken entries are taken. Each is an entry or a whole group that was broken,

@@ -40,8 +40,8 @@ where
     ///
     /// # Errors
     /// Of the range or the output range; stepping yields [`Error::Occupied`],
-    /// [`Error::Frozen`], [`Error::NoFrame`], and [`Error::NoSlot`] where a table is to give way and no
-    /// slot was lent for it (with break-before-make, and one for the entry).
+    /// [`Error::Frozen`], [`Error::NoFrame`], [`Error::OutOfReach`], and [`Error::NoSlot`] where a table
+    /// is to give way and no slot was lent for it (with break-before-make, and one for the entry).
     #[inline(always)]
     pub fn map<'l>(
         &self,

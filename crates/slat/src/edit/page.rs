@@ -157,15 +157,17 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         if start & (bytes - 1) != 0 {
             return Err(Error::Misaligned { value: start });
         }
-        let input = self.strip(start).ok_or(Error::OutsideInput { at: start })?;
-        let (table, cell) = match self.page(input) {
+        let (table, cell) = match self.page(start) {
             Some(found) => found,
-            None => match self.lowest(input)? {
-                (table, cell, 0) => (table, cell),
-                (_, cell, _) => {
-                    return self.nothing_at(start, F::Word::load(cell, Ordering::Relaxed));
+            None => {
+                let input = self.strip(start).ok_or(Error::OutsideInput { at: start })?;
+                match self.lowest(input)? {
+                    (table, cell, 0) => (table, cell),
+                    (_, cell, _) => {
+                        return self.nothing_at(start, F::Word::load(cell, Ordering::Relaxed));
+                    }
                 }
-            },
+            }
         };
         let entry = F::Word::load(cell, Ordering::Relaxed);
         if entry == 0 {
@@ -175,7 +177,7 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
             return self.nothing_at(start, entry);
         }
         let entry = X::swap::<F::Word>(cell, 0);
-        self.publish_one(table, input);
+        self.publish_one(table, start);
         let root = self.root;
         Ok(Some(Removed { tables: PhantomData, context, root, start, bytes, entry, report }))
     }
@@ -210,10 +212,18 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         }
     }
 
-    /// The table of smallest pages that translates `input`, and the entry there, where plain table
+    /// The table of smallest pages that translates `address`, and the entry there, where plain table
     /// entries lead to it.
     #[inline(always)]
-    pub(super) fn page(&self, input: u64) -> Option<(u64, &<F::Word as Word>::Atomic)> {
+    pub(super) fn page(&self, address: u64) -> Option<(u64, &<F::Word as Word>::Atomic)> {
+        if address < self.quick {
+            return self.page_below::<3>(address);
+        }
+        self.page_anywhere(self.strip(address)?)
+    }
+
+    #[inline(never)]
+    fn page_anywhere(&self, input: u64) -> Option<(u64, &<F::Word as Word>::Atomic)> {
         match self.top {
             2 => self.page_below::<2>(input),
             3 => self.page_below::<3>(input),
@@ -234,10 +244,10 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         Some((table, cell))
     }
 
-    /// Tells the memory that the entry for `input` in the table of level 0 has been written.
+    /// Tells the memory that the entry for `address` in the table of level 0 has been written.
     #[inline(always)]
-    fn publish_one(&self, table: u64, input: u64) {
-        let index = (input >> self.format.shift(0)) & ((1u64 << self.format.index_bits(0)) - 1);
+    fn publish_one(&self, table: u64, address: u64) {
+        let index = (address >> self.format.shift(0)) & ((1u64 << self.format.index_bits(0)) - 1);
         self.publish_entry(table, index);
     }
 
@@ -259,16 +269,13 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         leaves: &Leaves,
     ) -> Result<Served, Error> {
         let format = &self.format;
-        let page = 1u64 << format.shift(0);
         let (raw, base) = (address.raw(), output.raw());
         if level == 0
-            && base & !(format.varying(0) & !(page - 1)) == 0
-            && let Some(input) = self.strip(raw)
-            && let Some((table, cell)) = self.page(input)
-            && F::Word::load(cell, Ordering::Relaxed) == 0
-            && X::replace::<F::Word>(cell, 0, leaves.at(0) | format.place(base, 0)).is_ok()
+            && base & self.beyond == 0
+            && let Some((table, cell)) = self.page(raw)
+            && X::install::<F::Word>(cell, leaves.at(0) | format.place(base, 0))
         {
-            self.publish_one(table, input);
+            self.publish_one(table, raw);
             return Ok(Served::Installed { level: 0 });
         }
         self.serve_any::<S, X>(source, address, output, level, leaves)

@@ -184,8 +184,8 @@ where
     /// # Errors
     /// [`Error::OutsideInput`], [`Error::OutsideOutput`] and [`Error::Misaligned`] of the addresses;
     /// [`Error::Reserved`] where no leaf maps `at`; [`Error::Frozen`] where it is broken already;
-    /// [`Error::NoFrame`]; [`Error::Refused`] where the leaf has no smaller, or `leaves` nothing of
-    /// its size. Nothing has changed then.
+    /// [`Error::NoFrame`] and [`Error::OutOfReach`]; [`Error::Refused`] where the leaf has no smaller,
+    /// or `leaves` nothing of its size. Nothing has changed then.
     pub fn break_leaf(
         &mut self,
         at: I,

@@ -41,9 +41,9 @@ where
     /// changes, as it was: its dirty state is that of the old place.
     ///
     /// # Errors
-    /// Of the ranges; stepping yields [`Error::OutsideOutput`], [`Error::NoFrame`],
-    /// [`Error::Grouped`], [`Error::Frozen`], and [`Error::NoSlot`] where a page must be broken and no
-    /// slot was lent for that.
+    /// Of the ranges; stepping yields [`Error::OutsideOutput`], those of a
+    /// [`split`](Cursor::split), [`Error::Frozen`], and [`Error::NoSlot`] where a page must be broken and
+    /// no slot was lent for that.
     pub fn remap<W: Witness>(
         &self,
         start: I,

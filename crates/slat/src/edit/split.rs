@@ -45,8 +45,9 @@ where
     /// sticks out of the range is split as well.
     ///
     /// # Errors
-    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::Grouped`], [`Error::Indivisible`], and
-    /// [`Error::NoSlot`] where a page must be broken and no slot was lent for that.
+    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::OutOfReach`], [`Error::Grouped`],
+    /// [`Error::Indivisible`], and [`Error::NoSlot`] where a page must be broken and no slot was lent for
+    /// that.
     pub fn split(&self, start: I, bytes: u64, to: u8) -> Result<Operation<Split>, Error> {
         self.operation(start, bytes, Split { to })
     }

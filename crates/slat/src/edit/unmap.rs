@@ -72,9 +72,9 @@ where
     /// those above stay linked, empty, and serve the next mapping.
     ///
     /// # Errors
-    /// Of the range; stepping yields [`Error::NoFrame`] for a split, [`Error::Grouped`] for a part of
-    /// a group that does not say one thing, [`Error::NoSlot`] and, for a part of a larger value that
-    /// is no leaf, [`Error::Occupied`].
+    /// Of the range; stepping yields those of a [`split`](Cursor::split) for a part of a page or group,
+    /// [`Error::NoSlot`], [`Error::Frozen`] and, for a part of a larger value that is no leaf,
+    /// [`Error::Occupied`].
     #[inline(always)]
     pub fn unmap<W: Witness>(
         &self,

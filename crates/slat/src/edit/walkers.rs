@@ -3,6 +3,7 @@
 //! A walker announces itself in a slot while it walks. A table that has been detached can still be
 //! seen by walkers that began before; once each of those has left, no later one can reach it.
 
+use core::num::NonZeroU64;
 use core::sync::atomic::Ordering;
 
 use super::sync::{AtomicU64, constructor, fence};
@@ -34,7 +35,7 @@ pub struct Walkers<'w> {
 
 /// A point in time, for [`Walkers::have_left`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Mark(u64);
+pub struct Mark(NonZeroU64);
 
 impl<'w> Walkers<'w> {
     constructor! {
@@ -60,7 +61,9 @@ impl<'w> Walkers<'w> {
     /// Ends an epoch: walkers that enter from now on cannot reach what is detached already.
     pub fn mark(&self) -> Mark {
         fence(Ordering::SeqCst);
-        Mark(self.epoch.fetch_add(1, Ordering::SeqCst) + 1)
+        let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
+        // The first epoch is 1.
+        Mark(NonZeroU64::new(epoch).unwrap_or(NonZeroU64::MIN))
     }
 
     /// Whether every walker that was under way at the mark has left.
@@ -68,7 +71,7 @@ impl<'w> Walkers<'w> {
         fence(Ordering::SeqCst);
         self.slots.iter().all(|slot| {
             let epoch = slot.load(Ordering::SeqCst);
-            epoch == IDLE || epoch >= since.0
+            epoch == IDLE || epoch >= since.0.get()
         })
     }
 }

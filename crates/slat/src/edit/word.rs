@@ -129,6 +129,12 @@ pub trait Mode: mode::Sealed + 'static {
         Ok(())
     }
 
+    /// Puts `entry` where nothing is; whether nothing was.
+    #[inline(always)]
+    fn install<W: Word>(cell: &W::Atomic, entry: u64) -> bool {
+        Self::replace::<W>(cell, 0, entry).is_ok()
+    }
+
     /// Puts `entry` there whatever it was, and returns that.
     #[inline(always)]
     fn swap<W: Word>(cell: &W::Atomic, entry: u64) -> u64 {

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{Cell, Cursor};
+use super::{Cell, Cursor, Near};
 use crate::address::Address;
 use crate::edit::Error;
 use crate::edit::encode::Encode;
@@ -49,6 +49,7 @@ where
     /// and the entry there, which is not a table unless the level is `floor`.
     #[inline(always)]
     pub(in crate::edit) fn locate(&mut self, at: u64, floor: u8) -> Result<(u8, u64), Error> {
+        self.near.bytes = 0;
         let tables = self.tables;
         let mut level = self.depth;
         while level < tables.top && (level < floor || (at ^ self.here) >> tables.reach(level) != 0)
@@ -81,26 +82,24 @@ where
         }
     }
 
-    /// The cell of the smallest page at `at`, and the table that it is in, where plain table entries
-    /// lead to it.
+    /// The cell of the smallest page at `address`, as software writes it, and the table that it is in:
+    /// where it lies near the last one, under the same table of level 1, and plain table entries lead
+    /// to it. It is in the cursor's range then, and the gather is not away.
     #[inline(always)]
-    pub(in crate::edit) fn page_cell(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
-        let tables = self.tables;
-        // Most pages lie near the last one: under the same table of level 1.
-        let format = &tables.format;
-        let near = format.shift(1) + format.index_bits(1);
-        if self.depth <= 1 && tables.top > 1 && (at ^ self.here) >> near == 0 {
-            let cell = tables.below(self.path[1], at, 1)?;
-            let next = format.points_at(F::Word::load(cell, Ordering::Acquire), 1)?;
-            // The path stays what it is, to where it was: the next page is as near.
-            return tables.below(next, at, 0).map(|cell| (next, cell));
+    pub(in crate::edit) fn page_near(&self, address: u64) -> Option<(u64, &'t Cell<F>)> {
+        let Near { first, bytes, table } = self.near;
+        if address.wrapping_sub(first) >= bytes {
+            return None;
         }
-        self.page_far(at)
+        let tables = self.tables;
+        let cell = tables.below(table, address, 1)?;
+        let next = tables.format.points_at(F::Word::load(cell, Ordering::Acquire), 1)?;
+        tables.below(next, address, 0).map(|cell| (next, cell))
     }
 
-    /// The same, far from the last one.
-    #[inline(never)]
-    fn page_far(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
+    /// The cell of the smallest page at `at`, wherever that is.
+    #[inline(always)]
+    pub(in crate::edit) fn page_far(&mut self, at: u64) -> Option<(u64, &'t Cell<F>)> {
         match self.tables.top {
             2 => self.page_from::<2>(at),
             3 => self.page_from::<3>(at),
@@ -124,6 +123,12 @@ where
         }
         self.path = path;
         (self.depth, self.here) = (0, at);
+        if TOP > 1 {
+            let within = (1u64 << tables.reach(1)) - 1;
+            let first = self.address(at & !within).max(self.first);
+            let last = self.address(at | within).min(self.last);
+            self.near = Near { first, bytes: last - first + 1, table: path[1] };
+        }
         Some((path[0], cell))
     }
 

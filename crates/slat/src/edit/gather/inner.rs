@@ -16,11 +16,11 @@ pub(in crate::edit) struct Inner<'g> {
     pub(super) context: Context,
     pub(super) root: u64,
     pub(super) walkers: Option<&'g Walkers<'g>>,
-    pub(super) ranges: usize,
-    /// The newest range; before there is one, nothing.
-    newest: Stale,
-    pub(super) detached: usize,
-    pub(super) pending: usize,
+    /// How many slots of each kind are taken. No wider than this, so that a token is moved in
+    /// registers.
+    pub(super) ranges: u32,
+    pub(super) detached: u32,
+    pub(super) pending: u32,
     pub(super) levels: u8,
     pub(super) effect: Effect,
     /// Table entries have changed, so that walk caches may be stale.
@@ -56,7 +56,6 @@ impl<'g> Inner<'g> {
             root,
             walkers,
             ranges: 0,
-            newest: Stale::NOTHING,
             detached: 0,
             pending: 0,
             levels: 0,
@@ -96,26 +95,32 @@ impl<'g> Inner<'g> {
     pub(in crate::edit) fn note(&mut self, start: u64, last: u64, levels: u8, effect: Effect) {
         self.levels |= levels;
         self.effect = self.effect.max(effect);
-        if start < self.newest.start || last > self.newest.last {
+        let newest = self.newest().copied().unwrap_or(Stale::NOTHING);
+        if start < newest.start || last > newest.last {
             self.widen(start, last);
         }
+    }
+
+    /// The newest range, if there is one.
+    #[inline(always)]
+    fn newest(&self) -> Option<&Stale> {
+        self.slots.as_ref()?.ranges.get((self.ranges as usize).wrapping_sub(1))
     }
 
     /// Notes a range that the newest one does not cover.
     #[inline(never)]
     fn widen(&mut self, start: u64, last: u64) {
         let Some(slots) = &mut self.slots else { return };
-        if let Some(newest) = self.ranges.checked_sub(1).and_then(|at| slots.ranges.get_mut(at)) {
+        let taken = self.ranges as usize;
+        if let Some(newest) = taken.checked_sub(1).and_then(|at| slots.ranges.get_mut(at)) {
             let adjacent = newest.last.checked_add(1) == Some(start);
             if adjacent || (start >= newest.start && start <= newest.last) {
                 newest.last = newest.last.max(last);
-                self.newest = *newest;
                 return;
             }
         }
-        if let Some(slot) = slots.ranges.get_mut(self.ranges) {
+        if let Some(slot) = slots.ranges.get_mut(taken) {
             *slot = Stale { start, last };
-            self.newest = *slot;
             self.ranges += 1;
             return;
         }
@@ -124,7 +129,6 @@ impl<'g> Inner<'g> {
         if let Some(newest) = slots.ranges.last_mut() {
             newest.start = newest.start.min(start);
             newest.last = newest.last.max(last);
-            self.newest = *newest;
         }
     }
 
@@ -136,7 +140,7 @@ impl<'g> Inner<'g> {
 
     fn overlaps(&self, start: u64, last: u64) -> bool {
         match &self.slots {
-            Some(slots) if !slots.ranges.is_empty() => slots.ranges[..self.ranges]
+            Some(slots) if !slots.ranges.is_empty() => slots.ranges[..self.ranges as usize]
                 .iter()
                 .any(|range| range.start <= last && range.last >= start),
             _ => true,
@@ -146,7 +150,7 @@ impl<'g> Inner<'g> {
     /// Whether another detached table can be noted.
     #[inline]
     pub(in crate::edit) fn has_room(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| self.detached < slots.detached.len())
+        self.slots.as_ref().is_some_and(|slots| (self.detached as usize) < slots.detached.len())
     }
 
     /// Whether any table could ever be noted.
@@ -160,7 +164,7 @@ impl<'g> Inner<'g> {
         self.tables = true;
         self.effect = Effect::Stale;
         if let Some(slot) =
-            self.slots.as_mut().and_then(|slots| slots.detached.get_mut(self.detached))
+            self.slots.as_mut().and_then(|slots| slots.detached.get_mut(self.detached as usize))
         {
             *slot = detached;
             self.detached += 1;
@@ -168,7 +172,7 @@ impl<'g> Inner<'g> {
     }
 
     pub(in crate::edit) fn has_pending_room(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| self.pending < slots.pending.len())
+        self.slots.as_ref().is_some_and(|slots| (self.pending as usize) < slots.pending.len())
     }
 
     pub(in crate::edit) fn has_pending_slots(&self) -> bool {
@@ -177,7 +181,7 @@ impl<'g> Inner<'g> {
 
     pub(in crate::edit) fn pend(&mut self, pending: Pending) {
         if let Some(slot) =
-            self.slots.as_mut().and_then(|slots| slots.pending.get_mut(self.pending))
+            self.slots.as_mut().and_then(|slots| slots.pending.get_mut(self.pending as usize))
         {
             *slot = pending;
             self.pending += 1;
@@ -185,12 +189,15 @@ impl<'g> Inner<'g> {
     }
 
     pub(in crate::edit) fn pending(&self) -> usize {
-        self.pending
+        self.pending as usize
     }
 
     /// What waits to be made.
     pub(super) fn waiting(&self) -> &[Pending] {
-        self.slots.as_ref().and_then(|slots| slots.pending.get(..self.pending)).unwrap_or(&[])
+        self.slots
+            .as_ref()
+            .and_then(|slots| slots.pending.get(..self.pending as usize))
+            .unwrap_or(&[])
     }
 
     /// Number of entries that wait to be made.
@@ -212,7 +219,7 @@ impl<'g> Inner<'g> {
             return Ok(());
         };
         // The oldest first: who waits below an entry that was removed later finds it frozen.
-        for index in 0..self.pending {
+        for index in 0..self.pending as usize {
             let pending = slots.pending[index];
             let made = pending.make(tables, offset);
             if let Err(error) = made {
@@ -223,7 +230,7 @@ impl<'g> Inner<'g> {
                 kept += 1;
             }
         }
-        self.pending = kept;
+        self.pending = kept as u32;
         outcome
     }
 
@@ -251,7 +258,6 @@ impl<'g> Inner<'g> {
     pub(super) fn invalidated(&mut self) {
         self.completed += 1;
         self.ranges = 0;
-        self.newest = Stale::NOTHING;
         self.levels = 0;
         self.effect = Effect::None;
         self.tables = false;
@@ -273,8 +279,8 @@ impl Inner<'_> {
         if let Some(slots) = &self.slots {
             (slots.report)(Leak {
                 context: self.context,
-                ranges: if self.effect == Effect::None { 0 } else { self.ranges.max(1) },
-                subtrees: self.detached,
+                ranges: if self.effect == Effect::None { 0 } else { self.ranges.max(1) as usize },
+                subtrees: self.detached as usize,
                 frozen: self.frozen(),
             });
         }

@@ -24,7 +24,7 @@ pub struct Completed<'g> {
 impl<'g> Completed<'g> {
     /// Number of detached subtrees whose frames wait.
     pub fn detached(&self) -> usize {
-        self.inner.detached
+        self.inner.detached as usize
     }
 
     /// The frames of the detached tables, one by one, once no software walker is left that could
@@ -116,7 +116,9 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
         let format = &self.tables.format;
         loop {
             let Some(at) = self.depth.checked_sub(1) else {
-                let Some(left) = self.inner.detached.checked_sub(1) else { return Ok(None) };
+                let Some(left) = (self.inner.detached as usize).checked_sub(1) else {
+                    return Ok(None);
+                };
                 let Some(slots) = &mut self.inner.slots else { return Ok(None) };
                 if last.is_none() {
                     let own = slots.detached[..=left].iter().rposition(|table| !table.shared);
@@ -124,7 +126,7 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
                     slots.detached.swap(own, left);
                 }
                 let Detached { table, level, start, shared } = slots.detached[left];
-                self.inner.detached = left;
+                self.inner.detached = left as u32;
                 if shared && last.is_some_and(|last| !last(table)) {
                     continue;
                 }

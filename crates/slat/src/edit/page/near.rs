@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use super::Served;
 use crate::address::Address;
 use crate::edit::Error;
-use crate::edit::cursor::Cursor;
+use crate::edit::cursor::{Cell, Cursor};
 use crate::edit::encode::{Effect, Encode, Leaves};
 use crate::edit::frames::FrameSource;
 use crate::edit::memory::TableMemory;
@@ -35,11 +35,34 @@ where
         level: u8,
         leaves: &Leaves,
     ) -> Result<Served, Error> {
+        let (at, base) = (address.raw(), output.raw());
+        let tables = self.tables;
+        if level == 0
+            && !F::BREAKS
+            && !tables.format.caches_invalid()
+            && base & tables.beyond == 0
+            && let Some((table, cell)) = self.page_near(at)
+            && X::install::<F::Word>(cell, leaves.at(0) | tables.format.place(base, 0))
+        {
+            tables.publish_one(table, at);
+            return Ok(Served::Installed { level: 0 });
+        }
+        self.fault_far(address, output, level, leaves)
+    }
+
+    /// The same, wherever the page is.
+    #[inline(never)]
+    fn fault_far(
+        &mut self,
+        address: I,
+        output: O,
+        level: u8,
+        leaves: &Leaves,
+    ) -> Result<Served, Error> {
         self.attended()?;
         let at = self.input_within(address)?;
         let tables = self.tables;
         let format = &tables.format;
-        let page = 1u64 << format.shift(0);
         if F::BREAKS {
             // What was removed may still be held, as in `map` (Arm ARM D8.17.1).
             let within = (1u64 << format.shift(level.min(tables.top))) - 1;
@@ -49,11 +72,10 @@ where
         }
         let base = output.raw();
         if level == 0
-            && base & !(format.varying(0) & !(page - 1)) == 0
+            && base & tables.beyond == 0
             && !format.caches_invalid()
-            && let Some((table, cell)) = self.page_cell(at)
-            && F::Word::load(cell, Ordering::Relaxed) == 0
-            && X::replace::<F::Word>(cell, 0, leaves.at(0) | format.place(base, 0)).is_ok()
+            && let Some((table, cell)) = self.page_far(at)
+            && X::install::<F::Word>(cell, leaves.at(0) | format.place(base, 0))
         {
             tables.publish_one(table, at);
             return Ok(Served::Installed { level: 0 });
@@ -81,27 +103,59 @@ where
     /// [`Error::NoSlot`] where there is no slot (any more) in which to note a frozen entry: flush.
     #[inline(always)]
     pub fn remove(&mut self, address: I) -> Result<u64, Error> {
+        let at = address.raw();
+        let bytes = 1u64 << self.tables.format.shift(0);
+        if at & (bytes - 1) == 0
+            && let Some((table, cell)) = self.page_near(at)
+            && let Some(entry) = self.removable(cell)
+        {
+            return self.take_out(at, table, cell, entry);
+        }
+        self.remove_far(address)
+    }
+
+    /// The same, wherever the page is.
+    #[inline(never)]
+    fn remove_far(&mut self, address: I) -> Result<u64, Error> {
         self.attended()?;
         let at = self.input_within(address)?;
-        let format = &self.tables.format;
-        let bytes = 1u64 << format.shift(0);
+        let bytes = 1u64 << self.tables.format.shift(0);
         if at & (bytes - 1) != 0 {
             return Err(Error::Misaligned { value: address.raw() });
         }
-        if let Some((table, cell)) = self.page_cell(at) {
-            let entry = F::Word::load(cell, Ordering::Relaxed);
-            if entry == 0 {
-                return Ok(0);
-            }
-            if entry != format.frozen() && format.group(entry, 0).is_none() {
-                self.may_freeze()?;
-                let entry = X::swap::<F::Word>(cell, gone::<F, X>(format));
-                self.tables.publish_one(table, at);
-                self.note_removed(at);
-                return Ok(entry);
-            }
+        if let Some((table, cell)) = self.page_far(at)
+            && let Some(entry) = self.removable(cell)
+        {
+            return self.take_out(address.raw(), table, cell, entry);
         }
         self.remove_slowly(at)
+    }
+
+    /// The entry in `cell`, where it is nothing or a page by itself.
+    #[inline(always)]
+    fn removable(&self, cell: &Cell<F>) -> Option<u64> {
+        let format = &self.tables.format;
+        let entry = F::Word::load(cell, Ordering::Relaxed);
+        (entry != format.frozen() && format.group(entry, 0).is_none()).then_some(entry)
+    }
+
+    /// Removes the page at `address` from `cell`, of the table at `table`, if `entry` is any.
+    #[inline(always)]
+    fn take_out(
+        &mut self,
+        address: u64,
+        table: u64,
+        cell: &Cell<F>,
+        entry: u64,
+    ) -> Result<u64, Error> {
+        if entry == 0 {
+            return Ok(0);
+        }
+        self.may_freeze()?;
+        let entry = X::swap::<F::Word>(cell, gone::<F, X>(&self.tables.format));
+        self.tables.publish_one(table, address);
+        self.note_removed(address);
+        Ok(entry)
     }
 
     /// Removes the page at `at` where it is one by itself after all, or says why not.
@@ -119,7 +173,7 @@ where
         self.may_freeze()?;
         let entry = X::swap::<F::Word>(self.cell(at, 0), gone::<F, X>(format));
         self.publish(at, 0, 1);
-        self.note_removed(at);
+        self.note_removed(self.address(at));
         Ok(entry)
     }
 
@@ -129,12 +183,15 @@ where
         if breaks::<F, X>() && !self.pending_room()? { Err(Error::NoSlot) } else { Ok(()) }
     }
 
-    /// Notes that the smallest page at `at` was removed.
+    /// Notes that the smallest page at `address`, as software writes it, was removed.
     #[inline(always)]
-    fn note_removed(&mut self, at: u64) {
-        self.note(at, self.entry_end(at, 0), 1, Effect::Stale);
+    fn note_removed(&mut self, address: u64) {
+        let last = address | ((1u64 << self.tables.format.shift(0)) - 1);
+        let at = self.input(address);
+        let gather = self.gather();
+        gather.note(address, last, 1, Effect::Stale);
         if breaks::<F, X>() {
-            self.gather().pend(Pending { at, level: 0, entry: 0, count: 1, grouped: false });
+            gather.pend(Pending { at, level: 0, entry: 0, count: 1, grouped: false });
         }
     }
 }

@@ -39,8 +39,9 @@ where
     /// Copies at most `budget` tables. What has been copied translates as before.
     ///
     /// # Errors
-    /// [`Error::NoFrame`], [`Error::Frozen`], [`Error::Uncounted`], and [`Error::NoSlot`] where no slot
-    /// was lent for a detached table or, with break-before-make, for a broken entry.
+    /// [`Error::NoFrame`], [`Error::OutOfReach`], [`Error::Frozen`], [`Error::Uncounted`], and
+    /// [`Error::NoSlot`] where no slot was lent for a detached table or, with break-before-make, for a
+    /// broken entry.
     pub fn step(&mut self, budget: u32) -> Result<Step<'g>, Error> {
         self.cursor.step(&mut self.own, budget)
     }
@@ -87,8 +88,8 @@ where
     /// copied takes an invalidation: its entry is broken, and points at the copy afterwards.
     ///
     /// # Errors
-    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::Frozen`], [`Error::Uncounted`], and
-    /// [`Error::NoSlot`] where no slot was lent for a detached table or a broken entry.
+    /// Of the range; stepping yields [`Error::NoFrame`], [`Error::OutOfReach`], [`Error::Frozen`],
+    /// [`Error::Uncounted`], and [`Error::NoSlot`] where no slot was lent for a detached table or a broken entry.
     pub fn own(&self, start: I, bytes: u64, edges: bool) -> Result<Operation<Own>, Error> {
         self.operation(start, bytes, Own { edges })
     }
