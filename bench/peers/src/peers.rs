@@ -53,7 +53,8 @@ impl Raw {
             unsafe {
                 if *p == 0 {
                     let last = n + 1 == shifts.len();
-                    let new = if last && !zeroed { arena().alloc() } else { arena().alloc_zeroed() };
+                    let new =
+                        if last && !zeroed { arena().alloc() } else { arena().alloc_zeroed() };
                     *p = new as u64 | 7;
                 }
                 t = (*p & !0xfff) as usize;

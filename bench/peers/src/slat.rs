@@ -8,8 +8,8 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 use ::slat::edit::{
-    Cursor, Detached, Frame, FrameSource, Gather, Leaves, Live, Mode, Quiet, Served, Slots, Stale, Step,
-    TableMemory, Tables, ept,
+    Cursor, Detached, Frame, FrameSource, Gather, Leaves, Live, Mode, Quiet, Served, Slots, Stale,
+    Step, TableMemory, Tables, ept,
 };
 use ::slat::format::ept::{Ept, Features};
 use ::slat::invalidate::{By, Context};
