@@ -18,8 +18,8 @@ pub(super) trait Bus {
     /// A byte, loaded or fetched.
     fn read(&mut self, linear: u32, kind: Kind) -> Option<u8>;
 
-    /// Stores a byte.
-    fn write(&mut self, linear: u32, value: u8) -> Option<()>;
+    /// Stores the bytes of one instruction.
+    fn write(&mut self, linear: u32, values: &[u8]) -> Option<()>;
 }
 
 /// Why the processor stopped.
@@ -60,6 +60,8 @@ pub(super) struct Cpu {
     pub(super) ip: u32,
     pub(super) cr0: u32,
     pub(super) cr3: u32,
+    /// Whether the last instruction loaded CR3, with whatever value.
+    pub(super) loaded_cr3: bool,
     /// The GDT: base and limit.
     gdt: (u32, u16),
 }
@@ -73,6 +75,7 @@ impl Cpu {
             ip: u32::from(start),
             cr0: 0,
             cr3: 0,
+            loaded_cr3: false,
             gdt: (0, 0),
         }
     }
@@ -152,13 +155,14 @@ impl Cpu {
         }
         // The accessed bit of the descriptor.
         let byte = place.wrapping_add(5);
-        bus.write(byte, (descriptor >> 40) as u8 | 1).ok_or(Stopped::Memory(byte))?;
+        bus.write(byte, &[(descriptor >> 40) as u8 | 1]).ok_or(Stopped::Memory(byte))?;
         self.segments[register] = segment;
         Ok(())
     }
 
     /// Executes one instruction.
     pub(super) fn step(&mut self, bus: &mut impl Bus) -> Result<(), Stopped> {
+        self.loaded_cr3 = false;
         let mut operand = self.segments[CS].is_wide();
         let mut address = operand;
         let opcode = loop {
@@ -184,10 +188,8 @@ impl Cpu {
                     let value = self.load(bus, linear, size, Kind::Read)?;
                     self.ax = self.ax & !mask | value as u32;
                 } else {
-                    for (byte, value) in (0..size).zip(self.ax.to_le_bytes()) {
-                        let at = linear.wrapping_add(byte);
-                        bus.write(at, value).ok_or(Stopped::Memory(at))?;
-                    }
+                    let values = &self.ax.to_le_bytes()[..size as usize];
+                    bus.write(linear, values).ok_or(Stopped::Memory(linear))?;
                 }
             }
             // INC eAX
@@ -218,7 +220,7 @@ impl Cpu {
                 // MOV EAX, CR0; MOV CR0, EAX; MOV CR3, EAX
                 (0x20, 0xc0) => self.ax = self.cr0,
                 (0x22, 0xc0) => self.cr0 = self.ax,
-                (0x22, 0xd8) => self.cr3 = self.ax,
+                (0x22, 0xd8) => (self.cr3, self.loaded_cr3) = (self.ax, true),
                 // LGDT [offset16]
                 (0x01, 0x16) => {
                     let offset = self.fetch(bus, 2)?;

@@ -5,9 +5,12 @@
 pub(super) const START: u16 = 0x7c00;
 const GDT: u32 = 0x7e00;
 const GDT_POINTER: u16 = 0x7e40;
-/// The guest's page directory and its one table.
+/// The guest's first page directory and its table.
 const DIRECTORY: u32 = 0x5000;
 const TABLE: u32 = 0x6000;
+/// Those of its second address space.
+const DIRECTORY_2: u32 = 0x3000;
+const TABLE_2: u32 = 0x4000;
 
 const CODE_32: u16 = 0x08;
 const DATA_32: u16 = 0x10;
@@ -15,7 +18,7 @@ const CODE_16: u16 = 0x18;
 const DATA_16: u16 = 0x20;
 
 /// What each mode stored: guest-physical address and value.
-const STORES: [(u64, u32); 7] = [
+const STORES: [(u64, u32); 10] = [
     (0x1_0010, 0x1234),
     (0x20_0000, 0xcafe_babe),
     (0x30_0000, 0xbeef),
@@ -23,6 +26,9 @@ const STORES: [(u64, u32); 7] = [
     (0x20_1004, 0x1234_5678),
     (0x20_2000, 0x1234_5679),
     (0x20_3008, 0x9abc_def0),
+    (0x20_4008, 0x0bad_cafe),
+    (0x20_5008, 0x5ca1_ab1e),
+    (0x20_400c, 0x0ddb_a110),
 ];
 
 /// Machine code under construction.
@@ -62,6 +68,16 @@ impl Code {
         self.bytes(&[0x0f, 0x20, 0xc0]);
         self.bytes(if on { &[0x0c, 0x01] } else { &[0x24, 0xfe] });
         self.bytes(&[0x0f, 0x22, 0xc0])
+    }
+
+    /// CR3, by way of EAX, in 32-bit code.
+    fn root(&mut self, directory: u32) -> &mut Code {
+        self.eax(directory).bytes(&[0x0f, 0x22, 0xd8])
+    }
+
+    /// EAX to an address, in 32-bit code.
+    fn store(&mut self, value: u32, at: u32) -> &mut Code {
+        self.eax(value).bytes(&[0xa3]).bytes(&at.to_le_bytes())
     }
 
     /// Where the instruction after a far jump of so many bytes lies.
@@ -110,15 +126,19 @@ fn code() -> Vec<u8> {
     // Paging: linear 0x100000 is at 0x201000, linear 0x101000 at 0x202000.
     code.protect(true).jump_to_32(CODE_32);
     code.eax(u32::from(DATA_32)).ds().es().ss();
-    code.eax(DIRECTORY).bytes(&[0x0f, 0x22, 0xd8]);
+    code.root(DIRECTORY);
     code.bytes(&[0x0f, 0x20, 0xc0, 0x0d]).bytes(&0x8000_0000u32.to_le_bytes());
     code.bytes(&[0x0f, 0x22, 0xc0]);
     code.eax(0x1234_5678).bytes(&[0xa3]).bytes(&0x10_0004u32.to_le_bytes());
     code.bytes(&[0xa1]).bytes(&0x10_0004u32.to_le_bytes()).bytes(&[0x40]);
     code.bytes(&[0xa3]).bytes(&0x10_1000u32.to_le_bytes());
     // A page more, where nothing was: linear 0x102000 is at 0x203000.
-    code.eax(0x20_3003).bytes(&[0xa3]).bytes(&(TABLE + 0x102 * 4).to_le_bytes());
-    code.eax(0x9abc_def0).bytes(&[0xa3]).bytes(&0x10_2008u32.to_le_bytes());
+    code.store(0x20_3003, TABLE + 0x102 * 4).store(0x9abc_def0, 0x10_2008);
+    // The page is another, linear 0x102000 is at 0x204000, from the load of the same root on.
+    code.store(0x20_4003, TABLE + 0x102 * 4).root(DIRECTORY).store(0x0bad_cafe, 0x10_2008);
+    // In the second address space it is at 0x205000; in the first it is where it was.
+    code.root(DIRECTORY_2).store(0x5ca1_ab1e, 0x10_2008);
+    code.root(DIRECTORY).store(0x0ddb_a110, 0x10_200c);
     code.bytes(&[0xf4]);
     code.0
 }
@@ -142,12 +162,15 @@ pub(super) fn load(poke: &mut dyn FnMut(u64, u64)) {
     }
     poke(u64::from(GDT_POINTER), (5 * 8 - 1) | (u64::from(GDT) << 16));
     // Entries are present and writable; the first MiB and the program map to themselves.
-    poke(u64::from(DIRECTORY), u64::from(TABLE) | 3);
-    for pair in 0..128u64 {
-        let entry = |page: u64| page << 12 | 3;
-        poke(u64::from(TABLE) + pair * 8, entry(2 * pair) | entry(2 * pair + 1) << 32);
+    for (directory, table) in [(DIRECTORY, TABLE), (DIRECTORY_2, TABLE_2)] {
+        poke(u64::from(directory), u64::from(table) | 3);
+        for pair in 0..128u64 {
+            let entry = |page: u64| page << 12 | 3;
+            poke(u64::from(table) + pair * 8, entry(2 * pair) | entry(2 * pair + 1) << 32);
+        }
     }
     poke(u64::from(TABLE) + 0x100 * 4, 0x20_1003 | 0x20_2003 << 32);
+    poke(u64::from(TABLE_2) + 0x102 * 4, 0x20_5003);
 }
 
 /// What is not as the program leaves it.
