@@ -57,6 +57,10 @@ pub struct TlbConfig {
     pub second: Vec<BankConfig>,
     /// Pages above this size (log2) are kept as pages of this size (a 1 GiB page smashed to 2 MiB).
     pub largest: u8,
+    /// Whether the first levels keep the part that was accessed of a page for whose size they have no
+    /// array (Cortex-A15: all pages are kept in pieces of 4 KiB there); otherwise such a page passes them
+    /// by.
+    pub first_smashes: bool,
     /// Whether the second level keeps the part that was accessed of a page for whose size it has no
     /// array (Zen 2: 1 GiB pages are smashed to 2 MiB there); otherwise such a page passes it by.
     pub second_smashes: bool,
@@ -70,6 +74,7 @@ pub struct Tlb {
     store: Option<Level>,
     second: Level,
     largest: u8,
+    first_smashes: bool,
     second_smashes: bool,
 }
 
@@ -96,6 +101,7 @@ impl Tlb {
             store: config.store.as_deref().map(Level::new).transpose()?,
             second: Level::new(&config.second)?,
             largest: config.largest,
+            first_smashes: config.first_smashes,
             second_smashes: config.second_smashes,
         })
     }
@@ -131,7 +137,9 @@ impl Tlb {
     fn find_second(&mut self, va: u64, space: Space, kind: Kind, asked: Asked) -> (Served, Entry) {
         match self.second.find(va, space) {
             Some(entry) if asked.of(entry.rights) => {
-                self.first(kind).insert(va, tag_of(entry, space), entry);
+                let size = self.first(kind).size_within(entry.shift);
+                let part = smashed(entry, va, size, self.first_smashes);
+                self.first(kind).insert(va, tag_of(entry, space), part);
                 (Served::Second, entry)
             }
             _ => (Served::Miss, Entry::default()),
@@ -147,12 +155,9 @@ impl Tlb {
         let Some(shift) = first.max(second) else { return };
         let entry = entry.part(va, shift);
         let tag = tag_of(entry, space);
-        self.first(kind).insert(va, tag, entry);
-        let second = match second {
-            Some(second) if self.second_smashes => entry.part(va, second),
-            _ => entry,
-        };
-        self.second.insert(va, tag, second);
+        let part = smashed(entry, va, first, self.first_smashes);
+        self.first(kind).insert(va, tag, part);
+        self.second.insert(va, tag, smashed(entry, va, second, self.second_smashes));
     }
 
     /// Drops every entry that `keep` does not keep.
@@ -171,6 +176,15 @@ impl Tlb {
             .into_iter()
             .flatten()
             .flat_map(Level::iter)
+    }
+}
+
+/// What a level keeps of an entry, whose largest size that is no larger than the entry's is `size`.
+#[inline(always)]
+fn smashed(entry: Entry, va: u64, size: Option<u8>, smashes: bool) -> Entry {
+    match size {
+        Some(size) if smashes => entry.part(va, size),
+        _ => entry,
     }
 }
 

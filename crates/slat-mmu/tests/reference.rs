@@ -277,6 +277,20 @@ impl SlowLevel {
         }
     }
 
+    /// Kept whole, or, in a level that smashes, the part that has a size of its.
+    fn keep(&mut self, va: u64, tag: u16, mut entry: Entry, smashes: bool) {
+        if smashes {
+            let place = entry.base + (va & ((1 << entry.shift) - 1));
+            let sizes = self.sizes();
+            let Some(&shift) = sizes.iter().filter(|&&size| size <= entry.shift).max() else {
+                return;
+            };
+            entry.base = place >> shift << shift;
+            entry.shift = shift;
+        }
+        self.insert(va, tag, entry);
+    }
+
     fn sizes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|(_, shifts)| shifts.iter().copied()).collect()
     }
@@ -294,6 +308,7 @@ struct SlowTlb {
     store: Option<SlowLevel>,
     second: SlowLevel,
     largest: u8,
+    first_smashes: bool,
     second_smashes: bool,
 }
 
@@ -305,6 +320,7 @@ impl SlowTlb {
             store: config.store.as_deref().map(SlowLevel::new),
             second: SlowLevel::new(&config.second),
             largest: config.largest,
+            first_smashes: config.first_smashes,
             second_smashes: config.second_smashes,
         }
     }
@@ -330,7 +346,8 @@ impl SlowTlb {
             Some(entry) => {
                 let global = entry.rights.has(Rights::GLOBAL);
                 let tag = if global { space.global } else { space.own };
-                self.first(kind).insert(va, tag.number(), entry);
+                let smashes = self.first_smashes;
+                self.first(kind).keep(va, tag.number(), entry, smashes);
                 (Served::Second, Some(entry))
             }
             None => (Served::Miss, None),
@@ -348,15 +365,9 @@ impl SlowTlb {
         entry.shift = shift;
         let global = entry.rights.has(Rights::GLOBAL);
         let tag = if global { space.global } else { space.own }.number();
-        self.first(kind).insert(va, tag, entry);
-        if self.second_smashes {
-            // The part that has a size of the second level's.
-            let sizes = self.second.sizes();
-            let Some(&shift) = sizes.iter().filter(|&&size| size <= shift).max() else { return };
-            entry.base = place >> shift << shift;
-            entry.shift = shift;
-        }
-        self.second.insert(va, tag, entry);
+        let (first, second) = (self.first_smashes, self.second_smashes);
+        self.first(kind).keep(va, tag, entry, first);
+        self.second.keep(va, tag, entry, second);
     }
 
     fn levels(&mut self) -> impl Iterator<Item = &mut SlowLevel> {
@@ -388,7 +399,7 @@ fn bank(entries: u32, ways: u32, replacement: Replacement, sizes: &[u8]) -> Bank
 }
 
 /// TLBs of several makes: arrays by page size and shared ones, one level for stores apart or not,
-/// 1 GiB pages kept, smashed, or with no array of their own.
+/// 1 GiB pages kept, smashed in the first or the second level, or with no array of their own.
 fn configs() -> Vec<TlbConfig> {
     let mut configs = Vec::new();
     for policy in POLICIES {
@@ -409,6 +420,7 @@ fn configs() -> Vec<TlbConfig> {
             store: Some(vec![bank(16, 16, policy, &[12, 21, 30])]),
             second: vec![bank(48, 12, other(12), &[12, 21]), bank(4, 4, policy, &[30])],
             largest: 30,
+            first_smashes: false,
             second_smashes: false,
         });
         configs.push(TlbConfig {
@@ -417,6 +429,7 @@ fn configs() -> Vec<TlbConfig> {
             store: None,
             second: vec![bank(1536, 12, other(12), &[12, 21])],
             largest: 21,
+            first_smashes: false,
             second_smashes: false,
         });
         configs.push(TlbConfig {
@@ -425,7 +438,17 @@ fn configs() -> Vec<TlbConfig> {
             store: None,
             second: vec![bank(24, 8, policy, &[12, 16, 21])],
             largest: 30,
+            first_smashes: false,
             second_smashes: true,
+        });
+        configs.push(TlbConfig {
+            fetch: vec![bank(8, 8, policy, &[12])],
+            load: vec![bank(8, 8, policy, &[12, 16])],
+            store: Some(vec![bank(8, 8, policy, &[12])]),
+            second: vec![bank(24, 8, policy, &[12, 21, 30])],
+            largest: 30,
+            first_smashes: true,
+            second_smashes: false,
         });
     }
     configs

@@ -69,10 +69,11 @@ enum Knob {
     Invlpg,
     Io,
     Switch,
+    ProcessSwitch,
     Frequency,
 }
 
-const KNOBS: usize = 17;
+const KNOBS: usize = 18;
 
 /// The prices of one run's events, each with the factor that it may be off by.
 #[derive(Clone, PartialEq, Debug)]
@@ -112,6 +113,7 @@ impl Prices {
             of(&costs.handle_invlpg),
             of(&costs.handle_io),
             of(&costs.handle_switch),
+            of(costs.process_switch.as_ref().unwrap_or(&costs.handle_switch)),
             (costs.frequency_ghz.value, costs.frequency_ghz.confidence),
         ];
         let walkers = f64::from(costs.walkers.value.max(1));
@@ -188,6 +190,8 @@ pub struct Cycles {
     pub exits: [f64; CAUSES],
     /// Waiting for devices.
     pub waiting: f64,
+    /// Process switches in place of turns of virtual machines.
+    pub process_switches: f64,
 }
 
 impl Cycles {
@@ -217,6 +221,7 @@ impl Cycles {
                     * (prices.get(Knob::Exit) + prices.handler(cause))
             }),
             waiting: events.waited_ns as f64 * prices.get(Knob::Frequency),
+            process_switches: counts.process_switches as f64 * prices.get(Knob::ProcessSwitch),
         }
     }
 
@@ -232,7 +237,7 @@ impl Cycles {
 
     /// What a machine that translated for nothing would take.
     pub fn work(&self) -> f64 {
-        self.instructions + self.data + self.waiting
+        self.instructions + self.data + self.waiting + self.process_switches
     }
 
     /// Translation and exits.

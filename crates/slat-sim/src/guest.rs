@@ -64,6 +64,12 @@ pub trait Guest: 'static {
     /// Whether address spaces have the numbers that x86 calls PCIDs, in bits 11:0 of CR3.
     fn has_pcids(registers: &Registers) -> bool;
 
+    /// Whether a switch to another process keeps the translations of the one that has run: address
+    /// spaces have numbers.
+    fn keeps_spaces(registers: &Registers) -> bool {
+        Self::has_pcids(registers)
+    }
+
     /// The number of the address space that the registers select: 0 where the architecture (or the
     /// recording) has no tags, so that a root load drops translations.
     fn address_space(registers: &Registers) -> u16;
@@ -145,6 +151,10 @@ impl Guest for Aarch64 {
 
     fn has_pcids(_: &Registers) -> bool {
         false
+    }
+
+    fn keeps_spaces(_: &Registers) -> bool {
+        true
     }
 
     fn address_space(registers: &Registers) -> u16 {

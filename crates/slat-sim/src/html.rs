@@ -16,15 +16,16 @@ const PARTS: &[(&str, &str)] = &[
     ("p1", "second-level TLB hits"),
     ("p2", "walks: the guest's entries"),
     ("p3", "walks: nested or shadow entries"),
+    ("p6", "process switches"),
 ];
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2024;--dim:#5b6470;--paper:#fff;--line:#d8dde3;--heat:20,92,170;
 --p0:#b8c0c9;--p1:#e0a800;--p2:#2a7de1;--p3:#0b3d7a;--e0:#7b4fc4;--e1:#c62f2f;--e2:#e8762c;--e3:#b0832a;
---e4:#8f2060;--e5:#d9609a;--e6:#5f8f2f;--e7:#2b8a8a;--e8:#6e5a4a;--e9:#3f3f9f;--p4:#8f99a5;--p5:#d5dae0}
+--e4:#8f2060;--e5:#d9609a;--e6:#5f8f2f;--e7:#2b8a8a;--e8:#6e5a4a;--e9:#3f3f9f;--p4:#8f99a5;--p5:#d5dae0;--p6:#9c8fb0}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--dim:#9aa4b0;--paper:#14171a;--line:#343b43;
 --heat:90,165,255;--p0:#59626c;--p1:#e7b92f;--p2:#4d9bff;--p3:#9cc8ff;--e0:#a988ea;--e1:#f06a6a;
---e2:#f39a5c;--e3:#d8b25e;--e4:#d977ab;--e5:#f5a3c8;--e6:#9acb66;--e7:#5fc4c4;--e8:#b39d88;--e9:#8f8ff0;--p4:#7d8894;--p5:#3a4148}}
+--e2:#f39a5c;--e3:#d8b25e;--e4:#d977ab;--e5:#f5a3c8;--e6:#9acb66;--e7:#5fc4c4;--e8:#b39d88;--e9:#8f8ff0;--p4:#7d8894;--p5:#3a4148;--p6:#7a6f8f}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:70rem;padding:1rem;background:var(--paper);color:var(--ink);
 font:16px/1.45 system-ui,sans-serif}
@@ -43,7 +44,7 @@ th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:lef
 .key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;vertical-align:-.05rem}
 .p0{background:var(--p0)}.p1{background:var(--p1)}.p2{background:var(--p2)}.p3{background:var(--p3)}
 .e0{background:var(--e0)}.e1{background:var(--e1)}.e2{background:var(--e2)}.e3{background:var(--e3)}
-.e7{background:var(--e7)}.e8{background:var(--e8)}.e9{background:var(--e9)}.p4{background:var(--p4)}.p5{background:var(--p5)}
+.e7{background:var(--e7)}.e8{background:var(--e8)}.e9{background:var(--e9)}.p4{background:var(--p4)}.p5{background:var(--p5)}.p6{background:var(--p6)}
 .e4{background:var(--e4)}.e5{background:var(--e5)}.e6{background:var(--e6)}
 .range{position:relative;flex:1;height:1.2rem;border-left:1px solid var(--line)}
 .range i{position:absolute;top:.45rem;height:.3rem;background:var(--p2);opacity:.5}
@@ -147,6 +148,7 @@ fn parts(cycles: &Shares) -> Vec<(String, &'static str, f64)> {
         &cycles.second_tlb,
         &cycles.guest_walk,
         &cycles.host_walk,
+        &cycles.process_switches,
     ];
     let mut all: Vec<_> = PARTS
         .iter()

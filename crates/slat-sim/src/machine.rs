@@ -90,19 +90,14 @@ impl<'a> Part<'a> {
 pub struct Shared<'a> {
     cores: Vec<(&'a mut Tlb, &'a mut Caches)>,
     memory: &'a mut Physical,
-    tagged: bool,
 }
 
 impl Shared<'_> {
-    /// Exchanges all with another machine's; without tags nothing of the TLBs survives that.
+    /// Exchanges all with another machine's.
     pub fn exchange(mut self, mut other: Shared<'_>) {
         for ((tlb, caches), (others, other_caches)) in self.cores.iter_mut().zip(&mut other.cores) {
             std::mem::swap(*tlb, *others);
             std::mem::swap(*caches, *other_caches);
-            if !self.tagged {
-                others.retain(|_| false);
-                other_caches.retain(|_| false);
-            }
         }
         self.memory.exchange_caches(other.memory);
     }
@@ -153,6 +148,12 @@ fn tag(number: u16) -> Tag {
 /// The tag of a virtual machine's second-stage entries, and of its global ones.
 fn vm_tag(vm: u8) -> Tag {
     tag(u16::from(vm) * SPACES + SPACES)
+}
+
+/// Whether a tag is some virtual machine's, of its second stage and its global pages, and no address
+/// space's.
+fn is_of_vm(tag: u16) -> bool {
+    tag.is_multiple_of(SPACES)
 }
 
 /// The tag of an address space: 0 has one too.
@@ -242,11 +243,20 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         self.counts.walks
     }
 
-    /// The core is given to another virtual machine: without virtualization only a process switch,
-    /// which is in the recording or not.
-    pub fn switch_out(&mut self) {
-        if !matches!(self.hypervisor, Hypervisor::Native) {
-            self.exit(Cause::Switch);
+    /// The cores are given to another virtual machine: an exit, unless this one `ended` before. Without
+    /// virtualization it is a process switch, which drops what a load of CR3 drops.
+    pub fn switch_out(&mut self, ended: bool) {
+        if let Hypervisor::Native = self.hypervisor {
+            self.counts.process_switches += u64::from(!ended);
+            for core in &mut self.cores {
+                if self.pcids.is_none() && !G::keeps_spaces(&core.registers) {
+                    core.tlb.retain(|held| is_of_vm(held.tag));
+                    core.caches.retain_stage1(is_of_vm);
+                }
+            }
+        } else {
+            self.counts.exits[Cause::Switch as usize] += u64::from(!ended);
+            self.drop_untagged();
         }
     }
 
@@ -255,7 +265,6 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         Shared {
             cores: self.cores.iter_mut().map(|core| (&mut core.tlb, &mut core.caches)).collect(),
             memory: &mut self.memory,
-            tagged: self.start.tagged,
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Physical {
     /// The hypervisor's tables, from [`HOST_BASE`] on.
     pub host: Vec<Table>,
     lines: LineCaches,
+    /// Walks ask the second level of the caches first.
+    walks_skip_first: bool,
     /// Data accesses that the first level did not serve, by who did: the second level, the third,
     /// memory.
     pub data: [u64; 3],
@@ -45,15 +47,22 @@ pub struct TooMuchMemory(pub u64);
 
 impl Physical {
     /// Empty memory behind these caches; `vm` numbers guests that share them.
+    /// `walks_skip_first`: reads of table entries pass the first level by.
     ///
     /// # Errors
     /// Where a cache cannot have its geometry.
-    pub fn new(caches: &Caches, backed: u8, vm: u8) -> Result<Physical, BadGeometry> {
+    pub fn new(
+        caches: &Caches,
+        walks_skip_first: bool,
+        backed: u8,
+        vm: u8,
+    ) -> Result<Physical, BadGeometry> {
         Ok(Physical {
             frames: Vec::new(),
             pages: Vec::new(),
             host: Vec::new(),
             lines: LineCaches::new(caches, vm)?,
+            walks_skip_first,
             data: [0; 3],
             guest_reads: [0; 4],
             host_reads: [0; 4],
@@ -200,7 +209,10 @@ impl Memory for Physical {
             let entry = self.entry(raw).ok_or(Outside { address, write: false })?;
             return Ok(Value { value: *entry, reached: Reached::DIRECTLY });
         }
-        let by = self.lines.access(raw);
+        let by = match self.walks_skip_first {
+            true => self.lines.read_beyond_first(raw),
+            false => self.lines.access(raw),
+        };
         let reads = if raw >= HOST_BASE { &mut self.host_reads } else { &mut self.guest_reads };
         reads[by as usize] += 1;
         let entry = self.entry(raw).ok_or(Outside { address, write: false })?;

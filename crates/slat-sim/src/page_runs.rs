@@ -29,7 +29,11 @@ use slat_trace::compact::Hierarchy;
 pub fn hierarchy(config: &TlbConfig, sizes: &[u8]) -> Hierarchy {
     let kept = |banks: &[BankConfig], size: u8| {
         let size = size.min(config.largest);
-        banks.iter().any(|bank| bank.geometry.entries > 0 && bank.shifts.contains(&size))
+        banks.iter().any(|bank| {
+            let mut shifts = bank.shifts.into_iter().filter(|&shift| shift != 0);
+            let fits = |shift| shift == size || config.first_smashes && shift <= size;
+            bank.geometry.entries > 0 && shifts.any(fits)
+        })
     };
     let firsts = [Some(&config.fetch), Some(&config.load), config.store.as_ref()];
     let pass_by =

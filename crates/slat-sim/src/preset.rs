@@ -108,6 +108,44 @@ impl PageSize {
     pub const fn level(self) -> u8 {
         self as u8
     }
+
+    /// log2 of its bytes.
+    pub const fn shift(self) -> u8 {
+        12 + 9 * self.level()
+    }
+}
+
+/// The largest page that a first-level TLB keeps whole.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum KeptSize {
+    /// 4 KiB.
+    #[serde(rename = "4K")]
+    K4,
+    /// 64 KiB.
+    #[serde(rename = "64K")]
+    K64,
+    /// 1 MiB.
+    #[serde(rename = "1M")]
+    M1,
+    /// 2 MiB.
+    #[serde(rename = "2M")]
+    M2,
+    /// 512 MiB.
+    #[serde(rename = "512M")]
+    M512,
+}
+
+impl KeptSize {
+    /// log2 of its bytes.
+    pub const fn shift(self) -> u8 {
+        match self {
+            KeptSize::K4 => 12,
+            KeptSize::K64 => 16,
+            KeptSize::M1 => 20,
+            KeptSize::M2 => 21,
+            KeptSize::M512 => 29,
+        }
+    }
 }
 
 /// The extension by which a processor runs virtual machines.
@@ -178,6 +216,18 @@ pub struct Tlbs {
     pub data_1g: Param<Entries>,
     /// The first level's data array holds all sizes in `data_4k`.
     pub data_shared: Param<bool>,
+    /// First level, stores, all sizes, where they have an array of their own: the `data` arrays are those
+    /// of loads then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Param<Entries>>,
+    /// The largest page that the first level keeps whole: of a larger one it keeps the piece of this size
+    /// that was used; left out, all are kept whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_largest: Option<Param<KeptSize>>,
+    /// How many neighbouring 4 KiB pages whose frames are in a row one entry may join: 2, 4 or 8, in both
+    /// levels; left out, none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<Param<u32>>,
     /// Second level, 4 KiB and, where `second_holds_2m`, 2 MiB pages.
     pub second: Param<Entries>,
     /// Whether the second level holds 2 MiB pages.
@@ -188,6 +238,14 @@ pub struct Tlbs {
     pub second_2m: Option<Param<Entries>>,
     /// Second level, 1 GiB pages.
     pub second_1g: Param<Entries>,
+    /// Whether the array `second` holds 1 GiB pages as well, and `second_1g` is empty; left out, it does
+    /// not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_holds_1g: Option<Param<bool>>,
+    /// Whether the second level keeps the piece that was used of a page for whose size it has no array;
+    /// left out, such a page passes it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_smashes: Option<Param<bool>>,
 }
 
 /// The caches of intermediate entries.
@@ -200,8 +258,15 @@ pub struct WalkCaches {
     pub pdpte: Param<Entries>,
     /// Entries that name level-2 tables (PML4Es).
     pub pml4e: Param<Entries>,
-    /// Whole second-stage translations of table addresses.
+    /// Whole second-stage translations (a nested TLB, Arm's IPA cache).
     pub nested_tlb: Param<Entries>,
+    /// The pages of the second stage that it keeps; left out, 4 KiB, of larger ones the piece that was
+    /// used. Pages smaller than all of these pass it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nested_tlb_sizes: Option<Param<Vec<PageSize>>>,
+    /// Whether it also serves the final address of a walk; left out, addresses of tables alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nested_tlb_final: Option<Param<bool>>,
     /// Whether the second stage's own intermediate entries are kept too; left out, they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_stage: Option<Param<bool>>,
@@ -211,6 +276,10 @@ pub struct WalkCaches {
     /// Whether those of nested tables are kept there too; left out, they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_walk_nested: Option<Param<bool>>,
+    /// Whether table entries are read from the second level of the data caches on, and the first is
+    /// neither asked nor filled; left out, they pass all levels as data does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads_skip_l1: Option<Param<bool>>,
 }
 
 /// The data caches.
@@ -249,6 +318,10 @@ pub struct Cycles {
     pub handle_io: Param<u32>,
     /// The hypervisor's work to run another virtual machine on the core instead.
     pub handle_switch: Param<u32>,
+    /// A switch to another process, where the machines that share cores are not virtual; left out, as
+    /// `handle_switch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_switch: Option<Param<u32>>,
     /// Cycles an instruction takes where translation costs nothing and the first cache level holds
     /// all data.
     pub base_cpi: Param<f64>,
@@ -319,6 +392,53 @@ mod tests {
         let text = SKYLAKE.replace("second_1g", line);
         let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
         assert!(error.contains("tlb.second_2m"), "{error}");
+    }
+
+    #[test]
+    fn what_a_preset_says_of_shapes_reaches_the_arrays() {
+        let of = |name: &str| Processor::bundled(name).unwrap();
+        // Stores have an array, and the first level keeps pieces of 4 KiB; the second all sizes.
+        let a15 = of("cortex-a15").tlb_config();
+        assert_eq!(a15.load[0].shifts, [12, 0, 0, 0]);
+        assert_eq!(a15.store.unwrap()[0].geometry.entries, 32);
+        assert!(a15.first_smashes && a15.second[0].shifts == [12, 21, 30, 0]);
+        assert_eq!(of("cortex-a57").tlb_config().load[0].shifts, [12, 20, 0, 0]);
+        // Four neighbours make 16 KiB, in both levels.
+        let zen = of("zen-4");
+        assert_eq!(zen.walker_config().coalesces, 2);
+        assert_eq!(zen.tlb_config().load[0].shifts, [12, 14, 21, 30]);
+        assert_eq!(zen.tlb_config().second[0].shifts, [12, 14, 21, 0]);
+        assert!(of("zen-2").tlb_config().second_smashes);
+        // Second-stage blocks, for tables and data.
+        let a76 = of("cortex-a76").walker_config();
+        assert_eq!(a76.nested_tlb.shifts, [21, 30, 0, 0]);
+        assert!(a76.nested_tlb_holds_final && !zen.walker_config().nested_tlb_holds_final);
+    }
+
+    #[test]
+    fn shapes_that_contradict_each_other_are_refused() {
+        let zen = include_str!("../presets/zen-4.toml");
+        let zen_2 = include_str!("../presets/zen-2.toml");
+        let param = |name, value| {
+            format!("{name} = {{ value = {value}, source = \"s\", confidence = \"assumed\" }}\n")
+        };
+        for (text, table, name, value, field) in [
+            (SKYLAKE, "tlb", "joins", "3", "tlb.joins"),
+            (zen, "tlb", "second_holds_1g", "true", "tlb.second_1g"),
+            (SKYLAKE, "tlb", "first_largest", "\"4K\"", "tlb.first_largest"),
+            (SKYLAKE, "walk_caches", "nested_tlb_sizes", "[\"2M\", \"4K\"]", "nested_tlb_sizes"),
+            (SKYLAKE, "walk_caches", "nested_tlb_sizes", "[]", "nested_tlb_sizes"),
+            (zen_2, "tlb", "store", "{ entries = 9, ways = 2 }", "tlb.store"),
+            (SKYLAKE, "tlb", "first_largest", "\"3M\"", "first_largest"),
+        ] {
+            let head = format!("[{table}]\n");
+            let text = text.replacen(&head, &format!("{head}{}", param(name, value)), 1);
+            let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
+            assert!(error.contains("line ") && error.contains(field), "{name}: {error}");
+        }
+        let whole =
+            zen.replacen("[tlb]\n", &format!("[tlb]\n{}", param("second_smashes", "true")), 1);
+        Processor::parse("mine.toml", &whole).unwrap();
     }
 
     #[test]

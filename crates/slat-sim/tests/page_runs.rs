@@ -197,14 +197,17 @@ fn level() -> impl Strategy<Value = Vec<BankConfig>> {
 
 fn config() -> impl Strategy<Value = TlbConfig> {
     let store = proptest::option::of(level());
-    (level(), level(), store, level(), prop_oneof![Just(21u8), Just(30)]).prop_map(
-        |(fetch, load, store, second, largest)| TlbConfig {
+    let largest = prop_oneof![Just(21u8), Just(30)];
+    let smashes = any::<[bool; 2]>();
+    (level(), level(), store, level(), largest, smashes).prop_map(
+        |(fetch, load, store, second, largest, [first_smashes, second_smashes])| TlbConfig {
             fetch,
             load,
             store,
             second,
             largest,
-            second_smashes: false,
+            first_smashes,
+            second_smashes,
         },
     )
 }
@@ -270,4 +273,7 @@ fn page_runs_serve_some_preset_and_not_pages_that_pass_by() {
     without_2m.load = vec![BankConfig::new(Geometry::lru(64, 4), &[12])];
     assert!(hierarchy(&without_2m, &[12]).classes().is_ok());
     assert!(hierarchy(&without_2m, &[12, 21]).classes().is_err());
+    // In pieces they do not.
+    let in_pieces = TlbConfig { first_smashes: true, ..without_2m };
+    assert!(hierarchy(&in_pieces, &[12, 21]).classes().is_ok());
 }

@@ -29,7 +29,7 @@ pub(super) trait Runs: Send {
     fn memory(&self) -> &Physical;
     fn most_shadow_tables(&self) -> usize;
     /// Another virtual machine's turn.
-    fn switch_out(&mut self);
+    fn switch_out(&mut self, ended: bool);
     /// Its TLBs and caches, for another virtual machine on the same cores.
     fn shared(&mut self) -> Shared<'_>;
 }
@@ -63,8 +63,8 @@ where
         Machine::most_shadow_tables(self)
     }
 
-    fn switch_out(&mut self) {
-        Machine::switch_out(self);
+    fn switch_out(&mut self, ended: bool) {
+        Machine::switch_out(self, ended);
     }
 
     fn shared(&mut self) -> Shared<'_> {
@@ -101,7 +101,9 @@ impl Setting<'_> {
         <G::Format as Format>::Root: Send,
     {
         let backed = scheme.host_shift().unwrap_or(30);
-        let mut memory = Physical::new(&self.processor.caches, backed, self.start.vm)?;
+        let skips = self.processor.walk_caches.reads_skip_l1.as_ref();
+        let skips = skips.is_some_and(|skips| skips.value);
+        let mut memory = Physical::new(&self.processor.caches, skips, backed, self.start.vm)?;
         match scheme {
             Scheme::Native => self.of::<G, Flat>(memory, Hypervisor::Native),
             Scheme::Shadow(discipline) => {

@@ -25,6 +25,8 @@ pub struct Shares {
     pub exits: Vec<(&'static str, Estimate)>,
     /// Waiting for devices.
     pub waiting: Estimate,
+    /// Process switches in place of turns of virtual machines.
+    pub process_switches: Estimate,
 }
 
 /// What one scheme came to.
@@ -91,6 +93,7 @@ impl Outcome {
                 })
                 .collect(),
             waiting: part(|cycles| cycles.waiting),
+            process_switches: part(|cycles| cycles.process_switches),
         };
         Outcome {
             scheme,

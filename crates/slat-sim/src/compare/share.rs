@@ -18,7 +18,8 @@ struct Turn {
 
 /// Runs several guests on the same cores under every scheme: each runs `slice` accesses, then the
 /// next, each switch an exit of the guest that has run. Entries of one are never another's: tagged,
-/// they stay in the TLB while the others run; untagged, each switch drops them. A guest that has ended
+/// they stay in the TLB while the others run; untagged, each switch drops them. Natively a switch is one
+/// of processes, which keeps global entries and those of address spaces that have numbers. A guest that has ended
 /// leaves the cores to the others. Schemes that transcribe are left out. One list of outcomes a guest.
 ///
 /// # Errors
@@ -82,9 +83,8 @@ pub fn share<S: Source>(
 /// Gives TLBs and caches of each scheme's machine to the next guest's: an exit of the one that has
 /// run, unless it has ended.
 fn hand_over(turns: &mut [Turn], before: usize, vm: usize) {
-    if !turns[before].ended {
-        turns[before].run.machines.iter_mut().for_each(|machine| machine.switch_out());
-    }
+    let Turn { run, ended, .. } = &mut turns[before];
+    run.machines.iter_mut().for_each(|machine| machine.switch_out(*ended));
     let (low, high) = (before.min(vm), before.max(vm));
     let (first, second) = turns.split_at_mut(high);
     let (one, other) = (&mut first[low].run.machines, &mut second[0].run.machines);

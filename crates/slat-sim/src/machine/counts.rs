@@ -28,6 +28,8 @@ pub struct Counts {
     pub grid: [[u64; GRID]; GRID],
     /// Exits by [`Cause`].
     pub exits: [u64; CAUSES],
+    /// Switches to the processes of another machine, where all share the cores without virtualization.
+    pub process_switches: u64,
     /// Walks whose entry is smaller than the guest's page.
     pub splintered: u64,
     /// Accesses whose walk ended in a fault that the recording does not explain.

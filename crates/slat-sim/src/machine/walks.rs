@@ -12,6 +12,12 @@ use crate::guest::Guest;
 use crate::memory::GUEST_BASE;
 use crate::native::Shifted;
 
+/// The part of an entry that lies in one host page, of this size (log2).
+fn within(entry: Entry, va: u64, backed: u8) -> Entry {
+    let shift = entry.shift.min(backed);
+    Entry { base: entry.place(va) >> shift << shift, shift, ..entry }
+}
+
 impl<G: Guest, F2: Format> Machine<G, F2> {
     pub(super) fn walk_off(&mut self, access: &Access, va: u64, kind: Kind) -> Option<Entry> {
         let core = self.cores.get_mut(usize::from(access.vcpu))?;
@@ -61,9 +67,14 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         if walked.entry.shift < walked.guest_shift {
             self.counts.splintered += 1;
         }
-        core.tlb.insert(va, core.space, kind, walked.entry);
-        self.touch_host_page(walked.entry.base - GUEST_BASE);
-        Some(walked.entry)
+        let entry = match self.start.cold {
+            // An entry that joins pages would hide the first touch of some of them.
+            true => within(walked.entry, va, self.memory.backed),
+            false => walked.entry,
+        };
+        core.tlb.insert(va, core.space, kind, entry);
+        self.touch_host_page(entry.base - GUEST_BASE);
+        Some(entry)
     }
 
     /// A host page's first touch is a violation: the hypervisor backs it then.
@@ -84,8 +95,12 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
 
     pub(super) fn exit(&mut self, cause: Cause) {
         self.counts.exits[cause as usize] += 1;
+        self.drop_untagged();
+    }
+
+    /// Without VPID or ASID, entries do not survive a trip to the hypervisor.
+    pub(super) fn drop_untagged(&mut self) {
         if !self.start.tagged {
-            // Without VPID or ASID, entries do not survive a trip to the hypervisor.
             for core in &mut self.cores {
                 core.tlb.retain(|_| false);
                 core.caches.retain_stage1(|_| false);

@@ -116,6 +116,21 @@ impl LineCaches {
                 self.filter[slot] = NONE;
             }
         }
+        self.access_second(line)
+    }
+
+    /// A walker that asks the second level first reads a table entry. What the first level alone holds,
+    /// the second fetches from there.
+    pub(super) fn read_beyond_first(&mut self, address: u64) -> ServedBy {
+        let line = address >> 6 ^ self.salt;
+        if self.first.peek(line, line + 1).is_some() {
+            return ServedBy::L2;
+        }
+        self.access_second(line)
+    }
+
+    fn access_second(&mut self, line: u64) -> ServedBy {
+        let key = line + 1;
         if self.second.find(line, [key, key]).is_some() {
             return ServedBy::L2;
         }
@@ -158,6 +173,22 @@ mod tests {
         let apart = 512 * 64;
         (0..2).for_each(|nth| assert_eq!(caches.access(nth * apart), ServedBy::Memory));
         (0..10).for_each(|nth| assert_eq!(caches.access(nth % 2 * apart), ServedBy::L1));
+    }
+
+    #[test]
+    fn a_walker_before_the_second_level_leaves_the_first_alone() {
+        let mut caches = caches();
+        assert_eq!(caches.read_beyond_first(0), ServedBy::Memory);
+        assert_eq!(caches.read_beyond_first(0), ServedBy::L2);
+        // Data finds it there, and not in the first.
+        assert_eq!(caches.access(0), ServedBy::L2);
+        assert_eq!(caches.access(0), ServedBy::L1);
+        // What the first holds, the walker still waits for the second for, and no set grows by it.
+        assert_eq!(caches.read_beyond_first(0), ServedBy::L2);
+        for nth in 1..=100 {
+            caches.read_beyond_first(nth << 12);
+        }
+        assert_eq!(caches.access(0), ServedBy::L1);
     }
 
     #[test]

@@ -39,7 +39,7 @@ const TABLE_WALKER: &[Event] = &[
 pub(super) const ZEN_1: Events = Events {
     processors: &["Zen 1"],
     source: "Linux tools/perf/pmu-events/arch/x86/amdzen1/memory.json; pages of 32K are \
-             neighbours that a TLB entry joins, which is not simulated",
+             neighbours that a TLB entry joins",
     events: &[
         INSTRUCTIONS,
         &[
@@ -60,8 +60,7 @@ pub(super) const ZEN_1: Events = Events {
 pub(super) const ZEN_2_AND_3: Events = Events {
     processors: &["Zen 2", "Zen 3"],
     source: "Linux tools/perf/pmu-events/arch/x86/amdzen2/memory.json and amdzen3/memory.json, where \
-             these events have the same names; coalesced pages are neighbours that a TLB entry joins, \
-             which is not simulated",
+             these events have the same names; coalesced pages are neighbours that a TLB entry joins",
     events: &[INSTRUCTIONS, HITS, MISSES, TABLE_WALKER],
     missing: MISSING,
 };
@@ -69,8 +68,7 @@ pub(super) const ZEN_2_AND_3: Events = Events {
 pub(super) const ZEN_4: Events = Events {
     processors: &["Zen 4"],
     source: "Linux tools/perf/pmu-events/arch/x86/amdzen4/memory.json; the other Zen events of the table \
-             walker are not in this list; coalesced pages are four neighbours that a TLB entry joins, \
-             which is not simulated",
+             walker are not in this list; coalesced pages are four neighbours that a TLB entry joins",
     events: &[
         INSTRUCTIONS,
         HITS,

@@ -30,9 +30,44 @@ impl Processor {
                     .to_owned(),
             ));
         }
+        let holds_1g = self.tlb.second_holds_1g.as_ref().is_some_and(|holds| holds.value);
+        if holds_1g && second_1g.value.entries > 0 {
+            return Err(wrong(
+                "tlb.second_1g",
+                "1 GiB pages are in the array `second` (second_holds_1g), so that they can have none \
+                 of their own"
+                    .to_owned(),
+            ));
+        }
+        if let Some(joins) = &self.tlb.joins
+            && ![2, 4, 8].contains(&joins.value)
+        {
+            return Err(wrong(
+                "tlb.joins",
+                format!("an entry joins 2, 4 or 8 pages, not {}", joins.value),
+            ));
+        }
+        let apart = !self.tlb.data_shared.value || fetch_2m.value.entries > 0;
+        if self.tlb.first_largest.is_some() && apart {
+            return Err(wrong(
+                "tlb.first_largest",
+                "pieces are kept in arrays of all sizes: data_shared = true and an empty fetch_2m \
+                 are due"
+                    .to_owned(),
+            ));
+        }
+        if let Some(sizes) = &self.walk_caches.nested_tlb_sizes
+            && !(sizes.value.is_sorted_by(|one, next| one < next) && !sizes.value.is_empty())
+        {
+            return Err(wrong(
+                "walk_caches.nested_tlb_sizes",
+                "some of 4K, 2M and 1G are due, in this order".to_owned(),
+            ));
+        }
+        let store = self.tlb.store.as_ref().map(|param| ("tlb.store", param));
         let page_walk = self.walk_caches.page_walk.as_ref();
         let page_walk = page_walk.map(|param| ("walk_caches.page_walk", param));
-        for (field, param) in arrays.into_iter().chain(own_2m).chain(page_walk) {
+        for (field, param) in arrays.into_iter().chain(own_2m).chain(store).chain(page_walk) {
             if param.value.entries > 1 << 20 {
                 return Err(wrong(field, format!("{} entries are no TLB", param.value.entries)));
             }

@@ -2,6 +2,7 @@
 
 use super::{Report, exit_words};
 use crate::compare::{Outcome, Scheme, WhatIf};
+use crate::machine::Cause;
 
 /// One thing to change, with its simulated effect.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,11 +36,18 @@ impl Report {
             ("data displaced from the caches", own.data - native.cycles.data),
             ("second-level TLB hits", own.second_tlb - native.cycles.second_tlb),
         ];
-        for ((name, _), cycles) in outcome.shares.exits.iter().zip(own.exits) {
-            parts.push((exit_words(name), cycles));
+        for (nth, ((name, _), cycles)) in outcome.shares.exits.iter().zip(own.exits).enumerate() {
+            // Natively a turn is not free either.
+            let natively = match nth == Cause::Switch as usize {
+                true => native.cycles.process_switches,
+                false => 0.0,
+            };
+            parts.push((exit_words(name), cycles - natively));
         }
         parts.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-        let share = |cycles: f64| 100.0 * cycles / extra;
+        // Of what it adds: where something else takes less time than natively, that is more than `extra`.
+        let added: f64 = parts.iter().map(|(_, cycles)| cycles.max(0.0)).sum();
+        let share = |cycles: f64| 100.0 * cycles / added;
         let (what, most) = parts[0];
         let (next, second) = parts[1];
         let mut text = format!("{:.0} % of the extra time under {scheme} is {what}", share(most));

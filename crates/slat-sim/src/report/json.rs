@@ -124,6 +124,7 @@ fn scheme_json(outcome: &Outcome) -> Value {
         "splintered": counts.splintered,
         "unexplained": counts.unexplained,
         "exits": exits,
+        "process_switches": counts.process_switches,
         "cycles": {
             "instructions": shares.instructions,
             "data": shares.data,
@@ -131,6 +132,7 @@ fn scheme_json(outcome: &Outcome) -> Value {
             "second_tlb": shares.second_tlb,
             "guest_walk": shares.guest_walk,
             "host_walk": shares.host_walk,
+            "process_switches": shares.process_switches,
             "exits": by_exit,
         },
         "table_bytes": {

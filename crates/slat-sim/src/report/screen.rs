@@ -227,6 +227,7 @@ impl Report {
             line("instructions at base CPI", &shares.instructions);
             line("waiting for data", &shares.data);
             line("waiting for devices", &shares.waiting);
+            line("process switches", &shares.process_switches);
             line("second-level TLB hits", &shares.second_tlb);
             line("walks, guest's own entries", &shares.guest_walk);
             line("walks, hypervisor's entries", &shares.host_walk);

@@ -51,7 +51,11 @@ pub const TERMS: &[(&str, &str)] = &[
     ),
     (
         "what-if",
-        "A change that the recording does not have, simulated beside the schemes: large pages where the guest fills 2 MiB, PCIDs whose invalidations follow from the page-table stores, or tags.",
+        "A change that the recording does not have, simulated beside the schemes: large pages where the guest fills 2 MiB (one that a store splits stays split until more of it is present than then, since a kernel gathers pages again seldom and late), PCIDs whose invalidations follow from the page-table stores, or tags.",
+    ),
+    (
+        "share",
+        "With --share the workloads take turns on the same cores. Each turn is an exit and the hypervisor's work to run another virtual machine. Natively it is a process switch: the preset's process_switch, and the loss of what is not global, unless address spaces have numbers (ASIDs, --pcid).",
     ),
     ("second-tlb", "Lookups that the first-level TLB missed and the second served."),
 ];
