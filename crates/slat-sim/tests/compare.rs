@@ -6,7 +6,7 @@ mod made;
 use slat_mmu::shadow::Discipline;
 use slat_sim::compare::{Options, Outcome, Scheme, WhatIf, compare};
 use slat_sim::machine::Cause;
-use slat_sim::preset::Processor;
+use slat_sim::preset::{Confidence, Param, Processor};
 use slat_trace::recording::{self, Recording};
 use slat_trace::{Access, Arch, Batch, Control, Event, Exception, Kind, Machine, Root};
 
@@ -245,6 +245,31 @@ fn first_touches_count_only_from_a_cold_start() {
     assert_eq!(exits(true, shadow, Cause::HiddenFault), pages);
     assert_eq!(exits(false, Scheme::Ept(12), Cause::Violation), 0);
     assert_eq!(exits(false, shadow, Cause::HiddenFault), 0);
+}
+
+#[test]
+fn joined_pages_walk_once_and_are_touched_one_by_one() {
+    let mut guest = Guest::new(4);
+    let pages = 8;
+    for page in 0..pages {
+        guest.map(0x40_0000 + page * 4096, DATA + page * 4096, 12);
+    }
+    let accesses = || (0..pages).map(|page| load(0x40_0000 + page * 4096));
+    let counts = |joins: Option<u32>, cold_start, scheme| {
+        let options = Options { cold_start, ..Options::default() };
+        let mut processor = processor(16, 4);
+        let param = |value| Param { value, source: String::new(), confidence: Confidence::Assumed };
+        processor.tlb.joins = joins.map(param);
+        let outcomes = run(guest.run(accesses()), &processor, &options);
+        of(&outcomes, scheme).counts().clone()
+    };
+    for scheme in [Scheme::Native, Scheme::Ept(12), Scheme::Ept(21)] {
+        assert_eq!(counts(None, false, scheme).walks, pages);
+        assert_eq!(counts(Some(4), false, scheme).walks, pages / 4);
+    }
+    // The hypervisor backs one page at a time: each first touch is an exit of its own.
+    let cold = counts(Some(4), true, Scheme::Ept(12));
+    assert_eq!(cold.exits[Cause::Violation as usize], pages);
 }
 
 #[test]

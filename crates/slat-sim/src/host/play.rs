@@ -353,8 +353,11 @@ impl Player<'_> {
         let last = if count > 1 { format!("{}-{count}", spec.name) } else { spec.name.clone() };
         let report = HostReport::partition(host, &last).map_err(|error| error.to_string())?;
         let each = if count > 1 { format!("{count} partitions, each ") } else { String::new() };
+        // Overcommitted memory comes at the first touch.
+        let there: u64 = report.pages.iter().map(|(bytes, count)| bytes * count).sum();
+        let so_far = if there < report.bytes { ", so far" } else { "" };
         Ok(Event::done(format!(
-            "{each}{} in {}, {}",
+            "{each}{}{so_far} in {}, {}",
             size(spec.bytes),
             report.pages_text(),
             report.translation

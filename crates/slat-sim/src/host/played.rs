@@ -328,8 +328,11 @@ impl HostReport {
             paged_out: host.parent.paged_out,
             paged_in: host.parent.paged_in,
         };
+        // In the order in which they came.
+        let mut partitions: Vec<&Partition> = host.partitions().collect();
+        partitions.sort_by_key(|partition| partition.number);
         report.partitions =
-            host.partitions().map(|partition| PartitionReport::new(host, partition)).collect();
+            partitions.iter().map(|partition| PartitionReport::new(host, partition)).collect();
         report
     }
 }

@@ -78,8 +78,8 @@ pub(super) fn nested_caches(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceEr
                 .collect();
             let value = ratio(&before, &after, Part::WithoutExits);
             let reading = format!(
-                "{}. What the walk cache holds costs nothing; the rest is read through the data caches, \
-                 which here begin with the first level.",
+                "{}. What the walk cache holds costs nothing; the rest is read through the data caches, from \
+                 the second level on, where the processor counts its walks.",
                 list.join("; ")
             );
             judged(Row { reading, ..row }, value)
