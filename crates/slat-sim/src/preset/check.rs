@@ -57,7 +57,7 @@ impl Processor {
             ));
         }
         if let Some(sizes) = &self.walk_caches.nested_tlb_sizes
-            && !(sizes.value.is_sorted_by(|one, next| one < next) && !sizes.value.is_empty())
+            && (sizes.value.is_empty() || !sizes.value.is_sorted_by(|one, next| one < next))
         {
             return Err(wrong(
                 "walk_caches.nested_tlb_sizes",
