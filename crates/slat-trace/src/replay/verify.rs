@@ -7,7 +7,7 @@ use slat::format::x86::{self, Controls};
 use slat::{Gpa, Gva, Privilege, Regime, Stage, walk};
 
 use super::memory::{TableMemory, TooManyTables, Watched};
-use super::walks::{Use, Walks};
+use super::walks::{Key, Use, Walks};
 use crate::event::{Access, Arch, Batch, Control, Event, Kind, Machine, Root};
 
 /// An access that the recorded machine and the walk of the recorded tables disagree on.
@@ -193,15 +193,21 @@ impl Verifier {
         let Some(vcpu) = accesses.first().and_then(|a| self.vcpus.get(usize::from(a.vcpu))) else {
             return;
         };
-        // First all that is known, without a branch: where accesses are scattered, as many loads as possible are
-        // to be under way at once.
         let context = vcpu.context;
+        // Where accesses are scattered, each is looked up far away: as many as possible are to be under way at
+        // once. So first there is nothing but the looks, and then what is known, without a branch.
+        let (mut keys, mut looks) = ([Key::default(); AT_ONCE], 0);
+        for (key, access) in keys.iter_mut().zip(accesses) {
+            *key = Walks::<Registers>::key(access, context);
+            looks ^= self.walks.touch(*key);
+        }
+        std::hint::black_box(looks);
         let (mut small, mut large, mut left) = (0, 0, 0u64);
-        for (bit, access) in accesses.iter().enumerate() {
-            let shift = self.walks.known(Walks::<Registers>::key(access, context), access);
-            small += u64::from(shift == 12);
-            large += u64::from(shift == 21);
-            left |= u64::from(shift != 12 && shift != 21) << bit;
+        for (bit, (key, access)) in keys.iter().zip(accesses).enumerate() {
+            let (is_small, is_large) = self.walks.is_known(*key, access);
+            small += u64::from(is_small);
+            large += u64::from(is_large);
+            left |= u64::from(!(is_small | is_large)) << bit;
         }
         self.by_shift[12] += small;
         self.by_shift[21] += large;
@@ -212,7 +218,7 @@ impl Verifier {
             let (number, access) = (first + at as u64, &accesses[at]);
             let Some(expected) = access.gpa() else { continue };
             self.walked += 1;
-            let shift = self.walks.known(Walks::<Registers>::key(access, context), access);
+            let shift = self.walks.known(keys[at], access);
             if shift != 0 {
                 self.by_shift[usize::from(shift & 63)] += 1;
                 continue;

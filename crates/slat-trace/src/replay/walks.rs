@@ -19,6 +19,8 @@ const MOST_CONTEXTS: usize = 1 << (64 - CONTEXT_AT);
 const CONTEXT_AT: u32 = 55;
 const SHIFT_AT: u32 = 58;
 const TIMES: u32 = 1 << (SHIFT_AT - 32);
+/// The size of a page is kept as a shift less this.
+const SIZE_FROM: u8 = 10;
 
 /// Walks that agreed with the machine.
 pub(super) struct Walks<R> {
@@ -139,13 +141,36 @@ impl<R: Copy + Eq + Hash> Walks<R> {
         }
     }
 
+    /// Has the place of a walk brought near, for what comes.
+    #[inline(always)]
+    pub(super) fn touch(&self, key: Key) -> u64 {
+        self.all[key.slot & (WALKS - 1)][0]
+    }
+
     /// The size of the page of an access, as a shift, if its walk is known to lead where the machine went; else
     /// 0. `key` is the access's.
-    #[inline(always)]
+    #[inline]
     pub(super) fn known(&self, key: Key, access: &Access) -> u8 {
+        let (different, size) = self.look(key, access);
+        if different == 0 { size + SIZE_FROM } else { 0 }
+    }
+
+    /// Whether the walk of an access is known to lead where the machine went, and the page has 4 KiB; and whether
+    /// it is known, and the page has 2 MiB.
+    #[inline(always)]
+    pub(super) fn is_known(&self, key: Key, access: &Access) -> (bool, bool) {
+        let (different, size) = self.look(key, access);
+        // Both are computed whether it is known or not: a branch that is not foreseen would hold up the look
+        // at the accesses behind it.
+        let known = different == 0;
+        (known & (size == 12 - SIZE_FROM), known & (size == 21 - SIZE_FROM))
+    }
+
+    #[inline(always)]
+    fn look(&self, key: Key, access: &Access) -> (u64, u8) {
         let [what, whither] = self.all[key.slot & (WALKS - 1)];
-        let agrees = (what == key.what) & (whither << 6 == self.whither(access) << 6);
-        u8::from(agrees) * ((whither >> SHIFT_AT) as u8 + 10)
+        let different = what ^ key.what | (whither ^ self.whither(access)) << 6;
+        (different, (whither >> SHIFT_AT) as u8)
     }
 
     #[inline(always)]
@@ -156,7 +181,7 @@ impl<R: Copy + Eq + Hash> Walks<R> {
 
     pub(super) fn keep(&mut self, access: &Access, context: u16, shift: u8) {
         let Key { what, slot } = Self::key(access, context);
-        let shift = u64::from(shift.saturating_sub(10) & 63);
+        let shift = u64::from(shift.saturating_sub(SIZE_FROM) & 63);
         self.all[slot] = [what, self.whither(access) | shift << SHIFT_AT];
     }
 }
