@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use slat_trace::compact::{Classes, Compacting, Hierarchy, Refused, RunBatch};
 use slat_trace::{Access, Batch, Event, Invalidation, Kind, Root};
 
@@ -15,11 +16,15 @@ enum Replacement {
     Random,
 }
 
+/// Page number, whether it is a 2 MiB page, and the address space: an ASID or a PCID.
+type Tag = (u64, bool, u8);
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Entry {
-    /// Page number, and whether it is a 2 MiB page.
-    tag: (u64, bool),
+    tag: Tag,
     dirty: bool,
+    /// What it is known to permit: a bit for each kind of access by each privilege.
+    rights: u8,
 }
 
 /// A set-associative TLB as one would write it without any thought of speed.
@@ -46,7 +51,7 @@ impl Tlb {
         }
     }
 
-    fn set(&self, tag: (u64, bool)) -> usize {
+    fn set(&self, tag: Tag) -> usize {
         tag.0 as usize % self.sets.len()
     }
 
@@ -91,7 +96,7 @@ impl Tlb {
         }
     }
 
-    fn lookup(&mut self, tag: (u64, bool)) -> Option<&mut Entry> {
+    fn lookup(&mut self, tag: Tag) -> Option<&mut Entry> {
         let set = self.set(tag);
         let way =
             self.sets[set].iter().position(|entry| entry.is_some_and(|entry| entry.tag == tag))?;
@@ -109,7 +114,7 @@ impl Tlb {
         gone
     }
 
-    fn drop_tag(&mut self, tag: (u64, bool)) {
+    fn drop_tag(&mut self, tag: Tag) {
         let set = self.set(tag);
         for entry in &mut self.sets[set] {
             if entry.is_some_and(|entry| entry.tag == tag) {
@@ -120,6 +125,14 @@ impl Tlb {
 
     fn flush(&mut self) {
         self.sets.iter_mut().for_each(|set| set.fill(None));
+    }
+
+    fn drop_space(&mut self, asid: u8) {
+        for entry in self.sets.iter_mut().flatten() {
+            if entry.is_some_and(|entry| entry.tag.2 == asid) {
+                *entry = None;
+            }
+        }
     }
 }
 
@@ -134,6 +147,10 @@ struct Geometry {
     /// Whether the first levels do not keep 2 MiB pages.
     pass_by: bool,
     inclusive: bool,
+    /// Whether entries carry their address space, so that a switch of the root drops none.
+    tagged: bool,
+    /// Whether a walk learns no more rights than those of the access that it is for.
+    gradual: bool,
     first: (usize, usize, Replacement),
     second: (usize, usize, Replacement),
 }
@@ -154,6 +171,14 @@ struct Counters {
 struct Core {
     first: [Tlb; 3],
     second: Tlb,
+    /// 0 where entries do not carry it.
+    asid: u8,
+}
+
+impl Core {
+    fn all(&mut self) -> impl Iterator<Item = &mut Tlb> {
+        self.first.iter_mut().chain([&mut self.second])
+    }
 }
 
 struct Model {
@@ -164,8 +189,19 @@ struct Model {
 }
 
 /// Every other 2 MiB is one page.
-fn tag(va: u64) -> (u64, bool) {
-    if va >> 21 & 1 == 1 { (va >> 21, true) } else { (va >> 12, false) }
+fn tag(va: u64, asid: u8) -> Tag {
+    if va >> 21 & 1 == 1 { (va >> 21, true, asid) } else { (va >> 12, false, asid) }
+}
+
+/// What an access needs, and what its walk shows: who can store can load.
+fn rights(access: &Access) -> (u8, u8) {
+    let (needs, shows) = match access.kind() {
+        Kind::Load => (0b001, 0b001),
+        Kind::Store => (0b010, 0b011),
+        Kind::Fetch => (0b100, 0b100),
+    };
+    let by = 3 * u8::from(access.user());
+    (needs << by, shows << by)
 }
 
 impl Model {
@@ -174,6 +210,7 @@ impl Model {
         let core = Core {
             first: std::array::from_fn(|_| tlb(geometry.first)),
             second: tlb(geometry.second),
+            asid: 0,
         };
         Model {
             geometry,
@@ -191,36 +228,44 @@ impl Model {
     }
 
     fn page(&mut self, access: &Access, va: u64) {
-        let (kind, tag) = (access.kind(), tag(va));
+        let kind = access.kind();
         let (store, which) = (kind == Kind::Store, kind as usize);
         let class = match (self.geometry.classes, kind) {
             (Classes::Split | Classes::SplitStores, Kind::Fetch) => 2,
             (Classes::SplitStores, Kind::Store) => 1,
             _ => 0,
         };
-        let kept = !(self.geometry.pass_by && tag.1);
         let core = &mut self.cores[usize::from(access.vcpu)];
-        // A store through an entry that is not known dirty walks again to set the bit.
+        let tag = tag(va, core.asid);
+        let kept = !(self.geometry.pass_by && tag.1);
+        let (needs, mut shown) = rights(access);
+        // A store through an entry that is not known dirty walks again to set the bit, and so does an access
+        // that an entry is not known to permit.
+        let hits = |entry: &Entry| (!store || entry.dirty) && entry.rights & needs == needs;
         if let Some(entry) = core.first[class].lookup(tag) {
-            if !store || entry.dirty {
+            shown |= entry.rights;
+            if hits(entry) {
                 self.counters.first_hits[usize::from(access.user())][which] += 1;
                 return;
             }
-        } else if let Some(&mut found) = core.second.lookup(tag)
-            && (!store || found.dirty)
-        {
-            self.counters.second_hits[which] += 1;
-            if kept {
-                core.first[class].fill(found);
+        } else if let Some(&mut found) = core.second.lookup(tag) {
+            shown |= found.rights;
+            if hits(&found) {
+                self.counters.second_hits[which] += 1;
+                if kept {
+                    core.first[class].fill(found);
+                }
+                return;
             }
-            return;
         }
         self.counters.walks[which] += 1;
         self.counters.log.push((access.vcpu, tag.0, kind));
-        if store && self.dirty.insert(tag) {
+        let page = (tag.0, tag.1);
+        if store && self.dirty.insert(page) {
             self.counters.dirty_updates += 1;
         }
-        let entry = Entry { tag, dirty: self.dirty.contains(&tag) };
+        let rights = if self.geometry.gradual { shown } else { u8::MAX };
+        let entry = Entry { tag, dirty: self.dirty.contains(&page), rights };
         if let Some(gone) = core.second.fill(entry)
             && self.geometry.inclusive
         {
@@ -233,21 +278,29 @@ impl Model {
 
     fn event(&mut self, vcpu: u8, event: &Event) {
         match *event {
-            Event::Root { .. } => {
-                let core = &mut self.cores[usize::from(vcpu)];
-                core.first.iter_mut().for_each(Tlb::flush);
-                core.second.flush();
+            Event::Root { value, .. } if self.geometry.tagged => {
+                self.cores[usize::from(vcpu)].asid = (value >> 12) as u8 & 3;
             }
+            Event::Root { .. } => self.cores[usize::from(vcpu)].all().for_each(Tlb::flush),
             // As a broadcast: every vCPU drops it.
             Event::Invalidate(Invalidation::Invlpg { va }) => {
                 for core in &mut self.cores {
-                    core.first.iter_mut().for_each(|tlb| tlb.drop_tag(tag(va)));
-                    core.second.drop_tag(tag(va));
+                    let tag = tag(va, core.asid);
+                    core.all().for_each(|tlb| tlb.drop_tag(tag));
                 }
+            }
+            Event::Invalidate(Invalidation::Invpcid { pcid, .. }) => {
+                let core = &mut self.cores[usize::from(vcpu)];
+                core.all().for_each(|tlb| tlb.drop_space(pcid as u8));
+            }
+            Event::Invalidate(Invalidation::Tlbi { operand, .. }) => {
+                let all = self.cores.iter_mut().flat_map(Core::all);
+                all.for_each(|tlb| tlb.drop_space((operand >> 48) as u8));
             }
             // The guest cleans a page and relies on nothing: entries may keep their dirty bit.
             Event::TableStore { value, .. } => {
-                self.dirty.remove(&tag(value));
+                let (page, large, _) = tag(value, 0);
+                self.dirty.remove(&(page, large));
             }
             _ => {}
         }
@@ -308,7 +361,7 @@ fn next() -> impl Strategy<Value = Next> {
                 again,
             });
     let event =
-        (0u8..2, 0u8..5, 0u64..12).prop_map(|(vcpu, kind, page)| Next::Event { vcpu, kind, page });
+        (0u8..2, 0u8..7, 0u64..12).prop_map(|(vcpu, kind, page)| Next::Event { vcpu, kind, page });
     prop_oneof![40 => access, 3 => event, 1 => Just(Next::EndOfBatch)]
 }
 
@@ -341,6 +394,15 @@ fn batches(stream: &[Next]) -> Vec<Batch> {
                     1 => Event::Invalidate(Invalidation::Invlpg { va: va(page) }),
                     2 => Event::TableStore { gpa: 0x1000, value: va(page) },
                     3 => Event::Mode { user: page % 2 == 0 },
+                    4 => {
+                        let (kind, pcid, va) = (1, page % 4, 0);
+                        Event::Invalidate(Invalidation::Invpcid { kind, pcid, va })
+                    }
+                    // TLBI ASIDE1IS.
+                    5 => Event::Invalidate(Invalidation::Tlbi {
+                        operation: 0x41a,
+                        operand: (page % 4) << 48,
+                    }),
                     _ => Event::ExceptionReturn,
                 };
                 batch.event(vcpu, event);
@@ -379,11 +441,13 @@ proptest! {
     fn runs_are_exact_for_every_geometry_and_policy(
         stream in proptest::collection::vec(next(), 1..300),
         hierarchy in hierarchy(),
+        (tagged, gradual) in any::<(bool, bool)>(),
         first in level(3),
         second in level(4),
     ) {
         let classes = hierarchy.classes().unwrap();
-        let geometry = Geometry { classes, pass_by: false, inclusive: false, first, second };
+        let (pass_by, inclusive) = (false, false);
+        let geometry = Geometry { classes, pass_by, inclusive, tagged, gradual, first, second };
         let batches = batches(&stream);
         let full = Model::new(geometry).full(&batches);
         let (compacted, _) = Model::new(geometry).compacted(&batches, classes);
@@ -458,6 +522,8 @@ fn an_inclusive_hierarchy_would_be_wrong() {
         classes: Classes::Split,
         pass_by: false,
         inclusive: true,
+        tagged: false,
+        gradual: false,
         first: (1, 4, Replacement::Lru),
         second: (1, 1, Replacement::Lru),
     };
@@ -470,12 +536,38 @@ fn an_inclusive_hierarchy_would_be_wrong() {
     assert!(refused.to_string().contains("inclusive outer TLB drops entries"));
 }
 
+/// The streams are such that address spaces and rights matter: else the test above would say nothing of them.
+#[test]
+fn address_spaces_and_gradual_rights_make_a_difference_to_the_streams() {
+    let base = Geometry {
+        classes: Classes::Split,
+        pass_by: false,
+        inclusive: false,
+        tagged: false,
+        gradual: false,
+        first: (2, 4, Replacement::Lru),
+        second: (4, 4, Replacement::Lru),
+    };
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut by_space, mut by_rights) = (0, 0);
+    for _ in 0..100 {
+        let stream = proptest::collection::vec(next(), 100..300).new_tree(&mut runner).unwrap();
+        let batches = batches(&stream.current());
+        let walks = |geometry| Model::new(geometry).full(&batches).counters.walks;
+        by_space += u32::from(walks(base) != walks(Geometry { tagged: true, ..base }));
+        by_rights += u32::from(walks(base) != walks(Geometry { gradual: true, ..base }));
+    }
+    assert!(by_space > 50 && by_rights > 50, "{by_space}, {by_rights}");
+}
+
 #[test]
 fn split_classes_would_be_wrong_for_a_unified_first_level() {
     let geometry = Geometry {
         classes: Classes::Unified,
         pass_by: false,
         inclusive: false,
+        tagged: false,
+        gradual: false,
         first: (1, 2, Replacement::Lru),
         second: (1, 1, Replacement::Lru),
     };
@@ -495,6 +587,8 @@ fn joint_loads_and_stores_would_be_wrong_where_stores_have_a_tlb_of_their_own() 
         classes: Classes::SplitStores,
         pass_by: false,
         inclusive: false,
+        tagged: false,
+        gradual: false,
         first: (1, 2, Replacement::Lru),
         second: (1, 1, Replacement::Lru),
     };
@@ -513,6 +607,8 @@ fn pages_that_pass_the_first_level_by_would_be_wrong() {
         classes: Classes::Split,
         pass_by: true,
         inclusive: false,
+        tagged: false,
+        gradual: false,
         first: (1, 4, Replacement::Lru),
         second: (1, 2, Replacement::Lru),
     };
