@@ -5,9 +5,10 @@
 //! that the distribution has today.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
-use slat_setup::{Arch, Cache, Guest, Kit, Recipe};
+use slat_setup::{Arch, Cache, Guest, Kit, Outcome, Recipe};
 
 use crate::recordings::verified;
 
@@ -19,6 +20,8 @@ pub(crate) struct Args {
 }
 
 const SCRIPT: &str = "/bin/busybox true & /bin/busybox true & wait";
+/// Longer than anybody waits.
+const ENDLESS: &str = "while true; do /bin/busybox true; done";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let cache = Cache::new()?;
@@ -29,32 +32,91 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         ("x86-64, two vCPUs", Arch::X86_64, 2),
         ("AArch64", Arch::Aarch64, 1),
     ] {
-        if let Err(error) = Kit::fetch(&cache, arch) {
-            ensure!(!args.strict, "{name}: {error}");
-            anstream::println!("{name}: skipped: {error}");
-            continue;
+        let kit = match Kit::fetch(&cache, arch) {
+            Ok(kit) => kit,
+            Err(error) => {
+                ensure!(!args.strict, "{name}: {error}");
+                anstream::println!("{name}: skipped: {error}");
+                continue;
+            }
+        };
+        let recipe = Recipe { vcpus, ..Recipe::new(arch, shell(SCRIPT)) };
+        let outcome = same_again(&cache, &recipe, place.path()).context(name)?;
+        if vcpus == 1 {
+            by_hand(&cache, &kit, &recipe, &outcome, place.path())
+                .with_context(|| format!("{name}, with a kernel and initial RAM disk by hand"))?;
+            let seed = Recipe { seed: 2, ..recipe.clone() };
+            let other = record(&cache, &seed, &place.path().join("seed.slat")).context(name)?;
+            let counts = |of: &Outcome| (of.accesses, of.instructions);
+            ensure!(counts(&other) != counts(&outcome), "{name}: another seed changes nothing");
+            interrupted(&cache, arch, place.path())
+                .with_context(|| format!("{name}, interrupted"))?;
         }
-        let words = ["sh", "-c", SCRIPT].map(str::to_owned).to_vec();
-        let guest = Guest::Command { words, files: vec![], before: String::new(), marks: false };
-        let recipe = Recipe { vcpus, ..Recipe::new(arch, guest) };
-        let paths = [place.path().join("first.slat"), place.path().join("second.slat")];
-        for path in &paths {
-            let mut console = String::new();
-            let outcome = slat_setup::record(&cache, &recipe, path, |progress| {
-                console.push_str(&progress.console);
-                true
-            });
-            let outcome = outcome.context(name)?;
-            ensure!(outcome.status == Some(0), "{name}: {outcome:?}\n{console}");
-        }
-        let [first, second] = paths.map(fs::read);
-        ensure!(first? == second?, "{name}: two runs of the same guest differ");
-        let counts = verified(&place.path().join("first.slat")).context(name)?;
-        ensure!(counts.table_stores > 0 && counts.exceptions > 0, "{name}: {counts:?}");
         anstream::println!(
             "{name}: {} accesses, 0 mismatches, and the same again byte for byte",
-            counts.accesses()
+            outcome.accesses
         );
     }
+    Ok(())
+}
+
+fn shell(script: &str) -> Guest {
+    let words = ["sh", "-c", script].map(str::to_owned).to_vec();
+    Guest::Command { words, files: vec![], before: String::new(), marks: false }
+}
+
+fn record(cache: &Cache, recipe: &Recipe, path: &Path) -> anyhow::Result<Outcome> {
+    let mut console = String::new();
+    let outcome = slat_setup::record(cache, recipe, path, |progress| {
+        console.push_str(&progress.console);
+        true
+    })?;
+    ensure!(outcome.status == Some(0), "{outcome:?}\n{console}");
+    Ok(outcome)
+}
+
+/// Two runs of the same guest give the same recording, which agrees with its tables.
+fn same_again(cache: &Cache, recipe: &Recipe, place: &Path) -> anyhow::Result<Outcome> {
+    let paths = ["first.slat", "second.slat"].map(|name| place.join(name));
+    let outcome = record(cache, recipe, &paths[0])?;
+    record(cache, recipe, &paths[1])?;
+    let counts = verified(&paths[0])?;
+    ensure!(counts.table_stores > 0 && counts.exceptions > 0, "{counts:?}");
+    let [first, second] = paths.map(fs::read);
+    ensure!(first? == second?, "two runs of the same guest differ");
+    Ok(outcome)
+}
+
+/// The same guest, its kernel and initial RAM disk given by hand, is recorded alike: the image has the
+/// markers in it.
+fn by_hand(
+    cache: &Cache,
+    kit: &Kit,
+    recipe: &Recipe,
+    expected: &Outcome,
+    place: &Path,
+) -> anyhow::Result<()> {
+    let (initrd, path) = (place.join("own.initrd"), place.join("own.slat"));
+    fs::write(&initrd, slat_setup::guest_image(cache, recipe)?.context("an image")?)?;
+    let kernel = kit.linux.as_ref().context("a kernel")?.kernel.image.clone();
+    let guest = Guest::Own { kernel, initrd: Some(initrd) };
+    let outcome = record(cache, &Recipe { guest, ..recipe.clone() }, &path)?;
+    let counts = verified(&path)?;
+    ensure!(
+        (counts.accesses(), counts.instructions) == (expected.accesses, expected.instructions),
+        "{counts:?} instead of {expected:?}"
+    );
+    ensure!(outcome.reason == "marker", "{outcome:?}");
+    Ok(())
+}
+
+/// A guest that is stopped leaves a recording that is whole, but shorter.
+fn interrupted(cache: &Cache, arch: Arch, place: &Path) -> anyhow::Result<()> {
+    let path = place.join("short.slat");
+    let recipe = Recipe { block_accesses: Some(100_000), ..Recipe::new(arch, shell(ENDLESS)) };
+    let outcome = slat_setup::record(cache, &recipe, &path, |progress| progress.accesses == 0)?;
+    ensure!(outcome.reason == "exit" && outcome.status.is_none(), "{outcome:?}");
+    let counts = verified(&path)?;
+    ensure!(counts.accesses() == outcome.accesses && outcome.accesses >= 100_000, "{counts:?}");
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use self::machine::{Machine, Running, Tail, guest_memory, option_value, plain_cpu};
+use self::machine::{Machine, Running, Tail, cpu, guest_memory, option_value};
 pub use self::recipe::{Guest, Recipe, Stage};
 use crate::initrd::Initrd;
 use crate::{Arch, Cache, Error, Kit, Linux, Qemu, Result, busybox, io, marker};
@@ -107,7 +107,7 @@ pub fn guest_image(cache: &Cache, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
 
 fn provenance(recipe: &Recipe, qemu: &Qemu, kernel: &str) -> String {
     let one_line = |text: &str| text.replace('\n', " ");
-    let model = recipe.cpu.as_deref().unwrap_or(plain_cpu(recipe.arch));
+    let model = cpu(recipe);
     format!(
         "command={}\nemulator=QEMU {}\nkernel={}\ncpu={model}\nmemory={} MiB\nseed={}\nappend={}\n",
         one_line(&recipe.command),
@@ -226,9 +226,12 @@ pub fn record(
         let console = console.into_iter().rev().collect::<Vec<_>>().join("\n");
         let said = if said.trim().is_empty() { "nothing" } else { said.trim() };
         let marker = if in_linux { "" } else { " It has to execute the marker, see --help." };
+        let console = match console.trim() {
+            "" => "The guest wrote nothing to its console.".to_owned(),
+            text => format!("The guest's console ends with:\n{text}"),
+        };
         return Err(failed(format!(
-            "QEMU ended ({status}) before the guest began to record.{marker} QEMU said: {said}\n\
-             The guest's console ends with:\n{console}"
+            "QEMU ended ({status}) before the guest began to record.{marker} QEMU said: {said}\n{console}"
         )));
     };
     let mut outcome = parse_report(text.trim()).map_err(failed)?;

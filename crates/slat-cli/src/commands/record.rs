@@ -83,8 +83,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COUNT")]
     max_accesses: Option<u64>,
 
-    /// Decides everything that is random in the machine
-    #[arg(long, default_value_t = 1)]
+    /// Decides everything that is random in the machine; with another than 1 the plain x86-64 processor has RDRAND
+    #[arg(long, default_value_t = Recipe::SEED)]
     seed: u64,
 
     /// Compression level, 1 to 19

@@ -13,11 +13,14 @@ pub(super) fn option_value(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// The processor where none is asked for.
-pub(super) fn plain_cpu(arch: Arch) -> &'static str {
-    match arch {
-        Arch::Aarch64 => "cortex-a72",
-        _ => "qemu64",
+/// The processor of a recipe. Without RDRAND nothing is random in an x86-64 machine, and its seed is without
+/// effect; an AArch64 machine gives the guest a seed in its device tree.
+pub(super) fn cpu(recipe: &Recipe) -> &str {
+    match (&recipe.cpu, recipe.arch) {
+        (Some(cpu), _) => cpu,
+        (None, Arch::Aarch64) => "cortex-a72",
+        (None, _) if recipe.seed == Recipe::SEED => "qemu64",
+        (None, _) => "qemu64,+rdrand",
     }
 }
 
@@ -40,7 +43,7 @@ pub(super) struct Machine<'a> {
 
 impl Machine<'_> {
     pub(super) fn describe(&self, command: &mut Command) {
-        let Recipe { arch, memory, vcpus, cpu, append, seed, .. } = self.recipe;
+        let Recipe { arch, memory, vcpus, append, seed, .. } = self.recipe;
         let (machine, terminal) = match arch {
             Arch::Aarch64 => ("virt", "ttyAMA0"),
             _ => ("pc", "ttyS0"),
@@ -50,7 +53,7 @@ impl Machine<'_> {
         command.args(["-accel", "tcg,thread=single", "-icount", "shift=2,sleep=off"]);
         command.args(["-seed", &seed.to_string(), "-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
         command.args(["-smp", &vcpus.to_string(), "-m", &format!("{memory}M")]);
-        command.args(["-cpu", cpu.as_deref().unwrap_or(plain_cpu(*arch))]);
+        command.args(["-cpu", cpu(self.recipe)]);
         let backend = format!(
             "memory-backend-file,id=ram,size={memory}M,mem-path={},share=on",
             option_value(self.memory)
@@ -115,7 +118,19 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
+    use super::super::recipe::Guest;
     use super::*;
+
+    #[test]
+    fn another_seed_has_something_to_decide() {
+        let guest = Guest::Own { kernel: "vmlinuz".into(), initrd: None };
+        let recipe = |arch, seed| Recipe { seed, ..Recipe::new(arch, guest.clone()) };
+        assert_eq!(cpu(&recipe(Arch::X86_64, 1)), "qemu64");
+        assert_eq!(cpu(&recipe(Arch::X86_64, 2)), "qemu64,+rdrand");
+        assert_eq!(cpu(&recipe(Arch::Aarch64, 2)), "cortex-a72");
+        let named = Recipe { cpu: Some("max".into()), ..recipe(Arch::X86_64, 2) };
+        assert_eq!(cpu(&named), "max");
+    }
 
     #[test]
     fn commas_in_paths_do_not_end_an_option() {

@@ -71,7 +71,8 @@ pub struct Recipe {
     pub cpu: Option<String>,
     /// Words to append to the kernel's command line.
     pub append: String,
-    /// The seed of everything random in the machine.
+    /// The seed of everything random in the machine. With another than [`SEED`](Self::SEED) the plain x86-64
+    /// processor has RDRAND, without which nothing is.
     pub seed: u64,
     /// After so many accesses the recording ends.
     pub most_accesses: Option<u64>,
@@ -86,6 +87,9 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// The seed where none is asked for.
+    pub const SEED: u64 = 1;
+
     /// A recipe for a command in a minimal Linux of `arch`: 512 MiB, one vCPU, seed 1.
     #[must_use]
     pub fn new(arch: Arch, guest: Guest) -> Self {
@@ -96,7 +100,7 @@ impl Recipe {
             vcpus: 1,
             cpu: None,
             append: String::new(),
-            seed: 1,
+            seed: Self::SEED,
             most_accesses: None,
             block_accesses: None,
             level: 3,
