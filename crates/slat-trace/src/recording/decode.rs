@@ -4,9 +4,10 @@ mod frames;
 mod turn;
 
 use super::bytes::{Bytes, Short};
+use super::events::is_state;
 use super::events::{EventState, get_event};
-use super::layout::{MAX_DEFINITIONS, MAX_SHAPE, Section};
-use super::model::{Basket, Definition, Model, TooManySites};
+use super::layout::{MAX_DEFINED_ACCESSES, MAX_DEFINITIONS, MAX_SHAPE, Section};
+use super::model::{Basket, Definition, Model, NoRoom, Room};
 use crate::event::{Batch, Event};
 use turn::Limits;
 
@@ -20,16 +21,18 @@ impl From<Short> for Inconsistent {
     }
 }
 
-impl From<TooManySites> for Inconsistent {
-    fn from(_: TooManySites) -> Self {
+impl From<NoRoom> for Inconsistent {
+    fn from(_: NoRoom) -> Self {
         Self
     }
 }
 
-/// Appends the definitions of a block of the file to those of the blocks before.
+/// Appends the definitions of a block of the file to those of the blocks before, whose shapes have
+/// `defined` accesses together.
 pub(crate) fn read_definitions(
     data: &[u8],
     definitions: &mut Vec<Definition>,
+    defined: &mut usize,
 ) -> Result<(), Inconsistent> {
     let mut bytes = Bytes::new(data);
     let mut last = 0;
@@ -45,32 +48,19 @@ pub(crate) fn read_definitions(
         if accesses > MAX_SHAPE as u64 || definitions.len() == MAX_DEFINITIONS {
             return Err(Inconsistent);
         }
+        *defined += accesses as usize;
+        if *defined > MAX_DEFINED_ACCESSES {
+            return Err(Inconsistent);
+        }
         let shape = bytes.take(accesses as usize)?.into();
         definitions.push(Definition { gpa, bytes: len, instructions, shape });
     }
     Ok(())
 }
 
-/// Reads the events of a block of the file on their own.
-pub(crate) fn read_events(
-    data: &[u8],
-    vcpus: u8,
-    mut sink: impl FnMut(u8, Event),
-) -> Result<(), Inconsistent> {
-    let mut bytes = Bytes::new(data);
-    let mut state = EventState::default();
-    while !bytes.is_empty() {
-        let vcpu = if vcpus > 1 { bytes.byte()? } else { 0 };
-        if vcpu >= vcpus {
-            return Err(Inconsistent);
-        }
-        get_event(&mut bytes, &mut state, |event| sink(vcpu, event))?;
-    }
-    Ok(())
-}
-
-/// The most bytes that an empty buffer keeps for the next block of the file.
+/// The most bytes that an empty buffer keeps for the next block of the file, and that all keep together.
 const KEPT_ROOM: usize = 4 << 20;
+const KEPT_TOGETHER: usize = 64 << 20;
 
 /// How far the streams of one vCPU are read.
 #[derive(Debug, Default)]
@@ -101,8 +91,9 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     pub(crate) fn new(vcpus: u8) -> Self {
+        let room = Room::of(vcpus);
         Self {
-            models: (0..vcpus).map(|_| Model::new()).collect(),
+            models: (0..vcpus).map(|_| Model::new(room.clone())).collect(),
             basket: Basket::new(),
             users: vec![false; usize::from(vcpus)],
             streams: (0..vcpus).map(|_| Stream::default()).collect(),
@@ -136,11 +127,13 @@ impl Decoder {
     /// sections, and together they would hold the memory of all.
     pub(crate) fn clear(&mut self) {
         let of_vcpus = self.streams.iter_mut().flat_map(|stream| &mut stream.sections);
+        let mut left = KEPT_TOGETHER;
         for buffer in [&mut self.turns, &mut self.events].into_iter().chain(of_vcpus) {
             buffer.clear();
-            if buffer.capacity() > KEPT_ROOM {
+            if buffer.capacity() > KEPT_ROOM.min(left) {
                 *buffer = Vec::new();
             }
+            left -= buffer.capacity();
         }
         self.left = 0;
     }
@@ -152,9 +145,28 @@ impl Decoder {
         self.models.iter_mut().for_each(Model::restart);
     }
 
-    /// Notes the privilege of a vCPU, as known from the blocks before.
-    pub(crate) fn set_user(&mut self, vcpu: u8, user: bool) {
-        self.users[usize::from(vcpu)] = user;
+    /// Appends to `batch` those events in the buffer that are part of the state, and notes the privilege of
+    /// each vCPU, until there are `enough` or all are read. Returns whether there are more.
+    pub(crate) fn read_state(
+        &mut self,
+        batch: &mut Batch,
+        enough: usize,
+    ) -> Result<bool, Inconsistent> {
+        let mut bytes = Bytes::new(&self.events[self.events_read..]);
+        while !bytes.is_empty() && batch.events.len() < enough {
+            let vcpu = if self.users.len() > 1 { bytes.byte()? } else { 0 };
+            let user = self.users.get_mut(usize::from(vcpu)).ok_or(Inconsistent)?;
+            get_event(&mut bytes, &mut self.event_state, |event| {
+                if let Event::Mode { user: now } = event {
+                    *user = now;
+                }
+                if is_state(&event) {
+                    batch.event(vcpu, event);
+                }
+            })?;
+        }
+        self.events_read = self.events.len() - bytes.remaining();
+        Ok(!bytes.is_empty())
     }
 
     /// Begins to read what is in the buffers: `accesses` accesses, as the block's header says.
@@ -165,6 +177,8 @@ impl Decoder {
                 model.restart();
             } else if !stream.sections[0].is_empty() {
                 model.reset();
+            } else {
+                model.forget_sites();
             }
         }
         (self.turns_read, self.events_read) = (0, 0);
@@ -261,10 +275,10 @@ mod tests {
         block: &crate::recording::RawBlock,
         accesses: &mut Vec<Access>,
     ) -> Result<(), Inconsistent> {
-        let (mut decoder, mut definitions) = (Decoder::new(2), Vec::new());
+        let (mut decoder, mut definitions, mut defined) = (Decoder::new(2), Vec::new(), 0);
         for (section, vcpu, data) in &block.sections {
             match section {
-                Section::Definitions => read_definitions(data, &mut definitions)?,
+                Section::Definitions => read_definitions(data, &mut definitions, &mut defined)?,
                 _ => decoder.buffer(*section, *vcpu).unwrap().clone_from(data),
             }
         }
@@ -312,6 +326,36 @@ mod tests {
     }
 
     #[test]
+    fn the_state_is_read_in_parts() {
+        let mut block = block();
+        block.sections.retain(|(section, ..)| *section == Section::Events);
+        let parts = |enough: usize| {
+            let mut decoder = Decoder::new(2);
+            decoder.buffer(Section::Events, 0).unwrap().clone_from(&block.sections[0].2);
+            decoder.begin(0, true);
+            let (mut all, mut calls) = (Vec::new(), 0);
+            loop {
+                let mut batch = Batch::default();
+                let more = decoder.read_state(&mut batch, enough).unwrap();
+                // A page of tables comes whole, and there are two entries in each here.
+                assert!(batch.events.len() < enough.saturating_add(3));
+                all.extend(batch.events);
+                calls += 1;
+                if !more {
+                    return (all, calls);
+                }
+            }
+        };
+        let (whole, calls) = parts(usize::MAX);
+        assert_eq!((whole.len(), calls), (40, 1));
+        for enough in [1, 2, 7] {
+            let (all, calls) = parts(enough);
+            assert_eq!(all, whole);
+            assert!(calls >= 40 / (enough + 2));
+        }
+    }
+
+    #[test]
     fn large_buffers_are_given_back() {
         let mut decoder = Decoder::new(64);
         for vcpu in 0..64 {
@@ -324,6 +368,13 @@ mod tests {
         let of_vcpus = decoder.streams.iter().flat_map(|stream| &stream.sections);
         let all = of_vcpus.chain([&decoder.turns, &decoder.events]);
         assert!(all.map(Vec::capacity).all(|room| room <= KEPT_ROOM));
+        for vcpu in 0..64 {
+            decoder.buffer(Section::Codes, vcpu).unwrap().reserve_exact(KEPT_ROOM);
+        }
+        decoder.clear();
+        let of_vcpus = decoder.streams.iter().flat_map(|stream| &stream.sections);
+        assert_eq!(of_vcpus.map(Vec::capacity).sum::<usize>(), KEPT_TOGETHER);
+        let mut decoder = Decoder::new(4);
         decoder.buffer(Section::Frames, 3).unwrap().reserve_exact(KEPT_ROOM);
         decoder.clear();
         let kept = decoder.buffer(Section::Frames, 3).unwrap().capacity();

@@ -1,12 +1,18 @@
 //! From what a machine does to the streams of the file's blocks.
 
+mod accesses;
+
 use std::collections::HashMap;
 
-use super::bytes::{put_difference, put_varint, zigzag};
+use super::bytes::{put_difference, put_varint};
 use super::events::{EventState, put_event};
-use super::layout::{MAX_DEFINITIONS, MAX_SHAPE, MAX_SITES, MAX_VCPUS, RESTART, Section};
-use super::model::{Definition, Model, Page, Site, code, length, shape};
+use super::layout::{
+    MAX_DEFINED_ACCESSES, MAX_DEFINITIONS, MAX_PLACES, MAX_SHAPE, MAX_SITES, MAX_VCPUS, RESTART,
+    Section,
+};
+use super::model::{Definition, Model, Page, Room, Site, code, shape};
 use crate::event::Event;
+use accesses::write_accesses;
 
 /// Accesses of a block of the file at which it is closed. The model is forgotten then, which costs
 /// space; a larger block costs memory and the freedom to split work.
@@ -60,9 +66,9 @@ struct Stream {
 }
 
 impl Stream {
-    fn new() -> Self {
+    fn new(room: Room) -> Self {
         Self {
-            model: Model::new(),
+            model: Model::new(room),
             pending: Pending::default(),
             sections: Default::default(),
             codes_at_turn: 0,
@@ -100,12 +106,16 @@ const LONGEST_CONTINUED: u32 = 1024;
 #[derive(Debug)]
 pub struct Encoder {
     streams: Vec<Stream>,
+    /// What the models of the streams share.
+    room: Room,
     handles: Vec<Handle>,
     /// The number in the file of each handle; 0 for one that is not in it yet.
     numbers: Vec<u32>,
     known: HashMap<Identity, u32>,
     /// In the order of the file.
     definitions: Vec<Definition>,
+    /// Accesses in their shapes.
+    defined_accesses: usize,
     generation: u32,
     restart: bool,
     turn: u8,
@@ -130,12 +140,15 @@ impl Encoder {
     #[must_use]
     pub fn new(vcpus: u8) -> Self {
         assert!((1..=MAX_VCPUS).contains(&vcpus), "1 to 64 vCPUs, not {vcpus}");
+        let room = Room::of(vcpus);
         Self {
-            streams: (0..vcpus).map(|_| Stream::new()).collect(),
+            streams: (0..vcpus).map(|_| Stream::new(room.clone())).collect(),
+            room,
             handles: Vec::new(),
             numbers: Vec::new(),
             known: HashMap::new(),
             definitions: Vec::new(),
+            defined_accesses: 0,
             generation: 0,
             restart: true,
             turn: 0,
@@ -361,7 +374,7 @@ impl Encoder {
         // The others grow by little more than 2 KiB with each code.
         if sections[CODES].len().is_multiple_of(256) {
             self.full |= sections.iter().any(|section| section.len() >= BLOCK_STREAM)
-                || model.sites_in_use() >= MAX_SITES / 2;
+                || self.room.sites.count() >= MAX_SITES / 2;
         }
     }
 
@@ -381,10 +394,18 @@ impl Encoder {
         put_varint(out, shape.len() as u64);
         out.extend_from_slice(&shape);
         let Handle { gpa, bytes, instructions } = handle;
+        self.defined_accesses += shape.len();
         self.definitions.push(Definition { gpa, bytes, instructions, shape });
         *number = self.definitions.len() as u32;
-        // Half, so that those of the block at work still find room.
-        self.full |= self.definitions.len() >= MAX_DEFINITIONS / 2 || out.len() >= BLOCK_STREAM;
+        self.full |= out.len() >= BLOCK_STREAM || self.is_fully_defined();
+    }
+
+    /// Whether definitions are to start again with the next block of the file. Half of what readers accept, so
+    /// that those of the block at work still find room.
+    fn is_fully_defined(&self) -> bool {
+        self.definitions.len() >= MAX_DEFINITIONS / 2
+            || self.defined_accesses >= MAX_DEFINED_ACCESSES / 2
+            || self.definitions.len() * self.streams.len() >= MAX_PLACES / 2
     }
 
     /// Closes the block of the file and begins the next. Identities of blocks of instructions may
@@ -418,10 +439,11 @@ impl Encoder {
         self.event_state = EventState::default();
         self.last_defined = 0;
         self.full = false;
-        self.restart = self.definitions.len() >= MAX_DEFINITIONS / 2;
+        self.restart = self.is_fully_defined();
         if self.restart {
             self.generation += 1;
             self.definitions.clear();
+            self.defined_accesses = 0;
             self.handles.clear();
             self.numbers.clear();
             self.known.clear();
@@ -438,61 +460,4 @@ impl Encoder {
     pub fn finish(mut self) -> RawBlock {
         self.cut()
     }
-}
-
-/// Writes how the accesses of a block differ from what was predicted in number, shape and address;
-/// returns the flags that say so.
-fn write_accesses(
-    model: &mut Model,
-    data: &[Data],
-    sections: &mut [Vec<u8>; Section::OF_VCPU.len()],
-) -> u8 {
-    let mut flags = 0;
-    let same = |(site, data): (&Site, &Data)| site.shape == data.shape;
-    let sites = model.sites();
-    if sites.len() < data.len() || !sites.iter().zip(data).all(same) {
-        flags |= code::SHAPE;
-        put_varint(&mut sections[SHAPES], (data.len() as u64) << 1 | 1);
-        let shape: Vec<u8> = data.iter().map(|data| data.shape).collect();
-        sections[SHAPES].extend_from_slice(&shape);
-        model.reshape(&shape).expect("full long before sites run out");
-    } else if sites.len() != data.len() {
-        // Left early, by an exception: the shape stays as it is for the next time.
-        flags |= code::SHAPE;
-        put_varint(&mut sections[SHAPES], (data.len() as u64) << 1);
-    }
-    let mut moved = model.moved;
-    let sites = &mut model.sites()[..data.len()];
-    let predicted = |(site, data): (&Site, &Data)| site.last.wrapping_add(site.stride) == data.va;
-    if sites.iter().zip(data).all(predicted) {
-        for site in sites {
-            site.last = site.last.wrapping_add(site.stride);
-            moved = site.stride;
-        }
-    } else {
-        flags |= code::ADDRESSES;
-        for (site, data) in sites.iter_mut().zip(data) {
-            let difference = data.va.wrapping_sub(site.last);
-            let coded = zigzag(difference);
-            let bytes = ((71 - coded.leading_zeros()) / 8).max(1) as u8;
-            let length = if difference == site.stride {
-                length::PREDICTED
-            } else if difference == moved {
-                length::ALONG
-            } else if bytes <= length::LONGEST {
-                let bytes = usize::from(bytes);
-                sections[DIFFERENCES].extend_from_slice(&coded.to_le_bytes()[..bytes]);
-                bytes as u8
-            } else {
-                sections[DIFFERENCES].extend_from_slice(&data.va.to_le_bytes());
-                length::WHOLE
-            };
-            sections[LENGTHS].push(length);
-            site.last = data.va;
-            site.stride = difference;
-            moved = difference;
-        }
-    }
-    model.moved = moved;
-    flags
 }

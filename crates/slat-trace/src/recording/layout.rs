@@ -20,8 +20,12 @@ pub(crate) const MAX_SECTION: u32 = 1 << 26;
 /// All sections of a block together, before compression.
 pub(crate) const MAX_BLOCK: u64 = 1 << 28;
 pub(crate) const MAX_DEFINITIONS: usize = 1 << 20;
-/// Sites of one vCPU in one block of the file.
-pub(crate) const MAX_SITES: usize = 1 << 21;
+/// Accesses in the shapes of all definitions together.
+pub(crate) const MAX_DEFINED_ACCESSES: usize = 1 << 25;
+/// Definitions that the models of all vCPUs have a place for, together.
+pub(crate) const MAX_PLACES: usize = 1 << 22;
+/// Accesses that the models of all vCPUs know an address of, together, in one block of the file.
+pub(crate) const MAX_SITES: usize = 1 << 22;
 /// Accesses of one execution of a block of instructions; the rest is a block of its own.
 pub(crate) const MAX_SHAPE: usize = 256;
 

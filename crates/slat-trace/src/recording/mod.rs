@@ -37,13 +37,16 @@ mod decode;
 mod encode;
 mod error;
 pub(crate) mod events;
+mod input;
 mod layout;
 mod model;
 mod pack;
 mod read;
+mod reader;
 
 pub use encode::{BlockId, Encoder, RawBlock};
 pub use error::Error;
 pub use layout::{BlockInfo, Provenance};
 pub use pack::{Packer, Totals};
-pub use read::{Options, Reader, Recording};
+pub use read::Recording;
+pub use reader::{Options, Reader};

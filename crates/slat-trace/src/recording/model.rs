@@ -6,10 +6,12 @@
 
 mod address;
 mod follow;
+mod room;
 
-use super::layout::MAX_SITES;
+use super::layout::{MAX_PLACES, MAX_SITES};
 use crate::event::Sort;
 pub(crate) use follow::{Basket, Said};
+pub(crate) use room::{NoRoom, Room};
 
 const HISTORY: usize = 1 << 15;
 const PAGES: usize = 1 << 12;
@@ -109,12 +111,10 @@ fn slot(current: u32, before: u32) -> usize {
     (mixed >> 17) as usize & (HISTORY - 1)
 }
 
-/// The accesses of a block would need more sites than a file's block may have.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TooManySites;
-
 #[derive(Debug)]
 pub(crate) struct Model {
+    /// Shared by the models of all vCPUs.
+    room: Room,
     epoch: u32,
     states: Vec<State>,
     /// What followed each the last time, plus 1, by its number plus 1. It is written at each execution, the states are only
@@ -136,8 +136,10 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn new() -> Self {
+    /// A model that shares `room` with those of the other vCPUs.
+    pub(crate) fn new(room: Room) -> Self {
         Self {
+            room,
             epoch: 1,
             states: Vec::new(),
             next: Vec::new(),
@@ -158,11 +160,10 @@ impl Model {
         // An epoch makes all states void at once; at its wrap they are cleared in earnest.
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
-            self.states.clear();
-            self.next.clear();
+            self.states.fill(State::default());
             self.epoch = 1;
         }
-        self.sites.clear();
+        self.forget_sites();
         self.history.fill(0);
         (self.before, self.current, self.moved, self.last_page) = (0, 0, 0, 0);
         self.pages.fill(NOWHERE);
@@ -172,15 +173,19 @@ impl Model {
         self.last_frame = Page { from: 0, to: 0 };
     }
 
-    /// Forgets everything, the blocks of instructions too, as where definitions start again.
-    pub(crate) fn restart(&mut self) {
-        self.states.clear();
-        self.next.clear();
-        self.reset();
+    /// Leaves its part of the room to the others in a block of the file in which its vCPU does nothing. It is to be
+    /// reset before the next in which it does something.
+    pub(crate) fn forget_sites(&mut self) {
+        self.room.sites.give_back(self.sites.len());
+        room::empty(&mut self.sites, self.room.kept);
     }
 
-    pub(crate) fn sites_in_use(&self) -> usize {
-        self.sites.len()
+    /// Forgets everything, the blocks of instructions too, as where definitions start again.
+    pub(crate) fn restart(&mut self) {
+        self.room.places.give_back(self.states.len());
+        room::empty(&mut self.states, self.room.kept);
+        room::empty(&mut self.next, self.room.kept);
+        self.reset();
     }
 
     #[inline]
@@ -215,11 +220,7 @@ impl Model {
 
     /// Notes that block `id` is executed; there must be a definition of it.
     #[inline(always)]
-    pub(crate) fn enter(
-        &mut self,
-        id: u32,
-        definitions: &[Definition],
-    ) -> Result<Code, TooManySites> {
+    pub(crate) fn enter(&mut self, id: u32, definitions: &[Definition]) -> Result<Code, NoRoom> {
         let slot = self.slot();
         self.history[slot] = id + 1;
         if let Some(next) = self.next.get_mut(self.current as usize) {
@@ -234,17 +235,16 @@ impl Model {
     }
 
     #[cold]
-    fn first_entry(&mut self, id: u32, definitions: &[Definition]) -> Result<Code, TooManySites> {
+    fn first_entry(&mut self, id: u32, definitions: &[Definition]) -> Result<Code, NoRoom> {
         if self.states.len() <= id as usize {
+            self.room.places.take(definitions.len() - self.states.len(), MAX_PLACES)?;
             self.states.resize(definitions.len(), State::default());
             self.next.resize(definitions.len() + 1, 0);
         }
         let definition = &definitions[id as usize];
-        let first = self.sites_in_use();
+        let first = self.sites.len();
         let len = definition.shape.len();
-        if first + len > MAX_SITES {
-            return Err(TooManySites);
-        }
+        self.room.sites.take(len, MAX_SITES)?;
         self.sites.extend(definition.shape.iter().map(|&shape| Site::new(shape)));
         let (first, len) = (first as u32, len as u16);
         let Definition { gpa, bytes, instructions, .. } = *definition;
@@ -270,15 +270,13 @@ impl Model {
     }
 
     /// Gives the block that was entered last another shape; addresses of sites that stay are kept.
-    pub(crate) fn reshape(&mut self, shape: &[u8]) -> Result<(), TooManySites> {
+    pub(crate) fn reshape(&mut self, shape: &[u8]) -> Result<(), NoRoom> {
         let state = &mut self.states[self.current as usize - 1];
         if shape.len() > usize::from(state.room) {
             // Doubling keeps what is left behind below what is in use.
             let room = shape.len().next_power_of_two();
             let first = self.sites.len();
-            if first + room > MAX_SITES {
-                return Err(TooManySites);
-            }
+            self.room.sites.take(room, MAX_SITES)?;
             let old = state.first as usize..state.first as usize + usize::from(state.room);
             self.sites.extend_from_within(old);
             self.sites.resize(first + room, Site::default());
@@ -349,6 +347,12 @@ impl Frames {
     pub(crate) fn look(&self, page: u64) -> (u32, u64) {
         let [from, to] = self.all[Self::slot(page)];
         (to as u32, from ^ self.key(page))
+    }
+
+    /// Has what is known of a page brought near, for what comes.
+    #[inline(always)]
+    pub(crate) fn touch(&self, page: u64) -> u64 {
+        self.all[Self::slot(page)][0]
     }
 
     /// The physical page of the virtual page `page`, if it is known.

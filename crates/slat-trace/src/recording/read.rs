@@ -1,91 +1,18 @@
-//! A recording, and a reader of it or of a part.
+//! A recording: its header, its index, and where its blocks are.
 
-use std::fs::File;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::bytes::Bytes;
-use super::decode::{Decoder, Inconsistent, read_definitions, read_events};
 use super::error::Error;
-use super::events::is_state;
+use super::input::{Input, Opened};
 use super::layout::{
     BLOCK_HEADER, BLOCK_MAGIC, BlockHeader, BlockInfo, END, END_MAGIC, Header, INDEX_ENTRY,
-    INDEX_MAGIC, MAGIC, MAJOR, MAX_BLOCK, MAX_HEADER, MAX_SECTION, PREAMBLE, Provenance, RESTART,
-    SECTION_ENTRY, Section, SectionEntry, get_block_header, get_header, get_index,
-    get_section_entry,
+    INDEX_MAGIC, MAGIC, MAJOR, MAX_BLOCK, MAX_HEADER, MAX_SECTION, PREAMBLE, Provenance,
+    SECTION_ENTRY, SectionEntry, get_block_header, get_header, get_index, get_section_entry,
 };
-use super::model::Definition;
-use crate::event::{Batch, Event, Machine, Source};
-
-#[derive(Clone, Debug)]
-enum Input {
-    File(PathBuf),
-    Bytes(Arc<[u8]>),
-}
-
-#[derive(Debug)]
-enum Opened {
-    File(File),
-    Bytes(Cursor<Arc<[u8]>>),
-}
-
-impl Input {
-    fn open(&self) -> Result<Opened, Error> {
-        match self {
-            Self::File(path) => File::open(path).map(Opened::File).map_err(|e| self.error(e)),
-            Self::Bytes(bytes) => Ok(Opened::Bytes(Cursor::new(Arc::clone(bytes)))),
-        }
-    }
-
-    fn error(&self, error: io::Error) -> Error {
-        let path = match self {
-            Self::File(path) => path.clone(),
-            Self::Bytes(_) => PathBuf::from("<memory>"),
-        };
-        Error::Io { path, error }
-    }
-}
-
-impl Opened {
-    fn size(&self) -> io::Result<u64> {
-        match self {
-            Self::File(file) => file.metadata().map(|metadata| metadata.len()),
-            Self::Bytes(bytes) => Ok(bytes.get_ref().len() as u64),
-        }
-    }
-
-    /// Replaces the content of `buffer` by `len` bytes.
-    fn read_whole(&mut self, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-        buffer.clear();
-        buffer.reserve_exact(len);
-        let read = match self {
-            Self::File(file) => {
-                file.seek(SeekFrom::Start(offset))?;
-                file.take(len as u64).read_to_end(buffer)?
-            }
-            Self::Bytes(bytes) => {
-                bytes.set_position(offset);
-                bytes.take(len as u64).read_to_end(buffer)?
-            }
-        };
-        if read < len { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
-    }
-
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        match self {
-            Self::File(file) => {
-                file.seek(SeekFrom::Start(offset))?;
-                file.read_exact(buffer)
-            }
-            Self::Bytes(bytes) => {
-                bytes.set_position(offset);
-                bytes.read_exact(buffer)
-            }
-        }
-    }
-}
+use super::reader::{Options, Reader};
+use crate::event::Machine;
 
 /// A recording whose header and index are read.
 ///
@@ -103,7 +30,7 @@ pub struct Recording {
 
 /// What an [`Error`] of the content is made from, again and again.
 #[derive(Clone, Copy, Debug)]
-struct Trouble {
+pub(super) struct Trouble {
     offset: u64,
     what: &'static str,
     truncated: bool,
@@ -112,24 +39,6 @@ struct Trouble {
 impl From<Trouble> for Error {
     fn from(Trouble { offset, what, truncated }: Trouble) -> Self {
         if truncated { Self::Truncated { offset, what } } else { Self::Damaged { offset, what } }
-    }
-}
-
-/// What a reader is to yield.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Whether to say the physical page of every access. It costs about as much time again as
-    /// reading without.
-    pub frames: bool,
-    /// Which blocks of the file, start..end; the end may lie beyond the last. Where it does not
-    /// start at 0, the first batches bring the state of tables, roots and modes up to there.
-    pub blocks: Range<usize>,
-}
-
-impl Default for Options {
-    /// All blocks, without frames.
-    fn default() -> Self {
-        Self { frames: false, blocks: 0..usize::MAX }
     }
 }
 
@@ -346,31 +255,21 @@ impl Recording {
     ///
     /// Where the file cannot be opened again.
     pub fn reader(&self, options: &Options) -> Result<Reader, Error> {
-        let vcpus = self.header.machine.vcpus;
         let end = options.blocks.end.min(self.blocks.len());
         let trouble = self.damage.filter(|_| options.blocks.end > self.blocks.len());
-        Ok(Reader {
-            opened: self.input.open()?,
-            input: self.input.clone(),
-            size: self.size,
-            machine: self.header.machine.clone(),
-            blocks: self.blocks[..end].to_vec(),
-            next_block: 0,
-            start: options.blocks.start,
-            frames: options.frames,
-            stored: Vec::new(),
-            scratch: Vec::new(),
-            zstd: zstd::bulk::Decompressor::new().map_err(|e| self.input.error(e))?,
-            definitions: Vec::new(),
-            decoder: Decoder::new(vcpus),
-            open: None,
+        Reader::new(
+            &self.input,
+            self.size,
+            &self.header.machine,
+            &self.blocks[..end],
+            options,
             trouble,
-            over: false,
-        })
+        )
     }
 }
 
-fn read_block_header(
+/// Reads a block's header and table of sections.
+pub(super) fn read_block_header(
     opened: &mut Opened,
     offset: u64,
     size: u64,
@@ -403,174 +302,12 @@ fn read_block_header(
     }
     let stored: u64 = sections.iter().map(|s| u64::from(s.stored)).sum();
     let raw: u64 = sections.iter().map(|s| u64::from(s.raw)).sum();
-    let large = sections.iter().any(|s| s.raw > MAX_SECTION) || raw > MAX_BLOCK;
+    // What cannot be compressed grows a little.
+    let bound = |s: &SectionEntry| zstd::zstd_safe::compress_bound(s.raw as usize) as u64;
+    let large = raw > MAX_BLOCK
+        || sections.iter().any(|s| s.raw > MAX_SECTION || u64::from(s.stored) > bound(s));
     if stored != u64::from(header.stored) || large {
         return Err(bad("a block's sections have impossible lengths"));
     }
     Ok((header, sections))
-}
-
-/// Yields the accesses and events of a recording, or of some of its blocks.
-pub struct Reader {
-    opened: Opened,
-    input: Input,
-    size: u64,
-    machine: Machine,
-    blocks: Vec<BlockInfo>,
-    next_block: usize,
-    start: usize,
-    frames: bool,
-    stored: Vec<u8>,
-    scratch: Vec<u8>,
-    zstd: zstd::bulk::Decompressor<'static>,
-    definitions: Vec<Definition>,
-    decoder: Decoder,
-    /// The offset of the block being read.
-    open: Option<u64>,
-    trouble: Option<Trouble>,
-    over: bool,
-}
-
-impl Reader {
-    /// Begins again: what comes next is what came first. A reader keeps its buffers, which makes another
-    /// pass cheaper than another reader.
-    pub fn rewind(&mut self) {
-        self.definitions.clear();
-        self.decoder.forget();
-        (self.next_block, self.open, self.over) = (0, None, false);
-    }
-
-    /// Loads block number `index`; only its definitions and events if `state_only`.
-    fn load(&mut self, index: usize, state_only: bool) -> Result<(), Error> {
-        let offset = self.blocks[index].offset;
-        let bad = |what| Error::Damaged { offset, what };
-        let (header, table) = read_block_header(&mut self.opened, offset, self.size)?;
-        if header.accesses != self.blocks[index].accesses {
-            return Err(bad("a block has another number of accesses than the index says"));
-        }
-        let mut at = offset + (BLOCK_HEADER + table.len() * SECTION_ENTRY) as u64;
-        if self.size.saturating_sub(at) < u64::from(header.stored) {
-            return Err(Error::Truncated { offset, what: "a block is not whole" });
-        }
-        let restart = header.flags & RESTART != 0;
-        if restart {
-            self.definitions.clear();
-        }
-        self.decoder.clear();
-        for entry in table {
-            let from = at;
-            at += u64::from(entry.stored);
-            let Some(section) = entry.section else { continue };
-            let needed = match section {
-                Section::Definitions | Section::Events => true,
-                Section::Frames => self.frames && !state_only,
-                _ => !state_only,
-            };
-            if !needed {
-                continue;
-            }
-            let read = self.opened.read_whole(from, entry.stored as usize, &mut self.stored);
-            read.map_err(|e| self.input.error(e))?;
-            let bad = |what| Error::Damaged { offset: from, what };
-            if crc32fast::hash(&self.stored) != entry.sum {
-                return Err(bad("a section's checksum is wrong"));
-            }
-            let buffer = match section {
-                Section::Definitions => &mut self.scratch,
-                other => self
-                    .decoder
-                    .buffer(other, entry.vcpu)
-                    .ok_or(bad("a section is of a vCPU that the machine does not have"))?,
-            };
-            // Into room that nothing was written to before.
-            buffer.clear();
-            buffer.reserve_exact(entry.raw as usize);
-            let len = self.zstd.decompress_to_buffer(&self.stored, buffer);
-            if len.ok() != Some(entry.raw as usize) {
-                return Err(bad("a section cannot be decompressed"));
-            }
-            if section == Section::Definitions {
-                read_definitions(&self.scratch, &mut self.definitions)
-                    .map_err(|Inconsistent| bad("a block's definitions are inconsistent"))?;
-            }
-        }
-        self.decoder.begin(header.accesses, restart);
-        self.open = (!state_only).then_some(offset);
-        Ok(())
-    }
-
-    /// The state that the events of block `index` leave behind, as events.
-    fn skip(&mut self, index: usize, batch: &mut Batch) -> Result<(), Error> {
-        self.load(index, true)?;
-        let offset = self.blocks[index].offset;
-        let mut modes = Vec::new();
-        let events = std::mem::take(self.decoder.buffer(Section::Events, 0).expect("a buffer"));
-        let result = read_events(&events, self.machine.vcpus, |vcpu, event| {
-            if let Event::Mode { user } = event {
-                modes.push((vcpu, user));
-            }
-            if is_state(&event) {
-                batch.event(vcpu, event);
-            }
-        });
-        for (vcpu, user) in modes {
-            self.decoder.set_user(vcpu, user);
-        }
-        let what = "a block's events are inconsistent";
-        result.map_err(|Inconsistent| Error::Damaged { offset, what })
-    }
-
-    fn fill(&mut self, batch: &mut Batch) -> Result<bool, Error> {
-        loop {
-            if let Some(offset) = self.open {
-                let decode = match self.frames {
-                    true => Decoder::read::<true>,
-                    false => Decoder::read::<false>,
-                };
-                let more = decode(&mut self.decoder, &self.definitions, batch, Batch::ACCESSES)
-                    .map_err(|Inconsistent| Error::Damaged {
-                        offset,
-                        what: "a block's streams are inconsistent",
-                    })?;
-                if !more {
-                    self.open = None;
-                }
-                if !batch.is_empty() {
-                    return Ok(true);
-                }
-            } else if self.next_block < self.blocks.len() {
-                let index = self.next_block;
-                self.next_block += 1;
-                if index >= self.start {
-                    self.load(index, false)?;
-                    continue;
-                }
-                self.skip(index, batch)?;
-                if !batch.is_empty() {
-                    return Ok(true);
-                }
-            } else {
-                return self.trouble.map_or(Ok(false), |trouble| Err(trouble.into()));
-            }
-        }
-    }
-}
-
-impl Source for Reader {
-    type Error = Error;
-
-    fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    fn next(&mut self, batch: &mut Batch) -> Result<bool, Error> {
-        batch.clear();
-        if self.over {
-            return Ok(false);
-        }
-        let result = self.fill(batch);
-        // After damage the models are not what the writer's were; going on would be guessing.
-        self.over = !matches!(result, Ok(true));
-        result
-    }
 }

@@ -10,6 +10,9 @@ use super::frames::FrameStream;
 use super::{Decoder, Inconsistent, Stream};
 use crate::event::{Access, At, Batch, Event, Kind};
 
+/// So many physical pages are looked up at once where accesses are scattered.
+const AT_ONCE: usize = 64;
+
 /// How much is to be read.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
@@ -270,12 +273,21 @@ impl Turn<'_> {
             out.extend_from_slice(&[fetch, data.at(site.last)]);
         }
         if WITH_FRAMES {
-            // Behind all addresses, so that the look at one page need not wait for that at another.
-            for (flags, data) in codes[..times].iter().zip((first + 1..).step_by(2)) {
-                let listed = flags & code::FRAMES != 0;
-                if let Err(error) = self.frames.fill(listed, self.model, &mut out[data..=data]) {
-                    out.truncate(data);
-                    return Err(error);
+            // Behind all addresses, so that the look at one page need not wait for that at another; and before
+            // some are filled in, with whatever the stream says of them, there is nothing but the looks.
+            for some in (0..times).step_by(AT_ONCE) {
+                let some = some..times.min(some + AT_ONCE);
+                let at = |time: usize| first + 1 + 2 * time;
+                let known = self.model.frames().0;
+                let look = |looks, time| looks ^ known.touch(out[at(time)].va >> 12);
+                std::hint::black_box(some.clone().fold(0, look));
+                for time in some {
+                    let (data, listed) = (at(time), codes[time] & code::FRAMES != 0);
+                    if let Err(error) = self.frames.fill(listed, self.model, &mut out[data..=data])
+                    {
+                        out.truncate(data);
+                        return Err(error);
+                    }
                 }
             }
         }
