@@ -88,7 +88,7 @@ fn is_external_short(status: u64) -> bool {
 }
 
 /// The bits of DFSR and IFSR that are defined: in the short encoding, the domain is so for few
-/// statuses (Arm ARM G8.2.40).
+/// statuses (Arm ARM G8.2.47).
 pub(crate) fn defined(status: u64) -> u64 {
     let short = status & 1 << 9 == 0;
     match status & 0xF | status >> 6 & 0x10 {

@@ -70,7 +70,7 @@ pub enum Flavor {
     Unprivileged,
     /// An AArch64 instruction that reads and writes (`LDADD`, `CAS`, `SWP`), as [`Kind::Write`]: its
     /// stage 2 asks for both rights, and a fault that a read would have had as well is reported as a
-    /// read's (`ESR_ELx.WnR`, Arm ARM D24.2.40). Under other formats it is a plain write.
+    /// read's (`ESR_ELx.WnR`, Arm ARM D24.2.45). Under other formats it is a plain write.
     Atomic,
 }
 

@@ -23,7 +23,7 @@ const READ: Access = Access::new(Kind::Read, Privilege::Supervisor);
 const WRITE: Access = READ.as_kind(Kind::Write);
 const FETCH: Access = READ.as_kind(Kind::Execute);
 
-/// D24.2.40: EC 0x21 and 0x25 are aborts without a change of level; the user's come from a lower one.
+/// D24.2.45: EC 0x21 and 0x25 are aborts without a change of level; the user's come from a lower one.
 #[test]
 fn the_class_tells_the_level_that_the_access_came_from() {
     let class = |access: Access| {
@@ -35,7 +35,7 @@ fn the_class_tells_the_level_that_the_access_came_from() {
     assert_eq!(class(READ.with_flavor(Flavor::Unprivileged)), 0x25);
 }
 
-/// D24.2.40: cache maintenance and address translation instructions raise Data Aborts with CM and WnR.
+/// D24.2.45: cache maintenance and address translation instructions raise Data Aborts with CM and WnR.
 #[test]
 fn maintenance_aborts_are_data_aborts() {
     for access in [READ, WRITE, FETCH] {
@@ -66,7 +66,7 @@ fn maintenance_aborts_are_data_aborts() {
     }
 }
 
-/// D24.2.40, `WnR`: an atomic's fault is a read's wherever a read would have had it.
+/// D24.2.45, `WnR`: an atomic's fault is a read's wherever a read would have had it.
 #[test]
 fn an_atomic_writes_only_where_a_read_would_have_been_let_through() {
     let atomic = WRITE.with_flavor(Flavor::Atomic);
@@ -103,7 +103,7 @@ fn an_atomic_writes_only_where_a_read_would_have_been_let_through() {
     assert_eq!(on_table(update, atomic), arm64::Masked { value: s1ptw, defined: !0x40 });
 }
 
-/// D24.2.40, `IL`: the length of a T32 or A32 instruction, where the syndrome of one is valid.
+/// D24.2.45, `IL`: the length of a T32 or A32 instruction, where the syndrome of one is valid.
 #[test]
 fn the_length_of_an_aarch32_instruction_is_open() {
     let abort = |purpose, access: Access| {

@@ -259,7 +259,7 @@ pub(super) fn generate(
         // A smaller output size than the processor's, now and then.
         if random.chance(15) { random.below(size + 1) } else { size }
     };
-    // An input size beyond the output size is CONSTRAINED UNPREDICTABLE (D8.2.8).
+    // The physical size bounds the input's (D8.1.10): beyond it nothing is asked.
     let least = [32, 36, 40, 42, 44, 48, 52].iter().position(|b| *b >= input2).unwrap_or(6) as u64;
     // QEMU compares the start level with the output size instead of the processor's.
     let top = !new && root_level2 + u32::from(shape2.granule != 0) >= 3;

@@ -102,7 +102,7 @@ pub struct Processor {
     pub instruction_tags: bool,
     /// `ID_AA64MMFR2_EL1.BBM`: 2 where the size of a block may change without break-before-make,
     /// by software that is ready for TLB conflict aborts. Levels 0 and 1 change it by
-    /// break-before-make (Arm ARM D8.17.1); `nT`, which level 1 permits as well, is not used.
+    /// break-before-make (Arm ARM D8.17.2); `nT`, which level 1 permits as well, is not used.
     pub bbm_level: u8,
 }
 

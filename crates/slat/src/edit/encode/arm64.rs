@@ -270,7 +270,7 @@ impl Encode for Stage2 {
         Permissions {
             read: entry & bits::S2AP_READ != 0,
             write: entry & bits::S2AP_WRITE != 0 || tracked,
-            // XN, XNX: 00 both, 01 EL0 alone, 10 neither, 11 EL1 alone (D8.4.5).
+            // XN, XNX: 00 both, 01 EL0 alone, 10 neither, 11 EL1 alone (D8.4.2).
             execute: (entry & bits::XN != 0) == apart,
         }
     }
@@ -432,7 +432,7 @@ impl Encode for Stage1 {
                 | when(!attributes.privileged_execute, bits::PXN)
                 | when(attributes.not_global, bits::NG)
         } else {
-            // AP[1] is RES1 in a regime without EL0 (D8.4.2).
+            // AP[1] is RES1 in a regime without EL0 (D8.4.1).
             bits::AP_USER
         };
         let clean = attributes.tracked && self.sets_dirty_state() && !attributes.dirty;

@@ -12,7 +12,7 @@ use crate::memory_type::StageType;
 use crate::regime::Regime;
 use crate::translate::Permissions;
 
-/// The upper half of the input, which `TTBR1` translates (Arm ARM G5.4.5 and G5.5.2), of a format
+/// The upper half of the input, which `TTBR1` translates (Arm ARM G5.4.4 and G5.5.5), of a format
 /// whose own tables are `TTBR0`'s. [`Tables::root`](crate::edit::Tables::root) says `TTBR1`; it goes with
 /// the lower tables' `TTBR0` into the registers.
 ///
