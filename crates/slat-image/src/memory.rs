@@ -1,6 +1,7 @@
 //! An image as the memory under a walk.
 
 use std::collections::HashMap;
+use std::hint::cold_path;
 use std::marker::PhantomData;
 
 use slat::{Access, Address, ByteOrder, EntryLayout, EntrySize, Memory, Outside, Reached, Value};
@@ -64,7 +65,10 @@ impl<A: Address> Memory for ReadOnly<'_, A> {
             Some(word) if layout.size == EntrySize::Eight => {
                 number(word, layout.order, u64::from_le_bytes)
             }
-            _ => self.elsewhere(address, layout).ok_or(Outside { address, write: false })?,
+            _ => {
+                cold_path();
+                self.elsewhere(address, layout).ok_or(Outside { address, write: false })?
+            }
         };
         Ok(Value { value, reached: Reached::DIRECTLY })
     }

@@ -156,8 +156,9 @@ pub trait Format: Copy {
     /// (AArch64 with `TG0` other than `TG1`), so that [`Format::half`] must be asked first.
     const HALVES: bool = false;
 
-    /// Whether the shifts of levels are the same for all values of the format, so that a walk of four
-    /// levels gains by code of its own for each.
+    /// Whether the shifts of levels are the same for all values of the format, and tables of four levels
+    /// see the address's own lower bits, as many as they translate, whatever [`Format::begin`] makes of
+    /// those above: a walk of four levels gains by code of its own for each.
     const UNROLLED: bool = false;
 
     /// The format as the tables for `input` use it: to be asked before any other method where

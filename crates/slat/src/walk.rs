@@ -106,7 +106,7 @@ where
     W: Observer,
 {
     let Stage { format, root, updates, number, .. } = stage;
-    let (updates, number, access) = (*updates, *number, access.by_fields());
+    let (updates, access) = (*updates, access.by_fields());
     let from = None;
     format.visit(root, Walk { number, updates, from, memory, input, access, regime, observer })
 }
@@ -146,7 +146,7 @@ where
     W: Observer,
 {
     let Stage { format, root, updates, number, .. } = stage;
-    let (updates, number, access) = (*updates, *number, access.by_fields());
+    let (updates, access) = (*updates, access.by_fields());
     let from = Some(from);
     format.visit(root, Walk { number, updates, from, memory, input, access, regime, observer })
 }

@@ -163,7 +163,7 @@ impl HostMode for Long {
     ) -> Result<Start, (u8, Cause)> {
         // Guest physical addresses are not sign-extended: bits beyond the tables' width fault.
         let level = self.root_level();
-        if input >> (12 + 9 * (level + 1)) != 0 {
+        if self.is_beyond(input) {
             return Err((level, Cause::InputSize));
         }
         Ok(Start::Table { table: self.table_address(ncr3), level, input })

@@ -17,8 +17,6 @@ const RESTARTS: u32 = 1024;
 /// Where a walk met an entry that is not plain, and that entry: it is not read again.
 pub(super) struct Met {
     pub(super) place: Place,
-    /// As the tables see it.
-    pub(super) input: u64,
     pub(super) entry: u64,
 }
 
@@ -26,8 +24,7 @@ pub(super) struct Met {
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) level: u8,
-    pub(super) table: u64,
-    pub(super) index: u64,
+    pub(super) entry_address: u64,
     /// What the entries above said. Once the entry was read, how it was reached too.
     pub(super) path: Path,
 }
@@ -122,20 +119,19 @@ where
             format
         };
         let layout = format.layout();
-        let (mut place, input, mut met) = match met {
-            Some(Met { place, input, entry }) => (place, input, Some(entry)),
-            None => match format.begin(root, self.input.raw(), &self.access, self.regime) {
-                Ok(Start::Table { table, level, input }) => {
-                    (self.first(format, table, level, input), input, None)
-                }
-                Ok(Start::Flat { output }) => return self.flat(format, output),
-                Err((level, cause)) => return Err(Failed::Here(self.fault_at(level, cause))),
-            },
+        let start = format.begin(root, self.input.raw(), &self.access, self.regime);
+        let (table, level, input) = match start {
+            Ok(Start::Table { table, level, input }) => (table, level, input),
+            Ok(Start::Flat { output }) => return self.flat(format, output),
+            Err((level, cause)) => return Err(Failed::Here(self.fault_at(level, cause))),
+        };
+        let (mut place, mut met) = match met {
+            Some(Met { place, entry }) => (place, Some(entry)),
+            None => (self.first(format, table, level, input), None),
         };
         let mut trail = Trail { entries: [(0, 0, 0); MAX_LEVELS], len: 0 };
         loop {
-            let Place { level, table, index, .. } = place;
-            let entry_address = table.wrapping_add(index * layout.size.bytes());
+            let Place { level, entry_address, .. } = place;
             let entry = match met.take() {
                 Some(entry) => entry,
                 None => {
@@ -160,7 +156,7 @@ where
                             trail.push(entry_address, entry, level);
                         }
                     }
-                    place.descend(format, entry, next, input);
+                    place.descend(format, layout, entry, next, input);
                     continue;
                 }
                 Decoded::Leaf { base, shift } => {
@@ -190,7 +186,7 @@ where
                 }
             };
             return Err(Failed::Here(Fault {
-                stage: self.number,
+                stage: *self.number,
                 input: self.input,
                 level,
                 entry,
@@ -235,7 +231,7 @@ where
                 return Err(Failed::Here(self.fault_at(level, Cause::Contended)));
             }
         }
-        let stage = self.number;
+        let stage = *self.number;
         self.observer.update(&Update { stage, level, entry_address, old, new, stored });
         Ok(())
     }
@@ -243,7 +239,7 @@ where
     /// A fault without an entry.
     fn fault_at(&self, level: u8, cause: Cause) -> Fault<I> {
         Fault {
-            stage: self.number,
+            stage: *self.number,
             input: self.input,
             level,
             entry: 0,

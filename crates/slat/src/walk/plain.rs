@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::address::Address;
 use crate::fault::Failed;
 use crate::format::{Decoded, Format, Found, Path, Start, Visitor};
-use crate::memory::Memory;
+use crate::memory::{EntryLayout, Memory};
 use crate::observe::{Observer, Step};
 use crate::regime::Regime;
 
@@ -21,8 +21,8 @@ use super::{Mapped, Partial, Updates};
 
 /// One walk: all that it is asked, but the format and its root.
 pub(super) struct Walk<'a, I, M, W> {
-    /// How steps and faults name the stage.
-    pub(super) number: u8,
+    /// How steps and faults name the stage: few walks read it.
+    pub(super) number: &'a u8,
     pub(super) updates: Updates,
     pub(super) from: Option<&'a Partial>,
     pub(super) memory: &'a mut M,
@@ -55,6 +55,17 @@ where
         } else {
             format
         };
+        // The walk that decides everything. Its outcome is taken apart, so that no part of a plain walk's is
+        // ever in memory.
+        macro_rules! otherwise {
+            ($met:expr) => {
+                cold_path();
+                return match self.apart().exact(format, root, $met) {
+                    Ok(Mapped { output, found }) => Ok(Mapped { output, found }),
+                    Err(failed) => Err(failed),
+                };
+            };
+        }
         let start = format.begin(root, self.input.raw(), &self.access, self.regime);
         let (table, level, input) = match start {
             Ok(Start::Table { table, level, input }) => (table, level, input),
@@ -63,17 +74,18 @@ where
                 if format.plainly_permits(&found, &self.access, self.regime) {
                     return Ok(Mapped { output: O::new(output), found });
                 }
-                return self.apart().exact(format, root, None);
+                otherwise!(None);
             }
-            Err(_) => return self.apart().exact(format, root, None),
+            Err(_) => {
+                otherwise!(None);
+            }
         };
-        let mut place = self.first(format, table, level, input);
+        let layout = format.layout();
         // Reads the entry at `place`, which is of this level, and goes on to the next one or returns.
         macro_rules! pass {
-            ($level:expr) => {
+            ($place:ident, $level:expr, $input:ident) => {
                 let level = $level;
-                let layout = format.layout();
-                let entry_address = place.table.wrapping_add(place.index * layout.size.bytes());
+                let entry_address = $place.entry_address;
                 let access = self.access.table_read(level, self.input.raw());
                 let read = match self.memory.read(O::new(entry_address), layout, &access) {
                     Ok(read) => read,
@@ -83,40 +95,43 @@ where
                     }
                 };
                 let entry = read.value;
-                place.path.via &= read.reached.leaf;
+                $place.path.via &= read.reached.leaf;
                 if let Some(next) = format.plain_table(entry, level) {
                     self.saw(level, entry_address, entry, Decoded::Table { next });
-                    place.level = level;
-                    place.descend(format, entry, next, input);
+                    $place.level = level;
+                    $place.descend(format, layout, entry, next, $input);
                 } else {
                     if let Some((base, shift)) = format.plain_leaf(entry, level) {
-                        let (path, kind) = (place.path, self.access.kind);
+                        let (path, kind) = ($place.path, self.access.kind);
                         let input_raw = self.input.raw();
                         let found =
                             Found { entry, level, base, shift, path, input: input_raw, kind };
                         if format.plainly_permits(&found, &self.access, self.regime) {
                             self.saw(level, entry_address, entry, Decoded::Leaf { base, shift });
-                            let output = O::new(base | (input & ((1u64 << shift) - 1)));
+                            let output = O::new(base | ($input & ((1u64 << shift) - 1)));
                             return Ok(Mapped { output, found });
                         }
                     }
-                    cold_path();
-                    return self.apart().exact(format, root, Some(Met { place, input, entry }));
+                    otherwise!(Some(Met { place: $place, entry }));
                 }
             };
         }
-        if F::UNROLLED && !M::SHARED && place.level == 3 {
+        if F::UNROLLED && !M::SHARED && level == 3 && self.from.is_none() {
             // Where the compiler knows the level, its shift and its masks are constants.
-            pass!(3);
-            pass!(2);
-            pass!(1);
-            pass!(0);
+            // The address itself is at hand already.
+            let raw = self.input.raw();
+            let index = index(format, 3, raw);
+            let mut place = Place::new(layout, table, index, level, Path::START);
+            pass!(place, 3, raw);
+            pass!(place, 2, raw);
+            pass!(place, 1, raw);
+            pass!(place, 0, raw);
             // No format takes an entry of level 0 for a table.
-            cold_path();
-            return self.apart().exact(format, root, None);
+            otherwise!(None);
         }
+        let mut place = self.first(format, table, level, input);
         loop {
-            pass!(place.level);
+            pass!(place, place.level, input);
         }
     }
 
@@ -133,23 +148,24 @@ impl<I, M, W: Observer> Walk<'_, I, M, W> {
     /// Where the walk begins: at the root, or where a cache remembers a lower table.
     #[inline(always)]
     pub(super) fn first<F: Format>(&self, format: &F, table: u64, level: u8, input: u64) -> Place {
+        let layout = format.layout();
         match self.from {
             Some(from) if from.level < level => {
                 let index = index(format, from.level, input);
-                Place { level: from.level, table: from.table, index, path: from.path }
+                Place::new(layout, from.table, index, from.level, from.path)
             }
             Some(from) => {
                 let index = input >> format.shift(level);
-                Place { level, table: from.table, index, path: from.path }
+                Place::new(layout, from.table, index, level, from.path)
             }
-            None => Place { level, table, index: input >> format.shift(level), path: Path::START },
+            None => Place::new(layout, table, input >> format.shift(level), level, Path::START),
         }
     }
 
     /// Shows the observer one step.
     #[inline(always)]
     pub(super) fn saw(&self, level: u8, entry_address: u64, entry: u64, decoded: Decoded) {
-        let (stage, access) = (self.number, self.access);
+        let (stage, access) = (*self.number, self.access);
         self.observer.step(&Step { stage, level, entry_address, entry, decoded, access });
     }
 }
@@ -161,12 +177,25 @@ fn index<F: Format>(format: &F, level: u8, input: u64) -> u64 {
 }
 
 impl Place {
+    /// The entry with this index of `table`.
+    #[inline(always)]
+    fn new(layout: EntryLayout, table: u64, index: u64, level: u8, path: Path) -> Place {
+        let entry_address = table.wrapping_add(index * layout.size.bytes());
+        Place { level, entry_address, path }
+    }
+
     /// Goes on in the table that `entry` names, which is at `next`. The level is above 0.
     #[inline(always)]
-    pub(super) fn descend<F: Format>(&mut self, format: &F, entry: u64, next: u64, input: u64) {
+    pub(super) fn descend<F: Format>(
+        &mut self,
+        format: &F,
+        layout: EntryLayout,
+        entry: u64,
+        next: u64,
+        input: u64,
+    ) {
         format.join(&mut self.path, entry, self.level);
-        self.level -= 1;
-        self.table = next;
-        self.index = index(format, self.level, input);
+        let level = self.level - 1;
+        *self = Place::new(layout, next, index(format, level, input), level, self.path);
     }
 }

@@ -63,7 +63,9 @@ pub struct Long {
     /// Address bits of an entry.
     address: u64,
     /// High bits of an address that are not translated.
-    unused_bits: u8,
+    unused: u64,
+    /// The highest bit that is, of which they are copies.
+    sign: u64,
     linear: Linear,
     /// Whether `linear` asks for anything.
     has_linear: bool,
@@ -151,7 +153,8 @@ impl Long {
             leaf_bit,
             masks,
             address,
-            unused_bits: 64 - (12 + 9 * (root_level + 1)),
+            unused: !0 << (12 + 9 * (root_level + 1)),
+            sign: 1 << (11 + 9 * (root_level + 1)),
             linear: Linear::default(),
             has_linear: false,
             rare_data: controls.user_keys || controls.supervisor_keys,
@@ -213,6 +216,12 @@ impl Long {
         self.root_level
     }
 
+    /// Whether an address that is not sign-extended has bits beyond the tables' width.
+    #[inline(always)]
+    pub(crate) fn is_beyond(&self, input: u64) -> bool {
+        input & self.unused != 0
+    }
+
     /// The table that a root register names.
     #[inline]
     pub(crate) fn table_address(&self, root: u64) -> u64 {
@@ -270,11 +279,11 @@ impl Format for Long {
         } else {
             input
         };
-        let unused = u32::from(self.unused_bits) & 63;
-        if ((input << unused) as i64 >> unused) as u64 != input {
+        // Moved up by its lower half, the canonical space begins at 0 and has no upper bits.
+        if input.wrapping_add(self.sign) & self.unused != 0 {
             return Err((self.root_level, Cause::NonCanonical));
         }
-        let input = input << unused >> unused;
+        let input = input & !self.unused;
         Ok(Start::Table { table: self.table_address(*root), level: self.root_level, input })
     }
 
