@@ -3,8 +3,9 @@
 use slat::access::Stage1Page;
 use slat::format::Format;
 use slat::format::ept::{Ept, Features};
-use slat::format::x86::Controls;
+use slat::format::npt::{Npt, Options};
 use slat::format::x86::long::{Linear, Long, Masking, Processor};
+use slat::format::x86::{Controls, Vendor};
 use slat::{
     Access, Cause, Denied, Failed, Fault, Flavor, Gpa, Gva, Kind, Privilege, Purpose, Regime,
     SliceMemory, Spa, Stage, Updates, walk,
@@ -260,6 +261,102 @@ fn pointers_are_masked_and_halves_separated() {
     let fault = ask(separated, 0xFFFF_8000_0000_0123).unwrap_err();
     assert_eq!(fault.cause, Cause::AddressSpaceSeparation);
     assert!(ask(separated, 0x123).is_ok());
+}
+
+/// What NPT of four levels says of an access, below tables that permit everything.
+fn nested(options: Options, leaf: u64, access: &Access) -> Result<u64, Box<Fault<Gpa>>> {
+    let mut bytes = tables(4, 0x67, leaf);
+    let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    let npt = Npt::four(true, Processor::default()).with_options(options);
+    let stage = Stage::<_, Gpa, Spa>::new(npt, PAGE).with_updates(Updates::OnSuccess);
+    match walk(&stage, &mut memory, Gpa::new(0x123), access, &Regime::default(), &()) {
+        Ok(mapped) => Ok(mapped.output.raw()),
+        Err(Failed::Here(fault)) => Err(fault.into()),
+        Err(Failed::Below(_)) => panic!("the tables are in memory"),
+    }
+}
+
+/// AMD APM 2 15.25.5 and the guest mode execute trap: with it the guest's supervisor is one in the nested
+/// tables as well, and may not execute the user's pages there.
+#[test]
+fn the_supervisor_executes_no_nested_user_pages_under_the_execute_trap() {
+    let (user, supervisor) = (Privilege::User, Privilege::Supervisor);
+    let table =
+        Access { purpose: Purpose::Table { level: 1 }, ..Access::new(Kind::Read, supervisor) };
+    for (trap, us, access, permitted) in [
+        (false, 4, Access::new(Kind::Execute, supervisor), true),
+        (false, 0, Access::new(Kind::Execute, supervisor), false),
+        (false, 0, Access::new(Kind::Read, supervisor), false),
+        (true, 4, Access::new(Kind::Execute, supervisor), false),
+        (true, 4, Access::new(Kind::Read, supervisor), true),
+        (true, 4, Access::new(Kind::Write, supervisor), true),
+        (true, 0, Access::new(Kind::Execute, supervisor), true),
+        (true, 0, Access::new(Kind::Write, supervisor), true),
+        (true, 4, Access::new(Kind::Execute, user), true),
+        (true, 0, Access::new(Kind::Execute, user), false),
+        (true, 0, Access::new(Kind::Read, user), false),
+        // Accesses to guest tables stay the user's.
+        (true, 4, table, true),
+        (true, 0, table, false),
+    ] {
+        let options = Options { guest_mode_execute_trap: trap, ..Options::default() };
+        let found = nested(options, 0x9000 | 0x63 | us, &access);
+        assert_eq!(found.is_ok(), permitted, "{trap} {us} {access:?}");
+        let trapped = trap && us == 4 && !permitted;
+        assert_eq!(denied(found).contains(Denied::GUEST_MODE), trapped, "{trap} {us} {access:?}");
+    }
+}
+
+/// AMD APM 2 15.25.5: accesses to guest tables are writes, but for reads where guest tables may be read-only.
+#[test]
+fn guest_tables_may_be_read_only() {
+    let read = Access::new(Kind::Read, Privilege::Supervisor);
+    let write = Access::new(Kind::Write, Privilege::Supervisor);
+    for (purpose, kind, may, permitted) in [
+        (Purpose::Table { level: 0 }, read, false, false),
+        (Purpose::Table { level: 0 }, read, true, true),
+        (Purpose::PdpteLoad, read, true, true),
+        (Purpose::Update { level: 0 }, write, true, false),
+        (Purpose::Final, read, false, true),
+        (Purpose::Final, write, true, false),
+    ] {
+        let options = Options { read_only_guest_tables: may, ..Options::default() };
+        let found = nested(options, 0x9065, &Access { purpose, ..kind });
+        assert_eq!(found.is_ok(), permitted, "{purpose:?} {may}");
+        assert_eq!(denied(found).contains(Denied::WRITE), !permitted, "{purpose:?} {may}");
+    }
+}
+
+/// AMD APM 2 7.10.1: the C-bit is no part of an address, in entries and in the root; bits between the reduced
+/// width and it are reserved.
+#[test]
+fn the_encryption_bit_is_no_address_bit() {
+    const C: u64 = 1 << 47;
+    let read = Access::new(Kind::Read, Privilege::User);
+    let processor = Processor {
+        physical_bits: 43,
+        vendor: Vendor::Amd,
+        encryption_bit: Some(47),
+        ..Processor::default()
+    };
+    let with = Long::four(Controls::default(), processor);
+    let without = Long::four(Controls::default(), Processor { encryption_bit: None, ..processor });
+    let regime = Regime::default();
+    let ask = |long, bit| paged(long, 0x9067 | bit, 0x123, &read, &regime);
+    assert_eq!(ask(with, 0).ok(), Some(0x9123));
+    assert_eq!(ask(with, C).ok(), Some(0x9123));
+    assert!(matches!(ask(without, C).unwrap_err().cause, Cause::Reserved(_)));
+    for bit in (43..52).filter(|&bit| bit != 47) {
+        assert!(matches!(ask(with, 1 << bit).unwrap_err().cause, Cause::Reserved(_)), "{bit}");
+    }
+    // Tables and the root.
+    let mut bytes = tables(4, 0x67 | C, 0x9067);
+    let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    for (long, output) in [(with, Some(0x9123)), (without, None)] {
+        let stage = Stage::<_, Gva, Spa>::new(long, PAGE | C);
+        let found = walk(&stage, &mut memory, Gva::new(0x123), &read, &regime, &());
+        assert_eq!(found.ok().map(|mapped| mapped.output.raw()), output);
+    }
 }
 
 /// The names that tools print.

@@ -1,5 +1,7 @@
 //! Register values: what is refused, by which name.
 
+use slat::ByteOrder;
+use slat::format::Format;
 use slat::format::arm32::{Lpae, Processor, Registers, Short, Stage2, sctlr, ttbcr};
 use slat::regime::arm::hcr;
 use slat::register::Refusal;
@@ -81,5 +83,27 @@ fn hypervisors_control() {
         let stage = Stage2::new(vtcr, hcr::VM, 0, &Processor::V7).unwrap();
         assert_eq!(stage.input_bits(), ipa_bits);
         assert_eq!(stage.root_level(), Some(if ipa_bits > 34 { 2 } else { 1 }));
+    }
+}
+
+/// `SCTLR.EE` for PL1&0's tables, `HSCTLR.EE` for Hyp mode's own and stage 2's (Arm ARM G8.2).
+#[test]
+fn byte_orders() {
+    const EE: u32 = 1 << 25;
+    let processor = Processor::default();
+    let orders = |ee: u32| {
+        let long = Registers { ttbcr: ttbcr::EAE, sctlr: sctlr::M | ee, ..ON };
+        let short = Registers { sctlr: sctlr::M | ee, ..ON };
+        [
+            Short::new(&short, &processor).unwrap().layout(),
+            Lpae::new(&long, &processor).unwrap().layout(),
+            Lpae::hyp(0, sctlr::M | ee, &processor).unwrap().layout(),
+            Stage2::new(0x40, hcr::VM, ee, &processor).unwrap().layout(),
+        ]
+    };
+    for (ee, order) in [(0, ByteOrder::Little), (EE, ByteOrder::Big)] {
+        let layouts = orders(ee);
+        assert!(layouts.iter().all(|layout| layout.order == order), "{ee:#x}: {layouts:?}");
+        assert_eq!(layouts.map(|layout| layout.size.bytes()), [4, 8, 8, 8]);
     }
 }
