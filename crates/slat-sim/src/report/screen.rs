@@ -216,7 +216,7 @@ impl Report {
                 if estimate.value > 0.0 {
                     let _ = writeln!(
                         out,
-                        "  {name:<28}{:>10.2}{:>7.1} %   {:.2} to {:.2}",
+                        "  {name:<33}{:>10.2}{:>7.1} %   {:.2} to {:.2}",
                         estimate.value / 1e6,
                         100.0 * estimate.value / total.max(1.0),
                         estimate.low / 1e6,
