@@ -196,6 +196,11 @@ impl Subject for Arm32 {
         probe.operation != 1 && (domain(expected) || domain(astray))
     }
 
+    fn optional(&self) -> &'static [(usize, u64)] {
+        // AFE, TRE, UWXN and WXN; PTW; PAN.
+        &[(3, 3 << 28 | 3 << 19), (10, 1 << 2), (11, 1 << 22)]
+    }
+
     fn walks(&self, probe: &Probe) -> Vec<Walk> {
         walks::walks(self.features.processor.version, probe)
     }

@@ -166,6 +166,17 @@ impl Subject for Arm64 {
         Box::new(Arm64 { deviations: deviations.to_vec(), ..self.clone() })
     }
 
+    fn optional(&self) -> &'static [(usize, u64)] {
+        // WXN; HD, HA, HPD0, TBI0 and EPD0; stage 2's HD and HA; PTW; PAN.
+        &[
+            (3, 1 << 19),
+            (4, 3 << 39 | 1 << 41 | 1 << 37 | 1 << 7),
+            (9, 3 << 21),
+            (10, 1 << 2),
+            (11, 1 << 22),
+        ]
+    }
+
     fn walks(&self, probe: &Probe) -> Vec<Walk> {
         walks::walks(&self.features.processor, probe)
     }

@@ -1,4 +1,9 @@
-//! Making probes up: a draft, its mutations, and which of them were made.
+//! Making probes up: a draft, its mutations, and what came of them.
+//!
+//! The generator is steered by outcomes: of some bits that it could flip it takes the one of whose flips, in
+//! an entry of this format, stage and level, the rarer outcome is the least known. Whether accesses passed is
+//! learnt from the machine's answers, so that a question depends on the seed and the answers before it, and not
+//! on what the walker says.
 
 use std::collections::HashMap;
 
@@ -20,6 +25,8 @@ pub struct Draft {
     pub words: Vec<(u64, u64)>,
     /// The entries that the probe's walk is meant to meet.
     pub sites: Vec<Site>,
+    /// The bits that were flipped in them.
+    pub flips: Vec<Flip>,
 }
 
 /// An entry in a draft.
@@ -75,7 +82,7 @@ impl Draft {
         }
     }
 
-    /// Changes some entries: bits that were seldom changed before come first.
+    /// Changes some entries: bits come first of which it is least known what comes of them.
     pub fn mutate(&mut self, world: &World, random: &mut Random, coverage: &mut Coverage) {
         if self.sites.is_empty() {
             return;
@@ -84,18 +91,22 @@ impl Draft {
         for _ in 0..count {
             let how = random.below(100);
             if how < 75 {
-                // Of some candidates take the bit that was flipped least often so far.
                 let candidates = [(); 16].map(|()| {
                     let site = random.pick(&self.sites);
                     let bit = random.below(u64::from(site.bits)) as u8;
-                    (coverage.flips(site, bit), site, bit)
+                    let entry = self.entry(world, site.address, site.bits) ^ 1 << bit;
+                    let Site { stage, level, leaf, .. } = site;
+                    let (class, value) = (coverage.class, entry >> bit & 1 != 0);
+                    let flip = Flip { class, stage, level, leaf, bit, value };
+                    (coverage.known(&flip), site, entry, flip)
                 });
-                let Some((_, site, bit)) = candidates.into_iter().min_by_key(|c| c.0) else {
+                let Some((_, site, entry, flip)) = candidates.into_iter().min_by_key(|c| c.0)
+                else {
                     continue;
                 };
-                coverage.flip(site, bit);
-                let entry = self.entry(world, site.address, site.bits);
-                self.set_entry(world, site.address, site.bits, entry ^ 1 << bit);
+                coverage.flip(flip);
+                self.flips.push(flip);
+                self.set_entry(world, site.address, site.bits, entry);
                 continue;
             }
             let site = random.pick(&self.sites);
@@ -111,14 +122,43 @@ impl Draft {
     }
 }
 
+/// How much the rarer of a bit's outcomes counts, beside one for each flip: a bit whose flips have one outcome
+/// alone is flipped up to five times as often as one that has both in equal shares.
+const RARER: u32 = 8;
+
 /// By kind of outcome, how often a bit had a value: index `2 * bit + value`.
 pub type Met = [[u32; 128]; 8];
+
+/// A bit of an entry, flipped to this value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flip {
+    /// The pair of formats.
+    pub class: u16,
+    /// The entry's stage.
+    pub stage: u8,
+    /// The entry's level.
+    pub level: u8,
+    /// Whether the entry was meant as a leaf.
+    pub leaf: bool,
+    /// The bit.
+    pub bit: u8,
+    /// What it became.
+    pub value: bool,
+}
+
+/// How often a bit was flipped, and what came of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flipped {
+    times: u32,
+    passed: u32,
+    failed: u32,
+}
 
 /// How often what has been met.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     class: u16,
-    flips: HashMap<(u16, u8, u8, bool, u8), u32>,
+    flips: HashMap<Flip, Flipped>,
     met: HashMap<(u16, u8, u8), Box<Met>>,
 }
 
@@ -128,13 +168,24 @@ impl Coverage {
         self.class = class;
     }
 
-    fn flips(&self, site: Site, bit: u8) -> u32 {
-        let key = (self.class, site.stage, site.level, site.leaf, bit);
-        self.flips.get(&key).copied().unwrap_or(0)
+    /// How well it is known what comes of a flip: by the rarer of its outcomes, and a little by how often it
+    /// was made, for the manual lets nothing pass some bits.
+    fn known(&self, flip: &Flip) -> u32 {
+        let Flipped { times, passed, failed } = self.flips.get(flip).copied().unwrap_or_default();
+        times + RARER * passed.min(failed)
     }
 
-    fn flip(&mut self, site: Site, bit: u8) {
-        *self.flips.entry((self.class, site.stage, site.level, site.leaf, bit)).or_default() += 1;
+    fn flip(&mut self, flip: Flip) {
+        self.flips.entry(flip).or_default().times += 1;
+    }
+
+    /// Learns what came of a probe with these flips.
+    pub fn learn(&mut self, flips: &[Flip], outcome: &Outcome) {
+        for flip in flips {
+            let flipped = self.flips.entry(*flip).or_default();
+            let count = if outcome.is_passed() { &mut flipped.passed } else { &mut flipped.failed };
+            *count += 1;
+        }
     }
 
     /// Notes the entries that a walk has met, which a machine ended with this outcome: for each bit its

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::contract::{Answer, Command, Info, Job, Machine, Segment};
 use crate::deviations::{self, Deviation, Seen, Shows};
-use crate::draft::{Coverage, Draft};
+use crate::draft::{Coverage, Draft, Flip};
 use crate::launch::{Launcher, Station};
 use crate::monitor::Monitor;
 use crate::probe::{Case, Outcome, Probe, Subject, again, complete};
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::reproduce::Reproducer;
+use crate::shrink::shrink;
 use crate::world::World;
 
 /// One processor of one emulator, with one monitor and one host mode.
@@ -222,34 +223,66 @@ pub(crate) fn accessed_aside(accessed: u64, case: &Case, one: &Seen, other: &See
         && case.compared.iter().zip(words).all(only_accessed)
 }
 
-/// The questions of a seed, one after another: they depend on the seed and the generator alone, not on
-/// what the walker says of them.
+/// The questions of a seed, one after another: they depend on the seed, the generator and the machine's answers,
+/// not on what the walker says of them.
 pub(crate) struct Drafts<'a> {
     subject: &'a dyn Subject,
     seed: u64,
     made: u64,
     coverage: Coverage,
+    /// What was answered since the last time that the generator learnt.
+    answers: Vec<(Vec<Flip>, Outcome)>,
+    /// After how many answers it learns again.
+    batch: usize,
+}
+
+/// A question, with its number.
+pub(crate) struct Question {
+    pub(crate) number: u64,
+    pub(crate) probe: Probe,
+    pub(crate) flips: Vec<Flip>,
 }
 
 impl<'a> Drafts<'a> {
     pub(crate) fn new(subject: &'a dyn Subject, seed: u64) -> Self {
-        Drafts { subject, seed, made: 0, coverage: Coverage::default() }
+        let (coverage, answers) = (Coverage::default(), Vec::new());
+        Drafts { subject, seed, made: 0, coverage, answers, batch: FIRST }
     }
 
-    /// The next question, with its number. `world` is the template.
-    pub(crate) fn next(&mut self, world: &World) -> (u64, Probe) {
+    /// The next question. `world` is the template.
+    pub(crate) fn next(&mut self, world: &World) -> Question {
         let seed = Random::new(self.seed.wrapping_add(self.made)).bits();
         let draft = self.subject.generate(world, &mut Random::new(seed), &mut self.coverage);
         self.made += 1;
-        let Draft { operation, state, words, .. } = draft;
-        (self.made - 1, Probe { operation, state, words })
+        let Draft { operation, state, words, flips, .. } = draft;
+        Question { number: self.made - 1, probe: Probe { operation, state, words }, flips }
+    }
+
+    /// How many questions are to be asked at once, before the generator learns from their answers.
+    pub(crate) fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Notes the machine's answer to a question with these flips. Batches come to their end at the same
+    /// places, however many answers are noted at a time.
+    pub(crate) fn answered(&mut self, flips: Vec<Flip>, outcome: Outcome) {
+        self.answers.push((flips, outcome));
+        if self.answers.len() == self.batch {
+            for (flips, outcome) in self.answers.drain(..) {
+                self.coverage.learn(&flips, &outcome);
+            }
+            self.batch = (2 * self.batch).min(BATCH);
+        }
     }
 }
 
-/// How many probes are made up before they are asked.
+/// How many probes are made up before they are asked: at first few, since there is most to learn.
+const FIRST: usize = 1024;
 const BATCH: usize = 16384;
 /// How many kinds of disagreement are kept with all their detail.
 const KEPT: usize = 24;
+/// Of how many of them the smallest probe is looked for, which takes some launches each.
+const SHRUNK: usize = 6;
 
 /// Receives each answered case with the number of its draft, for those who keep golden vectors.
 pub type Keep<'a> = &'a mut dyn FnMut(u64, &Case, &Seen);
@@ -279,32 +312,22 @@ pub fn ask(
     begin(variant, &info);
     let memory = world.segments();
     let mut tally = Tally::default();
-    let mut cases: Vec<(u64, Case)> = Vec::new();
-    let steps = &mut Vec::new();
+    let mut cases: Vec<(Question, Case)> = Vec::new();
     while tally.probes < probes {
         cases.clear();
-        let want = (probes - tally.probes).min(BATCH as u64) as usize;
+        let want = (probes - tally.probes).min(drafts.batch() as u64) as usize;
         while cases.len() < want {
-            let (draft, probe) = drafts.next(&world);
-            let Some(mut case) = complete(subject, &mut world, probe, steps) else { continue };
-            // Where the manual does not say what comes of the model's deviations, nothing could be
-            // compared: not asked.
-            let Some(deviant) = again(astray.as_ref(), &mut world, &case) else { continue };
-            // Nor where the model would never answer, which takes all the patience there is.
-            if deviant.expected == Outcome::NONE {
-                continue;
-            }
-            case.restore_too(&deviant);
-            if !subject.is_hopeless(&case.probe, &case.expected, &deviant.expected) {
-                cases.push((draft, case));
-            }
+            let question = drafts.next(&world);
+            let case = usable(subject, astray.as_ref(), &mut world, question.probe.clone());
+            cases.extend(case.map(|case| (question, case)));
         }
         let commands: Vec<Command> = cases.iter().map(|(_, case)| case.command()).collect();
         let answers = answer(&mut station, variant, &memory, &commands)?;
-        for ((draft, case), answer) in cases.iter().zip(&answers) {
+        for ((question, case), answer) in cases.iter_mut().zip(&answers) {
             let seen = see(subject, case, answer);
             tally.probes += 1;
-            keep(*draft, case, &seen);
+            keep(question.number, case, &seen);
+            drafts.answered(std::mem::take(&mut question.flips), seen.outcome);
             let verdict = judge(oracle.model, subject, &mut world, case, &seen);
             let mut detail =
                 |seen| Disagreement::new(&variant.name, subject, &mut world, case, seen);
@@ -318,7 +341,46 @@ pub fn ask(
             }
         }
     }
+    let template = subject.template();
+    for (_, kept) in tally.disagreements.iter_mut().take(SHRUNK) {
+        let found = (kept.case.clone(), kept.seen.clone());
+        let (case, seen) = shrink(subject, &template, found, &mut |probes| {
+            let cases: Vec<Option<Case>> = probes
+                .iter()
+                .map(|probe| usable(subject, astray.as_ref(), &mut world, probe.clone()))
+                .collect();
+            let commands: Vec<Command> = cases.iter().flatten().map(Case::command).collect();
+            let mut answers = answer(&mut station, variant, &memory, &commands)?.into_iter();
+            let still = |case: Option<Case>| {
+                let case = case?;
+                let seen = see(subject, &case, &answers.next()?);
+                let verdict = judge(oracle.model, subject, &mut world, &case, &seen);
+                matches!(verdict, Verdict::Disagree).then_some((case, seen))
+            };
+            Ok(cases.into_iter().map(still).collect())
+        })?;
+        *kept = Disagreement::new(&variant.name, subject, &mut world, &case, seen);
+    }
     Ok(tally)
+}
+
+/// A probe that a model can be asked, with the walker's answer.
+fn usable(
+    subject: &dyn Subject,
+    astray: &dyn Subject,
+    world: &mut World,
+    probe: Probe,
+) -> Option<Case> {
+    let mut case = complete(subject, world, probe, &mut Vec::new())?;
+    // Where the manual does not say what comes of the model's deviations, nothing could be compared: not
+    // asked.
+    let deviant = again(astray, world, &case)?;
+    // Nor where the model would never answer, which takes all the patience there is.
+    if deviant.expected == Outcome::NONE {
+        return None;
+    }
+    case.restore_too(&deviant);
+    (!subject.is_hopeless(&case.probe, &case.expected, &deviant.expected)).then_some(case)
 }
 
 /// What the machine answered, in a form that can be compared.

@@ -1,7 +1,7 @@
 //! Golden vectors: what hardware models answered, kept so that the walker can be held to it on a
 //! machine without emulators.
 //!
-//! The questions themselves are not kept: they follow from the seed, whoever asks. A file is zstd
+//! The questions themselves are not kept: they follow from the seed and the answers, whoever asks. A file is zstd
 //! over: the magic, the recipe's byte, the model's byte, the monitor's information (length and bytes),
 //! the seed, the number of probes, a hash of the questions, then three columns, each with its length:
 //!
@@ -19,7 +19,7 @@ use anyhow::{Context, bail, ensure};
 use crate::contract::Info;
 use crate::deviations::{Model, Seen};
 use crate::draft::{Coverage, Met};
-use crate::engine::{Drafts, Verdict, judge};
+use crate::engine::{Drafts, Question, Verdict, judge};
 use crate::probe::{Case, Outcome, Probe, Subject, complete};
 use crate::recipe::Recipe;
 use crate::world::World;
@@ -195,7 +195,7 @@ pub struct Replay {
     pub met: Vec<(String, u8, u8, Met)>,
 }
 
-/// The first questions of a file, whoever is asked, and the subject that they are about.
+/// Questions such as a file begins with, whoever is asked, and the subject that they are about.
 ///
 /// # Errors
 /// Where the file is damaged.
@@ -207,7 +207,7 @@ pub fn questions(file: &[u8], count: usize) -> anyhow::Result<(Box<dyn Subject>,
     let mut drafts = Drafts::new(subject.as_ref(), head.seed);
     let mut cases = Vec::new();
     while cases.len() < count {
-        let (_, probe) = drafts.next(&world);
+        let probe = drafts.next(&world).probe;
         cases.extend(complete(subject.as_ref(), &mut world, probe, &mut Vec::new()));
     }
     Ok((subject, cases))
@@ -262,7 +262,7 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
         for _ in 0..passed {
             drafts.next(&world);
         }
-        let (_, probe) = drafts.next(&world);
+        let Question { probe, flips, .. } = drafts.next(&world);
         hash = digest(hash, &probe);
         let names = named(&probe);
         let mut word = || -> anyhow::Result<u64> {
@@ -273,6 +273,7 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
         };
         let kind = shape.byte()?;
         let outcome = Outcome::from_words(kind, &mut word)?;
+        drafts.answered(flips, outcome);
         let mut changes = Vec::new();
         for _ in 0..shape.number()? {
             let place = places.number()? as usize;

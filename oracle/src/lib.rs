@@ -21,6 +21,7 @@ pub mod recipe;
 pub mod report;
 pub mod reproduce;
 pub mod riscv;
+mod shrink;
 mod tree;
 pub mod versus;
 pub mod world;

@@ -130,6 +130,12 @@ impl Outcome {
         })
     }
 
+    /// Whether the tables let the access pass, wherever it arrived.
+    #[must_use]
+    pub fn is_passed(&self) -> bool {
+        matches!(self, Outcome::Done { .. } | Outcome::Bus { .. })
+    }
+
     /// Whether the access was made.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -228,6 +234,10 @@ pub trait Subject: Send + Sync {
     fn is_hopeless(&self, _probe: &Probe, _expected: &Outcome, _astray: &Outcome) -> bool {
         false
     }
+
+    /// Bits of registers that are clear where a probe is about something else: a smaller probe has none of
+    /// them. Without them it must be as safe to run as with them.
+    fn optional(&self) -> &'static [(usize, u64)];
 
     /// The probe in words: what the registers say.
     fn explain(&self, probe: &Probe) -> String;

@@ -113,6 +113,11 @@ impl Subject for Riscv {
         243
     }
 
+    fn optional(&self) -> &'static [(usize, u64)] {
+        // vsstatus.SUM and MXR, henvcfg, mstatus.MXR. What menvcfg lacks, henvcfg may not have.
+        &[(6, 3 << 18), (9, layout::ENVCFG), (10, 1 << 19)]
+    }
+
     fn explain(&self, probe: &Probe) -> String {
         let s = &probe.state;
         let what = match probe.operation {

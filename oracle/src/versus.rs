@@ -3,17 +3,14 @@
 use crate::contract::{Info, Job};
 use crate::deviations::{Model, Seen};
 use crate::engine::{
-    Disagreement, Drafts, Oracle, Tally, Variant, Verdict, accessed_aside, answer, astray, judge,
-    see,
+    Disagreement, Drafts, Oracle, Question, Tally, Variant, Verdict, accessed_aside, answer,
+    astray, judge, see,
 };
 use crate::launch::{Launcher, Station};
 use crate::probe::{Case, Subject, again, complete};
 use crate::recipe::Recipe;
 use crate::world::World;
 use crate::x86::X86;
-
-/// How many probes are made up before they are asked.
-const BATCH: usize = 8192;
 
 /// One machine's answer to a probe, with what it takes to judge it by the walker's. `world` is the template.
 struct View<'a> {
@@ -129,10 +126,10 @@ pub fn compare(
     let (mut world_a, mut world_b) = (a.template(), b.template());
     let memory = [world_a.segments(), world_b.segments()];
     while tally.probes < probes {
-        let want = (probes - tally.probes).min(BATCH as u64) as usize;
+        let want = (probes - tally.probes).min(drafts.batch() as u64) as usize;
         let mut cases = Vec::new();
         while cases.len() < want {
-            let (_, probe) = drafts.next(&world_a);
+            let Question { probe, flips, .. } = drafts.next(&world_a);
             let Some(case) = complete(&a, &mut world_a, probe, steps) else { continue };
             // What the models may differ in by themselves: memory that is not there, features.
             let Some(twin) = again(&b, &mut world_b, &case) else { continue };
@@ -148,14 +145,16 @@ pub fn compare(
                 case.restore_too(&deviant);
                 twin.restore_too(&deviant);
             }
-            cases.push((case, twin));
+            cases.push((case, twin, flips));
         }
-        let commands: Vec<_> = cases.iter().map(|(case, _)| case.command()).collect();
+        let commands: Vec<_> = cases.iter().map(|(case, ..)| case.command()).collect();
         let answers_a = answer(&mut left.station, &left.variant, &memory[0], &commands)?;
         let answers_b = answer(&mut right.station, &right.variant, &memory[1], &commands)?;
-        for ((case, twin), (x, y)) in cases.into_iter().zip(answers_a.iter().zip(&answers_b)) {
+        let answers = answers_a.iter().zip(&answers_b);
+        for ((case, twin, flips), (x, y)) in cases.into_iter().zip(answers) {
             tally.probes += 1;
             let (x, y): (Seen, Seen) = (see(&a, &case, x), see(&b, &twin, y));
+            drafts.answered(flips, x.outcome);
             let mut views = [
                 View {
                     model: left.oracle.model,

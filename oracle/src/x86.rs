@@ -259,6 +259,12 @@ impl Subject for X86 {
         Box::new(other)
     }
 
+    fn optional(&self) -> &'static [(usize, u64)] {
+        // Write protection, switches of CR4, EFER.NXE, RFLAGS.AC, the rights of both kinds of key.
+        const CR4: u64 = cr4::PGE | cr4::SMEP | cr4::SMAP | cr4::PKE | cr4::PKS;
+        &[(3, 1 << 16), (5, CR4), (6, 1 << 11), (9, 1 << 18), (10, u64::MAX)]
+    }
+
     fn explain(&self, probe: &Probe) -> String {
         expect::explain(self, probe)
     }

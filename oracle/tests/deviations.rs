@@ -2,10 +2,15 @@
 
 use slat::format::arm32::{Processor, Version};
 use slat_oracle::arm32::{Arm32, Features};
-use slat_oracle::contract::STATE;
+use slat_oracle::contract::{Answer, STATE};
 use slat_oracle::deviations::{Model, Seen};
+use slat_oracle::draft::{Coverage, Draft};
 use slat_oracle::engine::{Verdict, judge};
-use slat_oracle::probe::{Outcome, Probe, Subject, complete};
+use slat_oracle::golden::questions;
+use slat_oracle::probe::{Expectation, Outcome, Probe, Subject, Watcher, complete};
+use slat_oracle::random::Random;
+use slat_oracle::reproduce::Walk;
+use slat_oracle::world::World;
 
 /// A fetch that QEMU 10 lets pass from an unreadable page, then a load whose table of short descriptors lies
 /// in a device: the level is that of the table, not that of tables of long descriptors. One of ten million
@@ -67,4 +72,88 @@ fn an_unreadable_fetch_and_a_short_table_in_a_device() {
     };
     assert!(matches!(see(0x9000_008D), Verdict::Masked(_)));
     assert!(matches!(see(0x9000_008C), Verdict::Disagree));
+}
+
+/// A subject whose guest never comes back with one deviation of the model, `ENDLESS`.
+struct Lost {
+    subject: Box<dyn Subject>,
+    is_lost: bool,
+}
+
+const ENDLESS: &str = "pdpte-reserved-ignored";
+
+impl Subject for Lost {
+    fn expect(&self, probe: &Probe, world: &mut World, watcher: &Watcher) -> Expectation {
+        let expectation = self.subject.expect(probe, world, watcher);
+        Expectation { endless: self.is_lost, ..expectation }
+    }
+    fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject> {
+        let subject = self.subject.deviating(&[]);
+        Box::new(Lost { subject, is_lost: deviations.contains(&ENDLESS) })
+    }
+    fn template(&self) -> World {
+        self.subject.template()
+    }
+    fn generate(&self, world: &World, random: &mut Random, coverage: &mut Coverage) -> Draft {
+        self.subject.generate(world, random, coverage)
+    }
+    fn class(&self, probe: &Probe) -> u16 {
+        self.subject.class(probe)
+    }
+    fn class_name(&self, class: u16) -> String {
+        self.subject.class_name(class)
+    }
+    fn read(&self, probe: &Probe, answer: &Answer) -> Outcome {
+        self.subject.read(probe, answer)
+    }
+    fn second_stage_bits(&self) -> u64 {
+        self.subject.second_stage_bits()
+    }
+    fn accessed_bits(&self) -> u64 {
+        self.subject.accessed_bits()
+    }
+    fn optional(&self) -> &'static [(usize, u64)] {
+        self.subject.optional()
+    }
+    fn explain(&self, probe: &Probe) -> String {
+        self.subject.explain(probe)
+    }
+    fn walks(&self, probe: &Probe) -> Vec<Walk> {
+        self.subject.walks(probe)
+    }
+    fn second_root(&self, probe: &Probe) -> u64 {
+        self.subject.second_root(probe)
+    }
+    fn elf_machine(&self) -> u16 {
+        self.subject.elf_machine()
+    }
+}
+
+/// No answer is explained where a deviation of the model has its guest never come back, and by nothing else;
+/// nor does such a deviation explain an answer.
+#[test]
+fn silence_is_explained_by_a_guest_that_never_comes_back() {
+    let file = include_bytes!("../golden/npt-qemu7-0-max.zst");
+    let (subject, cases) = questions(file, 50).unwrap();
+    let lost = Lost { subject: subject.deviating(&[]), is_lost: false };
+    let mut world = subject.template();
+    for case in cases {
+        let words: Vec<u64> = case.compared.iter().map(|&(_, _, after)| after).collect();
+        let silent = Seen { outcome: Outcome::NONE, words: vec![] };
+        let right = Seen { outcome: case.expected, words: words.clone() };
+        let other = Seen { outcome: Outcome::Other([1, 2, 3, 4]), words };
+        let mut ask = |subject: &dyn Subject, model, seen| match judge(
+            model, subject, &mut world, &case, seen,
+        ) {
+            Verdict::Agree => "agree",
+            Verdict::Masked(deviation) => deviation.name,
+            Verdict::Disagree => "disagree",
+        };
+        assert_eq!(ask(&lost, Model::QemuX86, &silent), ENDLESS);
+        assert_eq!(ask(&lost, Model::QemuX86, &right), "agree");
+        assert_eq!(ask(&lost, Model::QemuX86, &other), "disagree");
+        // It is no deviation of Bochs's, and without it this guest comes back.
+        assert_eq!(ask(&lost, Model::Bochs, &silent), "disagree");
+        assert_eq!(ask(subject.as_ref(), Model::QemuX86, &silent), "disagree");
+    }
 }
