@@ -9,15 +9,16 @@ pub(super) static ALL: &[Deviation] = &[
         models: &[Model::QemuRiscv],
         section: "RISC-V privileged, Hypervisor extension, \"Hypervisor Virtual-Machine Load and \
                   Store Instructions\"",
-        what: "HLVX is a load that asks for execute permission: SUM applies to it, and its exceptions \
-               are those of a load; the model makes an instruction fetch of it, and reports page \
-               faults instead of guest-page faults.",
+        what: "HLVX is a load that asks for execute permission: vsstatus.SUM applies to it, and its \
+               exceptions are those of a load; the model makes an instruction fetch of it, and reports \
+               page faults instead of guest-page faults.",
         shows: Shows::InWalk,
     },
     Deviation {
         name: "mxr-for-implicit-reads",
         models: &[Model::QemuRiscv],
-        section: "RISC-V privileged, Hypervisor extension, \"Two-Stage Address Translation\"",
+        section: "RISC-V privileged, Hypervisor extension, \"Two-Stage Address Translation\" and \
+                  \"Hypervisor Virtual-Machine Load and Store Instructions\"",
         what: "MXR makes executable pages readable for explicit loads; the model applies it to \
                G-stage's check of VS-stage's table reads too.",
         shows: Shows::InWalk,
@@ -26,7 +27,7 @@ pub(super) static ALL: &[Deviation] = &[
         name: "hlv-ignores-henvcfg",
         models: &[Model::QemuRiscv],
         section: "RISC-V privileged, Hypervisor extension, \"Hypervisor Environment Configuration \
-                  Register\"",
+                  Register\" and \"Machine Status Registers\" (MPRV)",
         what: "HLV, HSV and HLVX access memory as though V were 1, so that henvcfg governs VS-stage's \
                ADUE and PBMTE; the model takes menvcfg alone for them.",
         shows: Shows::InWalk,
@@ -42,7 +43,7 @@ pub(super) static ALL: &[Deviation] = &[
     Deviation {
         name: "g-stage-update-unchecked",
         models: &[Model::QemuRiscv],
-        section: "RISC-V privileged, Hypervisor extension, \"Guest-Page Faults\"",
+        section: "RISC-V privileged, Hypervisor extension, \"Guest Physical Address Translation\"",
         what: "Setting A and D in a VS-stage entry is an implicit store and needs G-stage's write \
                permission; the model does not ask for it.",
         shows: Shows::InWalk,

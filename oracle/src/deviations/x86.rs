@@ -167,4 +167,13 @@ pub(super) static ALL: &[Deviation] = &[
                KVM_TRANSLATE does not look at those bits.",
         shows: Shows::InWalk,
     },
+    Deviation {
+        name: "large-pages-of-36-bits",
+        models: &[Model::Kvm],
+        section: "AMD APM 2 5.2.2 (figure 5-4); Intel SDM 3A 5.3 (table 5-4)",
+        what: "A 4 MiB page of 32-bit paging has an address of as many bits as the processor has, up to 40: \
+               the entry's bits 20:13 hold bits 39:32; KVM takes bits 20:17 for reserved, as if there were \
+               36 (by its source; kvm_pvm keeps no 32-bit paging to ask).",
+        shows: Shows::InWalk,
+    },
 ];

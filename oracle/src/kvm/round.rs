@@ -99,7 +99,7 @@ impl Round {
             if self.mode.paging.is_long() && random.chance(2) {
                 address ^= 1 << (57 + random.below(7));
             }
-            let outcomes = [None, Some(OWN_SLOT), Some(UPPER_BITS)];
+            let outcomes = [None, Some(OWN_SLOT), Some(UPPER_BITS), Some(PSE_36)];
             // What the walker or a deviating one would take to where KVM has a device is not asked.
             let usable = outcomes.iter().all(|deviation| {
                 let outcome = self.expect(address, deed, *deviation);
@@ -164,8 +164,9 @@ impl Round {
         let format = match self.mode.paging {
             Paging::None => return self.under(&Flat::X86_UNPAGED, (), address, deed),
             Paging::Legacy => {
-                let (large, bits) = (self.mode.large_pages(), self.processor.physical_bits);
-                let format = Legacy::new(controls, large, bits);
+                let bits = self.processor.physical_bits;
+                let bits = if deviation == Some(PSE_36) { bits.min(36) } else { bits };
+                let format = Legacy::new(controls, self.mode.large_pages(), bits);
                 return self.under(&format, self.root, address, deed);
             }
             Paging::Pae => {
@@ -343,6 +344,7 @@ const FETCH: u64 = 1 << 4;
 /// The names of KVM's deviations.
 const OWN_SLOT: &str = "slot-of-the-switcher";
 const UPPER_BITS: &str = "translate-ignores-upper-bits";
+const PSE_36: &str = "large-pages-of-36-bits";
 
 fn known() -> impl Iterator<Item = &'static Deviation> {
     deviations::all().filter(|deviation| deviation.models.contains(&Model::Kvm))

@@ -89,12 +89,12 @@ fn entry(level: u8, below: Option<u64>, software: u64, random: &mut Random) -> u
 fn short_entry(below: Option<u64>, random: &mut Random) -> u64 {
     let mut entry = onward(10, u8::from(below.is_some()), below, random);
     entry |= random.bits() & random.bits() & 0xF78 & !PS;
+    if entry & PS != 0 && below.is_some() && random.chance(20) {
+        // Bits 39:32 of a large page's address.
+        entry |= random.bits() & random.bits() & 0x1F_E000;
+    }
     if random.chance(10) {
         entry ^= 1 << random.below(32);
-    }
-    if entry & PS != 0 && below.is_some() {
-        // KVM gives large pages 36 bits of address, whatever the processor has.
-        entry &= !0x1E_0000;
     }
     entry
 }
@@ -158,6 +158,11 @@ mod tests {
                 world.set(at, entry);
             }
             let root = tables.root;
+            if paging == Paging::Legacy {
+                // Those of 37 to 40 bits as well, which KVM refuses.
+                let halves = tables.words.iter().flat_map(|&(_, word)| [word, word >> 32]);
+                assert!(halves.filter(|half| half & PS != 0 && half & 0x1E_0000 != 0).count() > 10);
+            }
             let count = if paging == Paging::Legacy {
                 mapped(Legacy::new(Controls::default(), true, 48), root, &mut world, random)
             } else {
