@@ -55,15 +55,11 @@ where
         } else {
             format
         };
-        // The walk that decides everything. Its outcome is taken apart, so that no part of a plain walk's is
-        // ever in memory.
+        // The walk that decides everything.
         macro_rules! otherwise {
             ($met:expr) => {
                 cold_path();
-                return match self.apart().exact(format, root, $met) {
-                    Ok(Mapped { output, found }) => Ok(Mapped { output, found }),
-                    Err(failed) => Err(failed),
-                };
+                return self.apart().exact(format, root, $met);
             };
         }
         let start = format.begin(root, self.input.raw(), &self.access, self.regime);
