@@ -231,7 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Access, Root};
+    use crate::event::{Access, Kind, Root};
     use crate::recording::Encoder;
 
     /// A block of a machine of two vCPUs, with every stream in use.
@@ -266,15 +266,12 @@ mod tests {
 
     /// Reads a block to its end or to what is wrong with it; panics are for the caller to see.
     fn read(block: &crate::recording::RawBlock) -> Result<u64, Inconsistent> {
-        let mut accesses = Vec::new();
-        read_into(block, &mut accesses).map(|()| accesses.len() as u64)
+        let mut all = Batch::default();
+        read_into(block, &mut all).map(|()| all.accesses.len() as u64)
     }
 
-    /// The same, and what was read on the way.
-    fn read_into(
-        block: &crate::recording::RawBlock,
-        accesses: &mut Vec<Access>,
-    ) -> Result<(), Inconsistent> {
+    /// The same, and what was read on the way: accesses and instructions.
+    fn read_into(block: &crate::recording::RawBlock, all: &mut Batch) -> Result<(), Inconsistent> {
         let (mut decoder, mut definitions, mut defined) = (Decoder::new(2), Vec::new(), 0);
         for (section, vcpu, data) in &block.sections {
             match section {
@@ -287,7 +284,8 @@ mod tests {
         loop {
             batch.clear();
             let more = decoder.read::<true>(&definitions, &mut batch, 50);
-            accesses.extend(&batch.accesses);
+            all.accesses.extend(&batch.accesses);
+            all.instructions += batch.instructions;
             if !more? {
                 return Ok(());
             }
@@ -303,8 +301,15 @@ mod tests {
 
     #[test]
     fn what_comes_before_a_cut_stream_is_exact_and_has_frames() {
-        let (block, mut whole) = (block(), Vec::new());
+        let (block, mut whole) = (block(), Batch::default());
         read_into(&block, &mut whole).unwrap();
+        // By the lengths of the blocks' fetches: see `block`.
+        let instructions = |accesses: &[Access]| -> u64 {
+            let fetches = accesses.iter().filter(|access| access.kind() == Kind::Fetch);
+            fetches.map(|fetch| if fetch.len() == 9 { 3 } else { 2 }).sum()
+        };
+        assert_eq!(whole.instructions, instructions(&whole.accesses));
+        let whole = whole.accesses;
         assert!(whole.iter().all(|access| access.frame != Access::NO_FRAME));
         let mut longest = 0;
         for section in [Section::Frames, Section::Lengths, Section::Differences] {
@@ -314,10 +319,13 @@ mod tests {
                 for len in 0..block.sections[at].2.len() {
                     let mut cut = block.clone();
                     cut.sections[at].2.truncate(len);
-                    let mut left = Vec::new();
-                    assert_eq!(read_into(&cut, &mut left), Err(Inconsistent));
+                    let mut all = Batch::default();
+                    assert_eq!(read_into(&cut, &mut all), Err(Inconsistent));
+                    let left = &all.accesses;
                     let same = left.iter().zip(&whole).take_while(|(a, b)| a == b).count();
                     assert_eq!(same, left.len(), "{section:?} of {vcpu} cut to {len}");
+                    let counted = instructions(left);
+                    assert_eq!(all.instructions, counted, "{section:?} of {vcpu} cut to {len}");
                     longest = longest.max(left.len());
                 }
             }

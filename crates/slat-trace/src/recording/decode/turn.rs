@@ -119,15 +119,16 @@ impl Turn<'_> {
             let out = &mut batch.accesses;
             let template = Access::new(Kind::Load, 0, 0).on(self.vcpu).with_user(*self.user);
             let codes = &self.codes[self.done..];
-            let followed = self.model.follow::<WITH_FRAMES>(
+            let (followed, read) = self.model.follow::<WITH_FRAMES>(
                 codes,
                 &mut self.said,
                 template,
                 (self.basket, out),
                 limits.accesses,
-            )?;
+            );
             self.done += followed.codes;
             self.instructions += followed.instructions;
+            read?;
             if out.len() >= limits.accesses {
                 return Ok(());
             }
@@ -286,17 +287,20 @@ impl Turn<'_> {
                     if let Err(error) = self.frames.fill(listed, self.model, &mut out[data..=data])
                     {
                         out.truncate(data);
+                        // Each of these has its fetch, the last one too.
+                        let fetches = time as u64 + 1;
+                        self.instructions += u64::from(block.instructions) * fetches;
                         return Err(error);
                     }
                 }
             }
         }
+        self.instructions += u64::from(block.instructions) * times as u64;
         read?;
         self.model.moved = moved;
         self.model.sites_of(block)[0] = site;
         self.said = said;
         self.done += times;
-        self.instructions += u64::from(block.instructions) * times as u64;
         Ok(())
     }
 }

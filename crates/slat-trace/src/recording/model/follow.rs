@@ -42,7 +42,8 @@ impl Basket {
 impl Model {
     /// Executes the blocks of `codes` and appends their accesses to `out`. Ends at a code that says more than
     /// which block it is and at which addresses, at a block that is new or repeats itself, and when `out` has
-    /// `enough` accesses. Where the streams are inconsistent, `out` has what comes before.
+    /// `enough` accesses. Where the streams are inconsistent, `out` has what comes before, and the blocks are
+    /// those of that.
     pub(crate) fn follow<const WITH_FRAMES: bool>(
         &mut self,
         codes: &[u8],
@@ -50,7 +51,7 @@ impl Model {
         template: Access,
         (basket, out): (&mut Basket, &mut Vec<Access>),
         enough: usize,
-    ) -> Result<Followed, Short> {
+    ) -> (Followed, Result<(), Short>) {
         let mut followed = Followed::default();
         if WITH_FRAMES {
             self.frames();
@@ -58,15 +59,14 @@ impl Model {
         loop {
             let room = enough.saturating_sub(out.len()).min(BASKET - MOST);
             let codes = &codes[followed.codes..];
-            let (some, made) =
+            let (some, made, read) =
                 self.follow_some::<WITH_FRAMES>(codes, said, template, (&mut basket.0, room));
             out.extend_from_slice(&basket.0[..made]);
-            let some = some?;
-            if some.codes == 0 {
-                return Ok(followed);
-            }
             followed.codes += some.codes;
             followed.instructions += some.instructions;
+            if some.codes == 0 || read.is_err() {
+                return (followed, read);
+            }
         }
     }
 
@@ -78,7 +78,7 @@ impl Model {
         said: &mut Said<'_>,
         template: Access,
         (basket, room): (&mut [Access; BASKET], usize),
-    ) -> (Result<Followed, Short>, usize) {
+    ) -> (Followed, usize, Result<(), Short>) {
         let Self { epoch, states, next, sites, history, pages, frames, .. } = self;
         let frames = frames.as_ref().filter(|_| WITH_FRAMES);
         let (mut before, mut current, mut moved) = (self.before, self.current, self.moved);
@@ -156,6 +156,8 @@ impl Model {
                     Err(error) => {
                         // What it would have accessed is not known.
                         made -= fetches + len;
+                        done -= 1;
+                        instructions -= u64::from(state.instructions);
                         result = Err(error);
                         break;
                     }
@@ -166,11 +168,31 @@ impl Model {
             && unknown != 0
         {
             let data = |a: &Access| a.kind() != Kind::Fetch && frames.of(a.va >> 12).is_none();
-            made = basket[..made].iter().position(data).unwrap_or(0);
+            let all = made;
+            made = basket[..all].iter().position(data).unwrap_or(0);
+            instructions -=
+                basket[made..all].iter().map(|a| instructions_of(states, *epoch, a)).sum::<u64>();
             result = Err(Short);
         }
         (self.before, self.current, self.moved) = (before, current, moved);
-        (result.map(|()| Followed { codes: done, instructions }), made)
+        (Followed { codes: done, instructions }, made, result)
+    }
+}
+
+/// The instructions of the block whose fetch an access is, with its frame; of a data access none.
+#[cold]
+fn instructions_of(states: &[State], epoch: u32, access: &Access) -> u64 {
+    let is_fetch = |state: &&State| {
+        state.epoch == epoch
+            && (state.gpa >> 12) as u32 == access.frame
+            && state.gpa & 0xfff == access.va & 0xfff
+            && state.fetch.len() == access.len()
+    };
+    match access.kind() {
+        Kind::Fetch => {
+            states.iter().find(is_fetch).map_or(0, |state| u64::from(state.instructions))
+        }
+        _ => 0,
     }
 }
 
