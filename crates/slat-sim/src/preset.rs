@@ -450,6 +450,19 @@ mod tests {
     }
 
     #[test]
+    fn a_third_level_that_is_not_refused_can_be_built() {
+        let with = |kib: u32| {
+            let l3 = format!("kib = {kib}, ways = 16");
+            Processor::parse("mine.toml", &SKYLAKE.replacen("kib = 1408, ways = 11", &l3, 1))
+        };
+        // 96 MiB are those of a stacked third level.
+        let processor = with(96 << 10).unwrap();
+        crate::memory::Physical::new(&processor.caches, false, 12, 0).unwrap();
+        let most = with(1 << 20).unwrap().caches.l3.value.kib;
+        assert_eq!(most * 16, slat_mmu::array::MAX_ENTRIES);
+    }
+
+    #[test]
     fn an_impossible_array_is_refused() {
         let text = SKYLAKE.replace("entries = 1536, ways = 12", "entries = 1536, ways = 11");
         let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
@@ -463,6 +476,7 @@ mod tests {
             |start: &str| 1 + SKYLAKE.lines().position(|line| line.starts_with(start)).unwrap();
         for (field, line, from, to) in [
             ("caches.l2", of("l2 ="), "kib = 1024, ways = 16", "kib = 1024, ways = 0"),
+            ("caches.l3", of("l3 ="), "kib = 1408, ways = 11", "kib = 1048592, ways = 16"),
             (
                 "cycles.exposed",
                 of("exposed ="),

@@ -25,8 +25,8 @@ pub struct Geometry {
     pub replacement: Replacement,
 }
 
-/// The most entries of an array.
-pub const MAX_ENTRIES: u32 = 1 << 20;
+/// The most entries of an array: as many as there are lines of 64 bytes in a cache of 1 GiB.
+pub const MAX_ENTRIES: u32 = 1 << 24;
 
 /// A geometry that no array can have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,6 +1,11 @@
 //! Values that no processor has.
 
+use slat_mmu::array::Geometry;
+
 use super::{CacheSize, PresetError, Processor, Tlbs, Virtualization, WalkCaches};
+
+/// The largest data cache: 1 GiB.
+const MOST_KIB: u32 = 1 << 20;
 
 impl Processor {
     /// `text` is what was read, for the lines of errors.
@@ -78,13 +83,12 @@ impl Processor {
             [("caches.l1", &caches.l1), ("caches.l2", &caches.l2), ("caches.l3", &caches.l3)]
         {
             let CacheSize { kib, ways, .. } = param.value;
-            let lines = u64::from(kib) * 16;
-            if ways == 0 || kib == 0 || kib > 1 << 20 || !lines.is_multiple_of(u64::from(ways)) {
-                return Err(wrong(
-                    field,
-                    format!("{kib} KiB do not divide into sets of {ways} lines of 64 bytes"),
-                ));
+            if kib == 0 || kib > MOST_KIB {
+                return Err(wrong(field, format!("{kib} KiB are not in 1 to {MOST_KIB}")));
             }
+            Geometry::lru(kib * 16, ways)
+                .check()
+                .map_err(|bad| wrong(field, format!("as lines of 64 bytes, {bad}")))?;
         }
         if let Some(Virtualization { physical_bits, .. }) = &self.virtualization
             && !(32..=52).contains(&physical_bits.value)
