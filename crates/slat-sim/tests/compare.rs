@@ -1,6 +1,7 @@
 //! Comparisons of small made guests beside naive models, and of real recordings beside what has to
 //! hold for them.
 
+mod guest;
 mod made;
 
 use slat_mmu::shadow::Discipline;
@@ -8,69 +9,12 @@ use slat_sim::compare::{Options, Outcome, Scheme, WhatIf, compare};
 use slat_sim::machine::Cause;
 use slat_sim::preset::{Confidence, Param, Processor};
 use slat_trace::recording::{self, Recording};
-use slat_trace::{Access, Arch, Batch, Control, Event, Exception, Kind, Machine, Root};
+use slat_trace::{Access, Arch, Batch, Event, Exception, Kind, Machine};
 
+use self::guest::Guest;
 use self::made::Made;
 
-const FIRST_TABLE: u64 = 0x10_0000;
 const DATA: u64 = 0x1000_0000;
-/// Present, writable, user, accessed, dirty.
-const FLAGS: u64 = 0x67;
-
-/// A guest whose tables map `pages` pages of `shift` from `start` on.
-struct Guest {
-    levels: u8,
-    entries: Vec<(u64, u64)>,
-    tables: Vec<(u64, u8)>,
-}
-
-impl Guest {
-    fn new(levels: u8) -> Guest {
-        Guest { levels, entries: Vec::new(), tables: vec![(FIRST_TABLE, levels - 1)] }
-    }
-
-    fn map(&mut self, va: u64, gpa: u64, shift: u8) {
-        let mut table = FIRST_TABLE;
-        let mut level = self.levels - 1;
-        loop {
-            let at = table + 8 * (va >> (12 + 9 * level) & 0x1ff);
-            if 12 + 9 * level == shift {
-                let large = if level > 0 { 0x80 } else { 0 };
-                self.entries.push((at, gpa | FLAGS | large));
-                return;
-            }
-            let held = self.entries.iter().find(|(place, _)| *place == at).map(|(_, e)| e & !0xfff);
-            table = held.unwrap_or_else(|| {
-                let next = FIRST_TABLE + 4096 * self.tables.len() as u64;
-                self.tables.push((next, level - 1));
-                self.entries.push((at, next | FLAGS));
-                next
-            });
-            level -= 1;
-        }
-    }
-
-    fn run(&self, accesses: impl IntoIterator<Item = Access>) -> Batch {
-        let mut batch = Batch::default();
-        for (register, value) in [
-            (Control::Cr0, 0x8005_0033),
-            (Control::Cr4, 0x6b0 | if self.levels == 5 { 1 << 12 } else { 0 }),
-            (Control::Efer, 0xd01),
-        ] {
-            batch.event(0, Event::Control { register, value });
-        }
-        batch.event(0, Event::Root { root: Root::Cr3, value: FIRST_TABLE });
-        for &(gpa, level) in &self.tables {
-            batch.event(0, Event::TablePage { gpa, level, fresh: true });
-        }
-        for &(gpa, value) in &self.entries {
-            batch.event(0, Event::TableEntry { gpa, value });
-        }
-        batch.accesses.extend(accesses);
-        batch.instructions = batch.accesses.len() as u64;
-        batch
-    }
-}
 
 fn run(batch: Batch, processor: &Processor, options: &Options) -> Vec<Outcome> {
     let machine = Machine { arch: Arch::X86_64, vcpus: 1, tables: true, memory: Some(0..1 << 30) };
@@ -128,7 +72,7 @@ fn a_cold_walk_reads_what_the_definition_says() {
             accesses.truncate(1);
         }
         let walks = accesses.len() as u64;
-        let outcomes = run(guest.run(accesses), &processor(0, 0), &Options::default());
+        let outcomes = run(guest.batch(accesses), &processor(0, 0), &Options::default());
         for outcome in &outcomes {
             let nested = match outcome.scheme {
                 Scheme::Native => 0,
@@ -198,7 +142,7 @@ fn warm_counts_are_those_of_a_naive_model() {
     }
     assert!(walks > 1000 && native < 4 * walks && native > walks);
     let outcomes =
-        run(guest.run(accesses), &processor(TLB as u32, PDES as u32), &Options::default());
+        run(guest.batch(accesses), &processor(TLB as u32, PDES as u32), &Options::default());
     let one = of(&outcomes, Scheme::Native);
     assert_eq!((one.counts().walks, references(one)), (walks, native));
     // Of the TLB alone, whatever the host's page: the guest's are the smaller ones.
@@ -213,7 +157,7 @@ fn warm_counts_are_those_of_a_naive_model() {
 fn only_page_faults_of_the_guest_are_true_faults() {
     let mut guest = Guest::new(4);
     guest.map(0x40_0000, DATA, 12);
-    let mut batch = guest.run([load(0x40_0000)]);
+    let mut batch = guest.batch([load(0x40_0000)]);
     for vector in [14, 13, 14, 32, 14] {
         let exception = Exception { vector, fault_va: 0, stack_or_syndrome: 0, frame: [0; 6] };
         batch.event(0, Event::Exception(exception));
@@ -236,7 +180,7 @@ fn first_touches_count_only_from_a_cold_start() {
     let accesses = || (0..pages).map(|page| load(0x40_0000 + page * 4096));
     let exits = |cold_start, scheme, cause: Cause| {
         let options = Options { cold_start, ..Options::default() };
-        let outcomes = run(guest.run(accesses()), &processor(16, 4), &options);
+        let outcomes = run(guest.batch(accesses()), &processor(16, 4), &options);
         of(&outcomes, scheme).counts().exits[cause as usize]
     };
     let shadow = Scheme::Shadow(Discipline::TrapAll);
@@ -260,7 +204,7 @@ fn joined_pages_walk_once_and_are_touched_one_by_one() {
         let mut processor = processor(16, 4);
         let param = |value| Param { value, source: String::new(), confidence: Confidence::Assumed };
         processor.tlb.joins = joins.map(param);
-        let outcomes = run(guest.run(accesses()), &processor, &options);
+        let outcomes = run(guest.batch(accesses()), &processor, &options);
         of(&outcomes, scheme).counts().clone()
     };
     for scheme in [Scheme::Native, Scheme::Ept(12), Scheme::Ept(21)] {
@@ -276,7 +220,7 @@ fn joined_pages_walk_once_and_are_touched_one_by_one() {
 fn a_table_written_as_a_whole_loses_its_shadow() {
     let mut guest = Guest::new(4);
     guest.map(0x40_0000, DATA, 12);
-    let mut batch = guest.run([load(0x40_0000)]);
+    let mut batch = guest.batch([load(0x40_0000)]);
     // The level-1 table, entry by entry, away from the entry in use.
     let (table, _) = *guest.tables.iter().find(|(_, level)| *level == 1).expect("one is there");
     for index in 256..512 {
@@ -300,7 +244,7 @@ fn a_warm_up_is_exactly_as_long_as_asked() {
     let accesses = || (0..100u64).map(|nth| load(0x40_0000 + nth.min(39) * 4096));
     let counted = |warm_up| {
         let options = Options { warm_up, ..Options::default() };
-        let outcomes = run(guest.run(accesses()), &processor(64, 4), &options);
+        let outcomes = run(guest.batch(accesses()), &processor(64, 4), &options);
         let counts = of(&outcomes, Scheme::Ept(21)).counts();
         (counts.accesses, counts.walks, counts.instructions)
     };
@@ -312,7 +256,7 @@ fn a_warm_up_is_exactly_as_long_as_asked() {
     for warm_up in [100, 101, u64::MAX] {
         let machine =
             Machine { arch: Arch::X86_64, vcpus: 1, tables: true, memory: Some(0..1 << 30) };
-        let mut made = Made { machine, batch: Some(guest.run(accesses())) };
+        let mut made = Made { machine, batch: Some(guest.batch(accesses())) };
         let options = Options { warm_up, ..Options::default() };
         let error = compare(&mut made, &processor(64, 4), &options, |_| true).unwrap_err();
         let text = error.to_string();
@@ -329,7 +273,7 @@ fn entries_read_are_those_of_the_grid_but_for_a_page_walk_cache() {
     let accesses = || (0..64u64).map(|page| load(0x40_0000 + page * 4096));
     for name in ["skylake-sp", "zen-4"] {
         let processor = Processor::bundled(name).expect("it is bundled");
-        for outcome in run(guest.run(accesses()), &processor, &Options::default()) {
+        for outcome in run(guest.batch(accesses()), &processor, &Options::default()) {
             assert_eq!(outcome.reads(), references(&outcome), "{name} {:?}", outcome.scheme);
         }
     }
@@ -337,7 +281,7 @@ fn entries_read_are_those_of_the_grid_but_for_a_page_walk_cache() {
     // the guest's, and those of the nested tables for four tables and the page.
     let barcelona = Processor::bundled("barcelona").expect("it is bundled");
     let processor = barcelona.with_design(slat_mmu::walker::Design::TwoD);
-    let outcomes = run(guest.run(accesses()), &processor, &Options::default());
+    let outcomes = run(guest.batch(accesses()), &processor, &Options::default());
     let nested = of(&outcomes, Scheme::Npt(12));
     assert_eq!(references(nested), 64 * 24);
     assert!(nested.reads() < 64 * 7, "{}", nested.reads());
