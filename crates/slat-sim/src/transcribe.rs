@@ -63,7 +63,9 @@ pub fn rewriter(
 ) -> Result<Box<dyn Rewrites>, &'static str> {
     Ok(match (arch, target) {
         (Arch::X86_64, Target::HugePages) => Box::new(Huge::new(own_memory(memory))),
-        (Arch::X86_64, Target::Aarch64 | Target::RiscV) => Box::new(Transcribed::new(target)),
+        (Arch::X86_64, Target::Aarch64 | Target::RiscV) => {
+            Box::new(Transcribed::new(target, cores))
+        }
         (Arch::Aarch64, Target::X86 | Target::RiscV) => {
             let made = FromArm::new(target, cores, own_memory(memory));
             if made.memory().end > MAX_MEMORY {
@@ -89,7 +91,9 @@ const SCTLR: u64 = 0x1005;
 /// Every attribute index is Normal write-back memory.
 const MAIR: u64 = 0xffff_ffff_ffff_ffff;
 
-/// TLBI ASIDE1 and TLBI VAAE1, as the recording names operations: op1, CRn, CRm, op2.
+/// TLBI VMALLE1, ASIDE1 and VAAE1, on the core alone, as the recording names operations: op1, CRn, CRm,
+/// op2.
+const VMALLE1: u16 = 8 << 7 | 7 << 3;
 const ASIDE1: u16 = 8 << 7 | 7 << 3 | 2;
 const VAAE1: u16 = 8 << 7 | 7 << 3 | 3;
 
@@ -106,6 +110,8 @@ const UNKNOWN: u8 = u8::MAX;
 #[derive(Clone, Debug)]
 struct Transcribed {
     target: Target,
+    /// Control registers by vCPU and [`Control`].
+    controls: Vec<[u64; 6]>,
     /// Level of each table page, by frame.
     levels: Vec<u8>,
     /// The events of the last batch.
@@ -116,9 +122,10 @@ struct Transcribed {
 }
 
 impl Transcribed {
-    fn new(target: Target) -> Transcribed {
+    fn new(target: Target, cores: u8) -> Transcribed {
         Transcribed {
             target,
+            controls: vec![[0; 6]; usize::from(cores)],
             levels: Vec::new(),
             events: Vec::new(),
             begun: false,
@@ -132,20 +139,7 @@ impl Transcribed {
 
     fn one(&mut self, at: &At) {
         match at.event {
-            Event::Control { register, value } => {
-                // Sv57 where the guest has five levels.
-                if self.target == Target::RiscV && register == Control::Cr4 {
-                    self.push(at, Event::Control { register, value: value & LA57 });
-                }
-                if !self.begun && self.target == Target::Aarch64 {
-                    for (register, value) in
-                        [(Control::Mair, MAIR), (Control::Tcr, TCR), (Control::Sctlr, SCTLR)]
-                    {
-                        self.push(at, Event::Control { register, value });
-                    }
-                }
-                self.begun = true;
-            }
+            Event::Control { register, value } => self.control(at, register, value),
             Event::Root { value, .. } => self.root(at, value & ADDRESS),
             Event::TablePage { gpa, level, .. } => {
                 self.too_deep |= level > 3 && self.target == Target::Aarch64;
@@ -178,6 +172,36 @@ impl Transcribed {
             }
             _ => self.push(at, at.event),
         }
+    }
+
+    fn control(&mut self, at: &At, register: Control, value: u64) {
+        if !self.begun && self.target == Target::Aarch64 {
+            for vcpu in 0..self.controls.len() as u8 {
+                for (register, value) in
+                    [(Control::Mair, MAIR), (Control::Tcr, TCR), (Control::Sctlr, SCTLR)]
+                {
+                    self.push(&At { vcpu, ..*at }, Event::Control { register, value });
+                }
+            }
+        }
+        self.begun = true;
+        // Sv57 where the guest has five levels.
+        if self.target == Target::RiscV && register == Control::Cr4 {
+            self.push(at, Event::Control { register, value: value & LA57 });
+        }
+        let Some(held) = self.controls.get_mut(usize::from(at.vcpu)) else { return };
+        if std::mem::replace(&mut held[register as usize], value) == value {
+            return;
+        }
+        // A change drops all of the vCPU's translations, global ones too: of CR4.PGE, kernels without
+        // INVPCID make it for nothing else (Intel SDM 3A 5.10.4.1).
+        self.push(
+            at,
+            Event::Invalidate(match self.target {
+                Target::Aarch64 => Invalidation::Tlbi { operation: VMALLE1, operand: 0 },
+                _ => Invalidation::Invpcid { kind: 2, pcid: 0, va: 0 },
+            }),
+        );
     }
 
     fn root(&mut self, at: &At, table: u64) {

@@ -335,6 +335,8 @@ fn every_access_translates_in_another_architectures_tables_too() {
         ),
         ("clear-refs", vec![Scheme::Arm(21), Scheme::RiscV(21)]),
         ("chase-2m", vec![Scheme::Arm(21), Scheme::RiscV(21)]),
+        // Two vCPUs, each with registers of its own.
+        ("fork-smp2", vec![Scheme::Arm(21), Scheme::RiscV(21)]),
         // Arm has no five levels of nine bits; RISC-V has.
         ("fork-5-level", vec![Scheme::RiscV(21)]),
     ];
