@@ -156,6 +156,11 @@ fn is_of_vm(tag: u16) -> bool {
     tag.is_multiple_of(SPACES)
 }
 
+/// Whether a tag is this virtual machine's, or one of its address spaces'.
+fn is_of(vm: u8, tag: u16) -> bool {
+    tag.wrapping_sub(1) / SPACES == u16::from(vm)
+}
+
 /// The tag of an address space: 0 has one too.
 fn space_of(vm: u8, address_space: u16) -> Space {
     let own = u16::from(vm) * SPACES + 1 + address_space % (SPACES - 1);
@@ -193,7 +198,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         regime.x86.alignment_check = true;
         // Kernels reach user pages without saying so in a recording (SMAP on x86 is left out likewise).
         regime.riscv.sum = true;
-        let pcids = (start.pcid && shadow.is_none()).then(Pcids::default);
+        let pcids = (start.pcid && shadow.is_none()).then(|| Pcids::new(cores));
         Ok(Machine {
             cores: (0..cores).map(|_| core()).collect::<Result<_, _>>()?,
             memory,
@@ -243,11 +248,13 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         self.counts.walks
     }
 
-    /// The cores are given to another virtual machine: an exit, unless this one `ended` before. Without
-    /// virtualization it is a process switch, which drops what a load of CR3 drops.
+    /// The cores are given to another virtual machine: an exit of each, unless this one `ended` before.
+    /// Without virtualization it is a process switch, which drops what a load of CR3 drops.
     pub fn switch_out(&mut self, ended: bool) {
+        let cores = self.cores.len() as u8;
+        let switches = if ended { 0 } else { u64::from(cores) };
         if let Hypervisor::Native = self.hypervisor {
-            self.counts.process_switches += u64::from(!ended);
+            self.counts.process_switches += switches;
             for core in &mut self.cores {
                 if self.pcids.is_none() && !G::keeps_spaces(&core.registers) {
                     core.tlb.retain(|held| is_of_vm(held.tag));
@@ -255,8 +262,8 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                 }
             }
         } else {
-            self.counts.exits[Cause::Switch as usize] += u64::from(!ended);
-            self.drop_untagged();
+            self.counts.exits[Cause::Switch as usize] += switches;
+            (0..cores).for_each(|vcpu| self.drop_untagged(vcpu));
         }
     }
 

@@ -10,10 +10,14 @@ use slat_mmu::shadow::{GuestTables, Table};
 use self::lines::{LineCaches, ServedBy};
 use crate::preset::Caches;
 
-/// Where the guest's memory begins: GPA 0 lies here, and the whole guest behind it in order.
-pub const GUEST_BASE: u64 = 1 << 40;
-/// Where the hypervisor's tables begin.
-pub const HOST_BASE: u64 = 1 << 44;
+/// Where the first virtual machine's memory begins: GPA 0 lies here, and the whole guest behind it in
+/// order.
+const GUEST_BASE: u64 = 1 << 40;
+/// Where the hypervisor's tables for it begin.
+const HOST_BASE: u64 = 1 << 44;
+/// How far apart virtual machines lie that share the cores, so that caches by physical address tell
+/// their lines and table entries apart: 8 machines are within 48 bits.
+const APART: u64 = 1 << 45;
 
 /// Where simulated guest memory ends: more is refused (64 GiB).
 pub const MAX_MEMORY: u64 = 1 << 36;
@@ -24,7 +28,7 @@ pub struct Physical {
     /// Number of the page of each guest frame, plus one; 0 where nothing is known of it.
     frames: Vec<u32>,
     pages: Vec<Table>,
-    /// The hypervisor's tables, from [`HOST_BASE`] on.
+    /// The hypervisor's tables, from [`Physical::host_base`] on.
     pub host: Vec<Table>,
     lines: LineCaches,
     /// Walks ask the second level of the caches first.
@@ -38,6 +42,8 @@ pub struct Physical {
     pub host_reads: [u64; 4],
     /// log2 of the pages that the host backs the guest with.
     pub backed: u8,
+    /// Where everything of this virtual machine is, from [`GUEST_BASE`] on.
+    start: u64,
 }
 
 /// A guest with more memory than is simulated.
@@ -46,7 +52,7 @@ pub struct Physical {
 pub struct TooMuchMemory(pub u64);
 
 impl Physical {
-    /// Empty memory behind these caches; `vm` numbers guests that share them.
+    /// Empty memory behind these caches; `vm`, below 8, numbers guests that share them.
     /// `walks_skip_first`: reads of table entries pass the first level by.
     ///
     /// # Errors
@@ -61,12 +67,13 @@ impl Physical {
             frames: Vec::new(),
             pages: Vec::new(),
             host: Vec::new(),
-            lines: LineCaches::new(caches, vm)?,
+            lines: LineCaches::new(caches)?,
             walks_skip_first,
             data: [0; 3],
             guest_reads: [0; 4],
             host_reads: [0; 4],
             backed,
+            start: u64::from(vm) * APART,
         })
     }
 
@@ -77,10 +84,21 @@ impl Physical {
         self.host_reads = [0; 4];
     }
 
-    /// Takes the other's data caches and gives it its own; each keeps its guest's salt.
+    /// Where GPA 0 lies.
+    #[inline]
+    pub fn guest_base(&self) -> u64 {
+        self.start + GUEST_BASE
+    }
+
+    /// Where the hypervisor's tables begin.
+    #[inline]
+    pub fn host_base(&self) -> u64 {
+        self.start + HOST_BASE
+    }
+
+    /// Takes the other's data caches and gives it its own.
     pub fn exchange_caches(&mut self, other: &mut Physical) {
         std::mem::swap(&mut self.lines, &mut other.lines);
-        self.lines.exchange_salt(&mut other.lines);
     }
 
     /// The entry of a guest's table, by its guest-physical address.
@@ -145,17 +163,19 @@ impl Physical {
 
     /// The guest's half of the memory, for the shadow pager, apart from the hypervisor's tables.
     pub fn split(&mut self) -> (&mut Vec<Table>, GuestHalf<'_>) {
-        let guest = GuestHalf { frames: &self.frames, pages: &mut self.pages, backed: self.backed };
+        let base = self.guest_base();
+        let backed = self.backed;
+        let guest = GuestHalf { frames: &self.frames, pages: &mut self.pages, base, backed };
         (&mut self.host, guest)
     }
 
     fn entry(&mut self, address: u64) -> Option<&mut u64> {
         let index = (address >> 3 & 0x1ff) as usize;
-        if address >= HOST_BASE {
-            let table = self.host.get_mut(((address - HOST_BASE) >> 12) as usize)?;
+        if let Some(place) = address.checked_sub(self.host_base()) {
+            let table = self.host.get_mut((place >> 12) as usize)?;
             return Some(&mut table[index]);
         }
-        let page = self.page(address.checked_sub(GUEST_BASE)?)?;
+        let page = self.page(address.checked_sub(self.guest_base())?)?;
         Some(&mut self.pages[page][index])
     }
 }
@@ -164,6 +184,7 @@ impl Physical {
 pub struct GuestHalf<'a> {
     frames: &'a [u32],
     pages: &'a mut [Table],
+    base: u64,
     backed: u8,
 }
 
@@ -188,7 +209,7 @@ impl GuestTables for GuestHalf<'_> {
     }
 
     fn place(&self, gpa: u64) -> (u64, u8) {
-        (GUEST_BASE + gpa, self.backed)
+        (self.base + gpa, self.backed)
     }
 }
 
@@ -213,7 +234,8 @@ impl Memory for Physical {
             true => self.lines.read_beyond_first(raw),
             false => self.lines.access(raw),
         };
-        let reads = if raw >= HOST_BASE { &mut self.host_reads } else { &mut self.guest_reads };
+        let of_host = raw >= self.host_base();
+        let reads = if of_host { &mut self.host_reads } else { &mut self.guest_reads };
         reads[by as usize] += 1;
         let entry = self.entry(raw).ok_or(Outside { address, write: false })?;
         Ok(Value { value: *entry, reached: Reached::DIRECTLY })

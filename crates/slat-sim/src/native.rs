@@ -1,5 +1,5 @@
-//! A second stage that is off, on a machine whose memory begins at [`GUEST_BASE`]: what a guest
-//! physical address is natively in this simulation. It reads no tables.
+//! A second stage that is off, on a machine whose memory begins at its root: what a guest physical
+//! address is natively in this simulation. It reads no tables.
 
 use std::fmt;
 
@@ -9,14 +9,12 @@ use slat::format::{Decoded, Format, Found, Start};
 use slat::memory_type::StageType;
 use slat::{Access, EntryLayout, Regime};
 
-use crate::memory::GUEST_BASE;
-
 /// GPA to its place.
 #[derive(Clone, Copy, Debug)]
 pub struct Shifted;
 
 impl Format for Shifted {
-    type Root = ();
+    type Root = u64;
 
     fn name(&self) -> &'static str {
         "native"
@@ -31,8 +29,8 @@ impl Format for Shifted {
     }
 
     #[inline]
-    fn begin(&self, (): &(), input: u64, _: &Access, _: &Regime) -> Result<Start, (u8, Cause)> {
-        Ok(Start::Flat { output: input.wrapping_add(GUEST_BASE) })
+    fn begin(&self, base: &u64, input: u64, _: &Access, _: &Regime) -> Result<Start, (u8, Cause)> {
+        Ok(Start::Flat { output: input.wrapping_add(*base) })
     }
 
     fn shift(&self, _: u8) -> u32 {

@@ -2,7 +2,7 @@
 
 use slat_mmu::shadow::Table;
 
-use crate::memory::{GUEST_BASE, HOST_BASE};
+use crate::memory::Physical;
 
 /// How leaf and table entries of one format are written.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +45,11 @@ impl Address {
     }
 }
 
-/// Builds tables of four levels of 512 entries (the root may have more) that map guest physical
-/// `start..end` with pages of `shift`, and returns where the root lies. `root_level` is the root's
-/// level; `root_tables` how many tables it takes.
+/// Builds tables of four levels of 512 entries (the root may have more) in the hypervisor's part of
+/// `memory` that map guest physical `start..end` with pages of `shift`, and returns where the root
+/// lies. `root_level` is the root's level; `root_tables` how many tables it takes.
 pub fn build(
-    host: &mut Vec<Table>,
+    memory: &mut Physical,
     encoding: Encoding,
     address: Address,
     root_level: u8,
@@ -57,24 +57,28 @@ pub fn build(
     shift: u8,
     range: std::ops::Range<u64>,
 ) -> u64 {
+    let (guest_base, host_base) = (memory.guest_base(), memory.host_base());
+    let host = &mut memory.host;
     // Roots of several tables are aligned to their size.
     while !host.len().is_multiple_of(root_tables) {
         host.push([0; 512]);
     }
     let root = host.len();
     host.resize(root + root_tables, [0; 512]);
-    let mut builder = Builder { host, encoding, address };
+    let mut builder = Builder { host, guest_base, host_base, encoding, address };
     let size = 1u64 << shift;
     let mut gpa = range.start & !(size - 1);
     while gpa < range.end {
         builder.map(root, root_level, gpa, shift);
         gpa += size;
     }
-    HOST_BASE + root as u64 * 4096
+    host_base + root as u64 * 4096
 }
 
 struct Builder<'a> {
     host: &'a mut Vec<Table>,
+    guest_base: u64,
+    host_base: u64,
     encoding: Encoding,
     address: Address,
 }
@@ -93,14 +97,14 @@ impl Builder<'_> {
             };
             if 12 + 9 * level == shift {
                 let bits = if level == 0 { self.encoding.small } else { self.encoding.large };
-                self.host[table_of][index] = self.address.encode(GUEST_BASE + gpa) | bits;
+                self.host[table_of][index] = self.address.encode(self.guest_base + gpa) | bits;
                 return;
             }
             let held = self.host[table_of][index];
             table = if held == 0 {
                 self.host.push([0; 512]);
                 let next = self.host.len() - 1;
-                let place = HOST_BASE + next as u64 * 4096;
+                let place = self.host_base + next as u64 * 4096;
                 self.host[table_of][index] = self.address.encode(place) | self.encoding.table;
                 next
             } else {
@@ -108,7 +112,7 @@ impl Builder<'_> {
                     Address::InPlace => held & 0x000f_ffff_ffff_f000,
                     Address::PageNumber => held >> 10 << 12,
                 };
-                ((place - HOST_BASE) >> 12) as usize
+                ((place - self.host_base) >> 12) as usize
             };
             level -= 1;
         }

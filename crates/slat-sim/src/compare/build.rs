@@ -149,7 +149,7 @@ impl Setting<'_> {
         shift: u8,
     ) -> u64 {
         let range = self.memory.clone();
-        build(&mut memory.host, encoding, address, root_level, root_tables, shift, range)
+        build(memory, encoding, address, root_level, root_tables, shift, range)
     }
 
     fn nested<G: Guest, F2: Format + Send + Sync + 'static>(

@@ -4,9 +4,9 @@ use slat::format::Format;
 use slat_mmu::shadow::Pager;
 use slat_trace::{At, Event, Invalidation, Root};
 
-use super::{Cause, Machine, space_of};
+use super::{Cause, Core, Hypervisor, Machine, is_of, space_of};
 use crate::guest::Guest;
-use crate::memory::{HOST_BASE, TooMuchMemory};
+use crate::memory::TooMuchMemory;
 
 impl<G: Guest, F2: Format> Machine<G, F2> {
     pub(super) fn event(&mut self, at: &At) -> Result<(), TooMuchMemory> {
@@ -28,24 +28,26 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                     pcids.store(gpa, self.memory.guest_entry(gpa).unwrap_or(0), value);
                 }
                 self.memory.store(gpa, value)?;
-                self.shadow_store(gpa);
+                self.shadow_store(at.vcpu, gpa);
             }
             Event::TableRelease { gpa } => {
-                if let Some(number) = self.pcids.as_mut().and_then(|pcids| pcids.release(gpa)) {
+                for (vcpu, number) in self.pcids.iter_mut().flat_map(|pcids| pcids.release(gpa)) {
                     let own = space_of(self.start.vm, number).own.number();
-                    self.drop_translations(move |held| held != own);
+                    if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
+                        core.tlb.retain(|held| held.tag != own);
+                        core.caches.retain_stage1(|tag| tag != own);
+                    }
                 }
-                if let Some(pager) = self.pager() {
-                    let (pager, host) = pager;
+                if let Some((pager, host)) = self.pager() {
                     pager.release(host, gpa);
-                    self.drop_translations(|_| false);
+                    self.drop_own(Reach::All, |_| true);
                 }
             }
             Event::Exception(exception) if exception.vector == 14 && self.shadow.is_some() => {
-                self.exit(Cause::TrueFault);
+                self.exit(at.vcpu, Cause::TrueFault);
             }
-            Event::Io { .. } if !matches!(self.hypervisor, super::Hypervisor::Native) => {
-                self.exit(Cause::Io);
+            Event::Io { .. } if !matches!(self.hypervisor, Hypervisor::Native) => {
+                self.exit(at.vcpu, Cause::Io);
             }
             Event::Invalidate(invalidation) => self.invalidate(at.vcpu, invalidation),
             _ => self.register(at),
@@ -58,30 +60,36 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         Some((pager, &mut self.memory.host))
     }
 
-    fn shadow_store(&mut self, gpa: u64) {
+    fn shadow_store(&mut self, vcpu: u8, gpa: u64) {
         let Some((pager, host)) = self.pager() else { return };
         let stored = pager.store(host, gpa);
         if stored.exits {
-            self.exit(Cause::TableWrite);
+            self.exit(vcpu, Cause::TableWrite);
         }
         if stored.dropped {
-            self.drop_translations(|_| false);
+            self.drop_own(Reach::All, |_| true);
         }
     }
 
-    /// Drops first-stage translations of every core whose tag's number `keep` does not keep.
-    fn drop_translations(&mut self, keep: impl Fn(u16) -> bool + Copy) {
-        for core in &mut self.cores {
-            core.tlb.retain(|held| keep(held.tag));
-            core.caches.retain_stage1(keep);
+    /// The cores that an operation reaches.
+    fn cores(&mut self, reach: Reach) -> &mut [Core<G>] {
+        match reach {
+            Reach::All => &mut self.cores,
+            Reach::One(vcpu) => {
+                self.cores.get_mut(usize::from(vcpu)).map_or(&mut [], std::slice::from_mut)
+            }
         }
     }
 
-    /// Drops first-stage translations of one core.
-    fn drop_core(&mut self, vcpu: u8) {
-        if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
-            core.tlb.retain(|_| false);
-            core.caches.retain_stage1(|_| false);
+    /// Drops first-stage translations of this virtual machine whose tag's number `goes`. Those of
+    /// others on the same cores have other tags, and no operation of this one reaches them (Intel SDM
+    /// 3C 30.4.3.1, of the current VPID; Arm ARM D8.17, of the current VMID).
+    fn drop_own(&mut self, reach: Reach, goes: impl Fn(u16) -> bool + Copy) {
+        let vm = self.start.vm;
+        let goes = move |tag: u16| is_of(vm, tag) && goes(tag);
+        for core in self.cores(reach) {
+            core.tlb.retain(|held| !goes(held.tag));
+            core.caches.retain_stage1(|tag| !goes(tag));
         }
     }
 
@@ -112,11 +120,11 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         core.stage1 = G::stage(&core.registers);
         let mut address_space = G::address_space(&core.registers);
         if let (Some(pcids), Event::Root { root: Root::Cr3, value }) = (&mut self.pcids, at.event) {
-            let loaded = pcids.load(value);
+            let loaded = pcids.load(at.vcpu, value);
             address_space = loaded.number;
             keeps = loaded.keeps;
         } else if let Some(pcids) = &self.pcids {
-            address_space = pcids.current();
+            address_space = pcids.current(at.vcpu);
         }
         core.space = space_of(self.start.vm, address_space);
         match at.event {
@@ -124,39 +132,37 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             Event::Root { root: Root::Cr3, value } => {
                 let own = core.space.own.number();
                 if self.shadow.is_some() {
-                    core.tlb.retain(|_| false);
-                    core.caches.retain_stage1(|_| false);
+                    self.drop_own(Reach::One(at.vcpu), |_| true);
                     let first = before.roots[Root::Cr3 as usize] == 0;
-                    self.shadow_cr3(value, first);
+                    self.shadow_cr3(at.vcpu, value, first);
                 } else if !keeps {
                     // With `keeps` the PCID's translations are still true.
-                    core.tlb.retain(|held| held.tag != own);
-                    core.caches.retain_stage1(|tag| tag != own);
+                    self.drop_own(Reach::One(at.vcpu), |tag| tag == own);
                 }
             }
             // Changes of CR4.PGE and the like drop everything of the vCPU.
             Event::Control { .. } if core.registers.controls != before.controls => {
-                self.drop_core(at.vcpu);
+                self.drop_own(Reach::One(at.vcpu), |_| true);
                 self.synchronize();
             }
             _ => {}
         }
     }
 
-    fn shadow_cr3(&mut self, cr3: u64, first: bool) {
+    fn shadow_cr3(&mut self, vcpu: u8, cr3: u64, first: bool) {
         let root_level = match self.cores.iter().find_map(|core| core.stage1.as_ref()) {
             Some(stage) => G::root_level(&stage.format),
             None => return,
         };
         let Some(state) = &mut self.shadow else { return };
         let discipline = state.discipline;
-        let pager =
-            state.pager.get_or_insert_with(|| Pager::new(discipline, root_level, HOST_BASE));
+        let place = self.memory.host_base();
+        let pager = state.pager.get_or_insert_with(|| Pager::new(discipline, root_level, place));
         let (host, guest) = self.memory.split();
         pager.synchronize(host, &guest);
         pager.root(host, cr3);
         if !first {
-            self.exit(Cause::Cr3);
+            self.exit(vcpu, Cause::Cr3);
         }
     }
 
@@ -164,26 +170,29 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         match invalidation {
             Invalidation::Invlpg { va } => {
                 if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
-                    core.tlb.retain(|held| !held.covers(va));
-                    // INVLPG drops all paging-structure-cache entries of the PCID (SDM 3A 5.10.4.1).
-                    core.caches.retain_stage1(|_| false);
+                    // Of the PCID the page, and all of the paging-structure caches; the page where it
+                    // is global (Intel SDM 3A 5.10.4.1).
+                    let (own, global) = (core.space.own.number(), core.space.global.number());
+                    let of = |tag: u16| tag == own || tag == global;
+                    core.tlb.retain(|held| !(of(held.tag) && held.covers(va)));
+                    core.caches.retain_stage1(|tag| !of(tag));
                     let cr3 = core.registers.roots[Root::Cr3 as usize];
                     if let Some(pager) = self.shadow.as_mut().and_then(|state| state.pager.as_mut())
                     {
                         let root = pager.root(&mut self.memory.host, cr3);
                         let (host, guest) = self.memory.split();
                         pager.invalidate(host, &guest, root, va);
-                        self.exit(Cause::Invlpg);
+                        self.exit(vcpu, Cause::Invlpg);
                     }
                 }
             }
             Invalidation::Invpcid { kind, pcid, va } => {
                 self.invpcid(vcpu, kind, pcid, va);
                 if self.synchronize() {
-                    self.exit(Cause::Invlpg);
+                    self.exit(vcpu, Cause::Invlpg);
                 }
             }
-            Invalidation::Tlbi { operation, operand } => self.tlbi(operation, operand),
+            Invalidation::Tlbi { operation, operand } => self.tlbi(vcpu, operation, operand),
         }
     }
 
@@ -193,29 +202,23 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         let of = space_of(self.start.vm, (pcid & 0xfff) as u16);
         let (own, global) = (of.own.number(), of.global.number());
         let tagged = self.shadow.is_none();
+        let one = Reach::One(vcpu);
         match self.cores.get_mut(usize::from(vcpu)) {
             Some(core) if tagged && G::has_pcids(&core.registers) => match kind {
                 0 => {
                     core.tlb.retain(|held| held.tag != own || !held.covers(va));
                     core.caches.retain_stage1(|tag| tag != own);
                 }
-                1 => {
-                    core.tlb.retain(|held| held.tag != own);
-                    core.caches.retain_stage1(|tag| tag != own);
-                }
-                3 => {
-                    core.tlb.retain(|held| held.tag == global);
-                    core.caches.retain_stage1(|tag| tag == global);
-                }
-                _ => self.drop_core(vcpu),
+                1 => self.drop_own(one, |tag| tag == own),
+                3 => self.drop_own(one, |tag| tag != global),
+                _ => self.drop_own(one, |_| true),
             },
-            _ => self.drop_core(vcpu),
+            _ => self.drop_own(one, |_| true),
         }
     }
 
-    /// TLBI of EL1 (Arm ARM D8.17): by address, by range, by ASID, or all; every core, since the
-    /// broadcast forms are what kernels use and the local ones are equal on one core.
-    fn tlbi(&mut self, operation: u16, operand: u64) {
+    /// TLBI of EL1 (Arm ARM D8.17): by address, by range, by ASID, or all; on this core, or broadcast.
+    fn tlbi(&mut self, vcpu: u8, operation: u16, operand: u64) {
         let (crm, op2) = (operation >> 3 & 0xf, operation & 7);
         let space = space_of(self.start.vm, (operand >> 48) as u16);
         let (own, global) = (space.own.number(), space.global.number());
@@ -226,27 +229,47 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             2 | 5 | 6 => range_of(operand),
             _ => Range::page((operand & ((1 << 44) - 1)) << 12),
         };
+        // CRm 6 and 7 are the forms that are not broadcast.
+        let reach = if matches!(crm, 6 | 7) { Reach::One(vcpu) } else { Reach::All };
         match op2 {
             // VMALLE1
-            0 => self.drop_translations(|_| false),
+            0 => self.drop_own(reach, |_| true),
             // VAE1, VALE1: of one ASID, and global ones.
-            1 | 5 => self.drop_pages(pages, of_asid, op2 == 1),
+            1 | 5 => self.drop_pages(reach, pages, of_asid, op2 == 1),
             // ASIDE1
-            2 => self.drop_translations(|held| held != own),
+            2 => self.drop_own(reach, |tag| tag == own),
             // VAAE1, VAALE1: of every ASID.
-            3 | 7 => self.drop_pages(pages, |_| true, op2 == 3),
-            _ => self.drop_translations(|_| false),
+            3 | 7 => self.drop_pages(reach, pages, |_| true, op2 == 3),
+            _ => self.drop_own(reach, |_| true),
         }
     }
 
-    fn drop_pages(&mut self, pages: Range, of: impl Fn(u16) -> bool + Copy, tables: bool) {
-        for core in &mut self.cores {
-            core.tlb.retain(|held| !(of(held.tag) && pages.meets(held.va, held.entry.shift)));
+    /// As [`Machine::drop_own`], of these pages; `tables`: what caches hold of the tables above goes too.
+    fn drop_pages(
+        &mut self,
+        reach: Reach,
+        pages: Range,
+        goes: impl Fn(u16) -> bool + Copy,
+        tables: bool,
+    ) {
+        let vm = self.start.vm;
+        let goes = move |tag: u16| is_of(vm, tag) && goes(tag);
+        for core in self.cores(reach) {
+            core.tlb.retain(|held| !(goes(held.tag) && pages.meets(held.va, held.entry.shift)));
             if tables {
-                core.caches.retain_stage1(|tag| !of(tag));
+                core.caches.retain_stage1(|tag| !goes(tag));
             }
         }
     }
+}
+
+/// Which cores an operation reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reach {
+    /// That of the vCPU which carries it out.
+    One(u8),
+    /// Every one.
+    All,
 }
 
 /// Input addresses that a TLBI names: `bytes` from `start` on, compared without the bits that sign

@@ -7,6 +7,9 @@
 //! address space that is not running, makes that space stale, and its next load drops it. Of the
 //! space that runs the recording has the invalidations, which are kept: a load of the root that is
 //! loaded already, and INVLPG.
+//!
+//! All that is each vCPU's own: what runs on it, its numbers, and what is stale in its TLB. A store is of
+//! a space that runs on one vCPU and sleeps on another: there its next load drops it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +35,12 @@ pub struct Pcids {
     levels: BTreeMap<u64, u8>,
     /// The table whose entry names a table.
     parents: BTreeMap<u64, u64>,
+    cores: Vec<Core>,
+}
+
+/// What one vCPU has of them.
+#[derive(Clone, Debug, Default)]
+struct Core {
     /// Roots that have a number, last used last.
     roots: Vec<(u64, u16)>,
     stale: BTreeSet<u64>,
@@ -39,9 +48,15 @@ pub struct Pcids {
 }
 
 impl Pcids {
-    /// The number of the address space that runs.
-    pub fn current(&self) -> u16 {
-        self.running.map_or(0, |(_, number)| number)
+    /// Of a guest with so many vCPUs, before any has loaded CR3.
+    pub fn new(cores: u8) -> Pcids {
+        Pcids { cores: vec![Core::default(); usize::from(cores)], ..Pcids::default() }
+    }
+
+    /// The number of the address space that runs on the vCPU.
+    pub fn current(&self, vcpu: u8) -> u16 {
+        let running = self.cores.get(usize::from(vcpu)).and_then(|core| core.running);
+        running.map_or(0, |(_, number)| number)
     }
 
     /// A page is a table of this level.
@@ -67,8 +82,10 @@ impl Pcids {
             return;
         }
         let root = self.root_of(gpa & ADDRESS);
-        if self.running.is_none_or(|(running, _)| running != root) {
-            self.stale.insert(root);
+        for core in &mut self.cores {
+            if core.running.is_none_or(|(running, _)| running != root) {
+                core.stale.insert(root);
+            }
         }
     }
 
@@ -84,19 +101,30 @@ impl Pcids {
         at
     }
 
-    /// A page is a table no longer; the number of the address space whose root it was.
-    pub fn release(&mut self, gpa: u64) -> Option<u16> {
+    /// A page is a table no longer; if it was an address space's root, the vCPUs on which that has a
+    /// number, and the number.
+    pub fn release(&mut self, gpa: u64) -> impl Iterator<Item = (u8, u16)> {
         let table = gpa & ADDRESS;
         self.levels.remove(&table);
         self.parents.remove(&table);
-        self.stale.remove(&table);
-        let nth = self.roots.iter().position(|(root, _)| *root == table)?;
-        Some(self.roots.remove(nth).1)
+        (0..).zip(&mut self.cores).filter_map(move |(vcpu, core)| {
+            core.stale.remove(&table);
+            let nth = core.roots.iter().position(|(root, _)| *root == table)?;
+            Some((vcpu, core.roots.remove(nth).1))
+        })
     }
 
-    /// CR3 is loaded.
-    pub fn load(&mut self, value: u64) -> Loaded {
-        let root = value & ADDRESS;
+    /// The vCPU loads CR3.
+    pub fn load(&mut self, vcpu: u8, value: u64) -> Loaded {
+        match self.cores.get_mut(usize::from(vcpu)) {
+            Some(core) => core.load(value & ADDRESS),
+            None => Loaded { number: 0, keeps: false },
+        }
+    }
+}
+
+impl Core {
+    fn load(&mut self, root: u64) -> Loaded {
         let again = self.running.is_some_and(|(running, _)| running == root);
         let known = self.roots.iter().position(|(held, _)| *held == root);
         let (number, new) = match known {
@@ -123,7 +151,7 @@ mod tests {
     use super::*;
 
     fn two() -> Pcids {
-        let mut pcids = Pcids::default();
+        let mut pcids = Pcids::new(1);
         for (root, upper, directory, table) in
             [(0x1000, 0x2000, 0x3000, 0x4000), (0x11000, 0x12000, 0x13000, 0x14000)]
         {
@@ -140,24 +168,24 @@ mod tests {
     #[test]
     fn a_return_keeps_translations_unless_they_became_untrue() {
         let mut pcids = two();
-        assert!(!pcids.load(0x1000).keeps);
-        assert!(!pcids.load(0x11000).keeps);
-        assert!(pcids.load(0x1000).keeps);
+        assert!(!pcids.load(0, 0x1000).keeps);
+        assert!(!pcids.load(0, 0x11000).keeps);
+        assert!(pcids.load(0, 0x1000).keeps);
         // A new mapping makes nothing untrue; a changed one of the space that sleeps does.
         pcids.store(0x14008, 0, 0x5000 | 7);
-        assert!(pcids.load(0x11000).keeps);
+        assert!(pcids.load(0, 0x11000).keeps);
         pcids.store(0x4008, 0x5000 | 7, 0);
-        assert!(!pcids.load(0x1000).keeps);
+        assert!(!pcids.load(0, 0x1000).keeps);
         // A load of the root that runs is the guest's own invalidation.
-        assert!(!pcids.load(0x1000).keeps);
+        assert!(!pcids.load(0, 0x1000).keeps);
     }
 
     #[test]
     fn a_seventh_address_space_takes_the_oldest_ones_number() {
-        let mut pcids = Pcids::default();
-        let numbers: Vec<u16> = (1..=6).map(|nth| pcids.load(nth << 20).number).collect();
-        let seventh = pcids.load(7 << 20);
+        let mut pcids = Pcids::new(1);
+        let numbers: Vec<u16> = (1..=6).map(|nth| pcids.load(0, nth << 20).number).collect();
+        let seventh = pcids.load(0, 7 << 20);
         assert_eq!((seventh.number, seventh.keeps), (numbers[0], false));
-        assert!(!pcids.load(1 << 20).keeps);
+        assert!(!pcids.load(0, 1 << 20).keeps);
     }
 }

@@ -7,9 +7,8 @@ use slat_mmu::tlb::Entry;
 use slat_mmu::walker::{Context, Globals};
 use slat_trace::{Access, Root};
 
-use super::{Cause, Machine, vm_tag};
+use super::{Cause, Machine, is_of, vm_tag};
 use crate::guest::Guest;
-use crate::memory::GUEST_BASE;
 use crate::native::Shifted;
 
 /// The part of an entry that lies in one host page, of this size (log2).
@@ -23,7 +22,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         let core = self.cores.get_mut(usize::from(access.vcpu))?;
         let stage1 = core.stage1.as_ref()?;
         // Natively the guest's memory is the machine's, at its place in this simulation.
-        let stage2 = Stage::<_, Gpa, Spa>::new(Shifted, ());
+        let stage2 = Stage::<_, Gpa, Spa>::new(Shifted, self.memory.guest_base());
         let context = Context {
             stage1,
             stage2: &stage2,
@@ -73,12 +72,13 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             false => walked.entry,
         };
         core.tlb.insert(va, core.space, kind, entry);
-        self.touch_host_page(entry.base - GUEST_BASE);
+        let gpa = entry.base - self.memory.guest_base();
+        self.touch_host_page(access.vcpu, gpa);
         Some(entry)
     }
 
     /// A host page's first touch is a violation: the hypervisor backs it then.
-    fn touch_host_page(&mut self, gpa: u64) {
+    fn touch_host_page(&mut self, vcpu: u8, gpa: u64) {
         if !self.start.cold {
             return;
         }
@@ -89,27 +89,30 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         }
         if self.touched[word] >> bit & 1 == 0 {
             self.touched[word] |= 1 << bit;
-            self.exit(Cause::Violation);
+            self.exit(vcpu, Cause::Violation);
         }
     }
 
-    pub(super) fn exit(&mut self, cause: Cause) {
+    /// A trip of one vCPU to the hypervisor.
+    pub(super) fn exit(&mut self, vcpu: u8, cause: Cause) {
         self.counts.exits[cause as usize] += 1;
-        self.drop_untagged();
+        self.drop_untagged(vcpu);
     }
 
-    /// Without VPID or ASID, entries do not survive a trip to the hypervisor.
-    pub(super) fn drop_untagged(&mut self) {
-        if !self.start.tagged {
-            for core in &mut self.cores {
-                core.tlb.retain(|_| false);
-                core.caches.retain_stage1(|_| false);
-                core.caches.retain_stage2(|_| false);
-            }
+    /// Without VPID or ASID, entries of a core do not survive a trip to the hypervisor.
+    pub(super) fn drop_untagged(&mut self, vcpu: u8) {
+        if self.start.tagged {
+            return;
+        }
+        if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
+            core.tlb.retain(|_| false);
+            core.caches.retain_stage1(|_| false);
+            core.caches.retain_stage2(|_| false);
         }
     }
 
     pub(super) fn walk_shadow(&mut self, access: &Access, va: u64, kind: Kind) -> Option<Entry> {
+        let vm = self.start.vm;
         // A walk, and one more after each fill.
         for _ in 0..3 {
             let core = self.cores.get_mut(usize::from(access.vcpu))?;
@@ -140,9 +143,9 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             let (host, mut half) = self.memory.split();
             let filled = pager.fill(host, &mut half, guest, &self.regime, va, &asked);
             // What the walk cache holds of this path may be of before.
-            core.caches.retain_stage1(|_| false);
+            core.caches.retain_stage1(|tag| !is_of(vm, tag));
             match filled {
-                Filled::Hidden(exit) => self.exit(exit.into()),
+                Filled::Hidden(exit) => self.exit(access.vcpu, exit.into()),
                 Filled::True => return None,
             }
         }

@@ -28,9 +28,6 @@ const NONE: u64 = u64::MAX;
 /// once more (the clock algorithm, in place of least recently used).
 #[derive(Debug)]
 pub(super) struct LineCaches {
-    /// Tells the lines of virtual machines apart that share the caches: each guest's memory begins
-    /// at the same address of its own.
-    salt: u64,
     /// Lines that the first level holds, each shifted up by one; bit 0: touched since it last came up
     /// for eviction.
     filter: Vec<u64>,
@@ -41,12 +38,11 @@ pub(super) struct LineCaches {
 }
 
 impl LineCaches {
-    pub(super) fn new(caches: &Caches, vm: u8) -> Result<LineCaches, BadGeometry> {
+    pub(super) fn new(caches: &Caches) -> Result<LineCaches, BadGeometry> {
         let geometry = |size: &CacheSize| Geometry::lru(size.kib * 16, size.ways);
         let (l1, l2, l3) = (&caches.l1.value, &caches.l2.value, &caches.l3.value);
         let lines = (l1.kib as usize * 16).next_power_of_two();
         Ok(LineCaches {
-            salt: u64::from(vm) << 48,
             filter: vec![NONE; lines],
             first: Array::new(geometry(l1))?,
             ways: l1.ways,
@@ -55,14 +51,9 @@ impl LineCaches {
         })
     }
 
-    /// Each keeps its lines and takes the other's salt.
-    pub(super) fn exchange_salt(&mut self, other: &mut LineCaches) {
-        std::mem::swap(&mut self.salt, &mut other.salt);
-    }
-
     #[inline(always)]
     pub(super) fn access(&mut self, address: u64) -> ServedBy {
-        let line = address >> 6 ^ self.salt;
+        let line = address >> 6;
         let slot = self.slot(line);
         let held = self.filter[slot];
         if held >> 1 == line {
@@ -122,7 +113,7 @@ impl LineCaches {
     /// A walker that asks the second level first reads a table entry. What the first level alone holds,
     /// the second fetches from there.
     pub(super) fn read_beyond_first(&mut self, address: u64) -> ServedBy {
-        let line = address >> 6 ^ self.salt;
+        let line = address >> 6;
         if self.first.peek(line, line + 1).is_some() {
             return ServedBy::L2;
         }
@@ -152,7 +143,7 @@ mod tests {
         let skylake = Processor::bundled("skylake-sp").unwrap();
         let l1 = &skylake.caches.l1.value;
         assert_eq!((l1.kib, l1.ways), (32, 8));
-        LineCaches::new(&skylake.caches, 0).unwrap()
+        LineCaches::new(&skylake.caches).unwrap()
     }
 
     #[test]
@@ -197,7 +188,7 @@ mod tests {
         let ice_lake = Processor::bundled("ice-lake").unwrap();
         let l1 = &ice_lake.caches.l1.value;
         assert_eq!((l1.kib, l1.ways), (48, 12));
-        let mut caches = LineCaches::new(&ice_lake.caches, 0).unwrap();
+        let mut caches = LineCaches::new(&ice_lake.caches).unwrap();
         // Of one set, oldest first: a line, and whether it was touched.
         let mut set: Vec<(u64, bool)> = Vec::new();
         let (mut misses, mut all_touched) = (0, 0);
