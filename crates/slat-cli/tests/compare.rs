@@ -377,6 +377,25 @@ fn a_hypervisor_says_what_it_does_on_the_processor() {
     };
     assert_eq!(schemes("core-2", "kvm-3.0"), ["native", "shadow"]);
     assert_eq!(schemes("barcelona", "esx-3.5"), ["native", "npt", "npt"]);
+    // A scheme that is asked for has the host pages of the hypervisor, as the default has.
+    let ept = |more: &[&str]| -> Vec<Option<u64>> {
+        let chosen = ["compare", "--processor", "nehalem", "--hypervisor", "hyper-v-2008-r2"];
+        let output = slat(&[&chosen[..], &accesses[..], &["--host-page", "1G"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let schemes = report["schemes"].as_array().expect("schemes").iter();
+        schemes.map(|scheme| scheme["host_page_bytes"].as_u64()).collect()
+    };
+    assert_eq!(ept(&["--scheme", "ept"]), [None, Some(2 << 20)]);
+    assert_eq!(ept(&[]), [None, Some(2 << 20)]);
+    // One that it does not have is refused.
+    for other in ["shadow", "npt", "native,shadow-trap", "ept,g-stage"] {
+        let output = slat(&["compare", "--hypervisor", "bhyve-10.0", "--scheme", other]);
+        assert_eq!(output.status.code(), Some(2), "{other}");
+        let message = stderr(&output);
+        let name = other.split(',').next_back().expect("one");
+        assert!(message.contains(name) && message.contains("ept"), "{message}");
+    }
     let output = slat(&["compare", "--processor", "core-2", "--hypervisor", "hyper-v-windows-8"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("SLAT"), "{}", stderr(&output));

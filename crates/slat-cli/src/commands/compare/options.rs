@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use slat_sim::compare::{Discipline, Options, Scheme};
 use slat_sim::hypervisor::{Hypervisor, Means};
-use slat_sim::preset::{PageSize, Processor, SecondStage};
+use slat_sim::preset::{Processor, SecondStage};
 
 use super::Args;
 
@@ -42,6 +42,11 @@ pub(super) enum SchemeName {
 }
 
 impl SchemeName {
+    /// As the command line and the tables say it.
+    fn said(self) -> &'static str {
+        self.schemes(&[12]).first().map_or("", |scheme| scheme.name())
+    }
+
     /// The schemes of this name, over these host pages.
     fn schemes(self, pages: &[u8]) -> Vec<Scheme> {
         let over = |make: fn(u8) -> Scheme| pages.iter().map(|&shift| make(shift)).collect();
@@ -81,34 +86,41 @@ impl Setting {
             }
             schemes
         };
-        let mut schemes = (!args.scheme.is_empty()).then(|| named(&args.scheme, &pages));
+        let mut names = args.scheme.clone();
         let mut name = None;
         if let Some(wanted) = &args.hypervisor {
             let hypervisor = hypervisor(wanted)?;
             let means = hypervisor.means(&processor)?;
-            let largest = match hypervisor.largest_page(&processor) {
-                PageSize::Small => 12,
-                PageSize::Large => 21,
-                PageSize::Huge => 30,
-            };
+            let largest = hypervisor.largest_page(&processor).shift();
             pages.retain(|&shift| shift <= largest);
             if pages.is_empty() {
                 pages.push(largest);
             }
             tagged = tagged.or_else(|| Some(hypervisor.tags(&processor)));
-            if schemes.is_none() {
-                let only = match means {
-                    Means::Shadow(Discipline::TrapAll) => SchemeName::ShadowTrap,
-                    Means::Shadow(Discipline::OutOfSync) => SchemeName::Shadow,
-                    Means::SecondStage(SecondStage::Npt) => SchemeName::Npt,
-                    Means::SecondStage(SecondStage::Arm) => SchemeName::Stage2,
-                    Means::SecondStage(_) => SchemeName::Ept,
-                };
-                schemes = Some(named(&[only], &pages));
+            let only = match means {
+                Means::Shadow(Discipline::TrapAll) => SchemeName::ShadowTrap,
+                Means::Shadow(Discipline::OutOfSync) => SchemeName::Shadow,
+                Means::SecondStage(SecondStage::Npt) => SchemeName::Npt,
+                Means::SecondStage(SecondStage::Arm) => SchemeName::Stage2,
+                Means::SecondStage(_) => SchemeName::Ept,
+            };
+            let lacks = |name: &&SchemeName| ![SchemeName::Native, only].contains(name);
+            if let Some(&other) = names.iter().find(lacks) {
+                anyhow::bail!(
+                    "{} has no {} on {}: it uses {} there",
+                    hypervisor.name,
+                    other.said(),
+                    processor.name,
+                    only.said()
+                );
+            }
+            if names.is_empty() {
+                names.push(only);
             }
             processor.cycles = hypervisor.cycles(&processor.cycles);
             name = Some(hypervisor.name);
         }
+        let schemes = (!names.is_empty()).then(|| named(&names, &pages));
         let options = Options {
             host_pages: pages,
             tagged,
