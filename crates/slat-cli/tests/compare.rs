@@ -356,6 +356,32 @@ fn the_sentence_is_of_a_scheme_that_ran() {
 }
 
 #[test]
+fn what_the_processor_lacks_is_a_what_if_and_no_advice() {
+    let text = |processor: &str, more: &[&str]| {
+        let guest = ["compare", "gen:fcw", "--accesses", "60000", "--processor", processor];
+        let output = slat(&[&guest[..], &["--advice"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stdout(&output).replace('\n', " ")
+    };
+    let core_2 = text("core-2", &[]);
+    assert!(core_2.contains("In a VM with shadow paging it runs "), "{core_2}");
+    assert!(core_2.contains("with SLAT, which this processor lacks,"), "{core_2}");
+    assert!(core_2.contains("a processor with SLAT instead"), "{core_2}");
+    assert!(
+        !core_2.contains("the processor's SLAT") && !core_2.contains("--host-page"),
+        "{core_2}"
+    );
+    let only = text("core-2", &["--scheme", "ept", "--host-page", "2M"]);
+    assert!(only.contains("which this processor lacks, and 2M host pages it would run"), "{only}");
+    let nehalem = text("nehalem", &[]);
+    assert!(nehalem.contains("In a VM with SLAT and 2M host pages it runs"), "{nehalem}");
+    assert!(nehalem.contains("--host-page 2M") && !nehalem.contains("--host-page 1G"), "{nehalem}");
+    let huge = text("nehalem", &["--host-page", "1G"]);
+    assert!(huge.contains("1G host pages, which this processor lacks, it would run"), "{huge}");
+    assert!(text("westmere", &[]).contains("In a VM with SLAT and 2M host pages it runs"));
+}
+
+#[test]
 fn a_warm_up_that_leaves_nothing_is_refused() {
     let output =
         slat(&["compare", "gen:btree,size=4", "--accesses", "5000", "--warm-up", "900000"]);

@@ -83,6 +83,9 @@ pub fn page(report: &Report) -> String {
     for note in &report.notes {
         let _ = writeln!(out, "<p class=\"dim\">Note: {}</p>", escaped(note));
     }
+    for refused in report.refused() {
+        let _ = writeln!(out, "<p>{}</p>", escaped(&refused));
+    }
     table(&mut out, report);
     stacked(&mut out, report, true);
     stacked(&mut out, report, false);

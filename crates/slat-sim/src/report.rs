@@ -8,7 +8,7 @@ mod terms;
 use slat_mmu::shadow::Discipline;
 
 use crate::compare::{Outcome, Scheme, Timeline, WhatIf};
-use crate::preset::Processor;
+use crate::preset::{Processor, SecondStage};
 
 pub use self::advice::Advice;
 pub use self::terms::{TERMS, explained};
@@ -43,6 +43,35 @@ impl Report {
     /// One self-contained page for a browser.
     pub fn html(&self) -> String {
         crate::html::page(self)
+    }
+
+    /// A sentence for each outcome that cannot be right: its tables refuse accesses that the guest
+    /// made.
+    pub fn refused(&self) -> impl Iterator<Item = String> {
+        self.outcomes.iter().filter(|outcome| outcome.counts().unexplained > 0).map(|outcome| {
+            let name = outcome.scheme.name();
+            let what_if = outcome.what_if.map_or("", WhatIf::name);
+            let host = outcome.scheme.host_shift().map_or(String::new(), |shift| {
+                format!(" over {} host pages", page_name(shift))
+            });
+            let space = if what_if.is_empty() { "" } else { ", " };
+            format!(
+                "Wrong: {name}{host}{space}{what_if}: the simulated tables refuse {} of the accesses that \
+                 the guest made, so nothing of it can be trusted. Please report it.",
+                outcome.counts().unexplained
+            )
+        })
+    }
+
+    /// Whether the processor has a second stage.
+    fn has_slat(&self) -> bool {
+        self.processor.second_stage.value != SecondStage::None
+    }
+
+    /// Whether it has one with leaves of this size (log2).
+    fn has_page(&self, shift: u8) -> bool {
+        let largest = self.processor.virtualization.as_ref().map(|can| can.largest_page.value);
+        self.has_slat() && largest.is_none_or(|largest| shift <= largest.shift())
     }
 
     fn outcome(&self, scheme: Scheme) -> Option<&Outcome> {

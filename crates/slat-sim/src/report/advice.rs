@@ -58,41 +58,53 @@ impl Report {
         Some(text)
     }
 
-    /// What to change, most effective first; each was simulated in the same pass.
+    /// What to change, most effective first; each was simulated in the same pass. On a processor
+    /// without a second stage that is another processor alone, and host pages that it has not are no
+    /// advice.
     pub fn advice(&self) -> Vec<Advice> {
+        let here = |shift| self.nested(shift).filter(|_| self.has_page(shift));
+        let base = here(21).or(here(12));
+        let slat = match self.has_slat() {
+            true => here(21),
+            false => self.nested(21),
+        };
         let mut advice: Vec<Advice> = [
             self.change(
-                self.nested(12),
-                self.nested(30),
+                here(12),
+                here(30),
                 "--host-page 1G: back the guest with 1G pages instead of 4K",
             ),
             self.change(
-                self.nested(12),
-                self.nested(21),
+                here(12),
+                here(21),
                 "--host-page 2M: back the guest with 2M pages instead of 4K",
             ),
             self.change(
-                self.nested(21),
-                self.nested(30),
+                here(21),
+                here(30),
                 "--host-page 1G: back the guest with 1G pages instead of 2M",
             ),
             self.change(
                 self.shadow(),
-                self.nested(21),
-                "use the processor's SLAT instead of shadow paging",
+                slat,
+                if self.has_slat() {
+                    "use the processor's SLAT instead of shadow paging"
+                } else {
+                    "a processor with SLAT instead of shadow paging (a what-if: this one has none)"
+                },
             ),
             self.change(
-                self.nested(21).or(self.nested(12)),
+                base,
                 self.what_if(WhatIf::HugePages),
                 "let the guest use transparent huge pages (a what-if: where it fills 2M)",
             ),
             self.change(
-                self.nested(21).or(self.nested(12)),
+                base,
                 self.what_if(WhatIf::Pcid),
                 "let the guest use PCIDs (a what-if, for x86 guests recorded without)",
             ),
             self.change(
-                self.nested(21).or(self.nested(12)),
+                base,
                 self.what_if(WhatIf::Tags),
                 "--tags: a processor or hypervisor with VPIDs or ASIDs",
             ),

@@ -49,7 +49,8 @@ impl Report {
 
     /// What [`Report::csv`] has in each column.
     pub const CSV_HEADER: &str = "workload,scheme,transcribed,host_page_bytes,time_vs_native,time_low,\
-        time_high,accesses,lookups,tlb_misses,references,exits,guest_table_bytes,host_table_bytes\n";
+        time_high,accesses,lookups,tlb_misses,references,exits,guest_table_bytes,host_table_bytes,\
+        unexplained\n";
 
     /// One line a scheme, comma-separated; what they are is said by [`Report::CSV_HEADER`], which comes
     /// once before all workloads.
@@ -61,7 +62,7 @@ impl Report {
             let counts = outcome.counts();
             let _ = writeln!(
                 out,
-                "{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+                "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
                 quoted(&self.workload),
                 outcome.scheme.name(),
                 outcome.transcribed,
@@ -76,6 +77,7 @@ impl Report {
                 outcome.exits(),
                 outcome.guest_table_bytes,
                 outcome.host_table_bytes,
+                counts.unexplained,
             );
         }
         out

@@ -30,14 +30,24 @@ impl Report {
     /// The sentence that a person can repeat.
     pub fn sentence(&self) -> String {
         let time = |outcome: Option<&Outcome>| outcome.and_then(|outcome| outcome.time);
-        let (nested, pages) = match self.nested(21) {
-            Some(nested) => (Some(nested), "2M"),
-            None => [(30, "1G"), (12, "4K")]
-                .into_iter()
-                .find_map(|(shift, name)| Some((Some(self.nested(shift)?), name)))
-                .unwrap_or((None, "")),
+        let nested = [21, 30, 12].into_iter().find_map(|shift| Some((self.nested(shift)?, shift)));
+        let pages = nested.map_or("", |(_, shift)| page_name(shift));
+        let lacks = nested.is_some_and(|(_, shift)| !self.has_page(shift));
+        // What the processor lacks is told as a what-if.
+        let what_if = match self.has_slat() {
+            true => format!("SLAT and {pages} host pages, which this processor lacks,"),
+            false => format!("SLAT, which this processor lacks, and {pages} host pages"),
         };
-        match (time(nested), time(self.shadow())) {
+        match (time(nested.map(|(outcome, _)| outcome)), time(self.shadow())) {
+            (Some(nested), Some(shadow)) if lacks => format!(
+                "In a VM with shadow paging it runs {:.2} times as long as without a VM; with {what_if} \
+                 it would run {:.2} times.",
+                shadow.value, nested.value
+            ),
+            (Some(nested), None) if lacks => format!(
+                "In a VM with {what_if} it would run {:.2} times as long as without a VM.",
+                nested.value
+            ),
             (Some(nested), Some(shadow)) => format!(
                 "In a VM with SLAT and {pages} host pages it runs {:.2} times as long as without a VM; \
                  with shadow paging {:.2} times.",
@@ -97,6 +107,9 @@ impl Report {
         }
         if self.schemes().any(|outcome| outcome.transcribed) {
             say(&mut out, "* transcribed: the recorded tables, rewritten for that architecture");
+        }
+        for refused in self.refused() {
+            say(&mut out, &refused);
         }
         if let Some(why) = self.why() {
             say(&mut out, &format!("Why: {why}"));
