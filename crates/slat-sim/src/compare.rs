@@ -70,7 +70,8 @@ pub enum CompareError {
 /// What is compared, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// log2 of the page sizes that the host backs guests with.
+    /// log2 of the page sizes that the host backs guests with; under shadow tables
+    /// [`Options::shadow_page`].
     pub host_pages: Vec<u8>,
     /// Whether TLB entries are tagged by virtual machine; `None` for what the processor has.
     pub tagged: Option<bool>,
@@ -103,6 +104,14 @@ impl Default for Options {
             schemes: None,
             warm_up: 0,
         }
+    }
+}
+
+impl Options {
+    /// log2 of the page size with which a host with shadow tables backs guests: the largest of
+    /// [`Options::host_pages`], but for 1 GiB, of which shadow tables map 2 MiB parts.
+    pub fn shadow_page(&self) -> u8 {
+        self.host_pages.iter().copied().max().unwrap_or(21).min(21)
     }
 }
 

@@ -102,7 +102,7 @@ pub fn page(report: &Report) -> String {
 
 fn name(outcome: &Outcome) -> String {
     let mark = if outcome.transcribed { " (transcribed)" } else { "" };
-    match outcome.scheme.host_shift() {
+    match outcome.host_shift {
         Some(shift) => {
             format!("{}{mark}, {} host pages", outcome.scheme.name(), page_name(shift))
         }
@@ -127,7 +127,7 @@ fn table(out: &mut String, report: &Report) {
              <td>{:.2}</td><td>{:.0}</td><td>{}</td></tr>",
             outcome.scheme.name(),
             if outcome.transcribed { "*" } else { "" },
-            outcome.scheme.host_shift().map_or("-", page_name),
+            outcome.host_shift.map_or("-", page_name),
             100.0 * counts.walks as f64 / counts.lookups.max(1) as f64,
             outcome.references_per_walk(),
             outcome.exits() as f64 * 1e6 / counts.accesses.max(1) as f64,

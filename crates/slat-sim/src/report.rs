@@ -51,7 +51,7 @@ impl Report {
         self.outcomes.iter().filter(|outcome| outcome.counts().unexplained > 0).map(|outcome| {
             let name = outcome.scheme.name();
             let what_if = outcome.what_if.map_or("", WhatIf::name);
-            let host = outcome.scheme.host_shift().map_or(String::new(), |shift| {
+            let host = outcome.host_shift.map_or(String::new(), |shift| {
                 format!(" over {} host pages", page_name(shift))
             });
             let space = if what_if.is_empty() { "" } else { ", " };

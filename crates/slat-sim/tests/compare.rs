@@ -171,6 +171,25 @@ fn only_page_faults_of_the_guest_are_true_faults() {
 }
 
 #[test]
+fn shadow_tables_are_over_the_hosts_pages() {
+    // A 2 MiB page of the guest, two parts of which are 4 KiB apart.
+    let mut guest = Guest::new(4);
+    guest.map(0x4000_0000, DATA, 21);
+    let walks = |host_pages: &[u8]| {
+        let options = Options { host_pages: host_pages.to_vec(), ..Options::default() };
+        let accesses = [load(0x4000_0000), load(0x4000_1000)];
+        let mut processor = processor(16, 4);
+        processor.tlb.data_2m = processor.tlb.data_4k.clone();
+        let outcomes = run(guest.batch(accesses), &processor, &options);
+        let shadow = of(&outcomes, Scheme::Shadow(Discipline::OutOfSync));
+        (shadow.host_shift, shadow.counts().walks)
+    };
+    assert_eq!(walks(&[12]), (Some(12), 2));
+    assert_eq!(walks(&[12, 21]), (Some(21), 1));
+    assert_eq!(walks(&[30]), (Some(21), 1));
+}
+
+#[test]
 fn first_touches_count_only_from_a_cold_start() {
     let mut guest = Guest::new(4);
     let pages = 5;

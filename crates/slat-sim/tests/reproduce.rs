@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use slat_sim::hypervisor::Hypervisor;
+use slat_sim::preset::Processor;
 use slat_sim::reproduce::{Effort, Report, ReproduceError, Row, Verdict, ids, reproduce};
 use slat_trace::recording::{Error, Recording};
 
@@ -62,6 +64,36 @@ fn exact_rows_and_orders_hold_and_the_table_fits() {
     }
     let json = report.json();
     assert_eq!(json["rows"].as_array().unwrap().len(), report.rows.len());
+}
+
+#[test]
+fn rows_under_a_hypervisor_have_no_larger_host_pages_than_it() {
+    // By what it says of processors without 1 GiB pages.
+    let report = report(&["7", "9", "C8", "C10"]).unwrap();
+    for (id, parts) in [
+        ("7", &[("nehalem", "kvm-3.0")][..]),
+        ("9", &[("nehalem", "kvm-3.0")]),
+        ("C8", &[("barcelona", "xen-3.2")]),
+        ("C10", &[("core-2", "hyper-v-2008"), ("nehalem", "hyper-v-2008-r2")]),
+    ] {
+        let row = row(&report, id);
+        assert!(row.value.is_some(), "{id}");
+        // One part of the set-up a hypervisor.
+        let setups: Vec<&str> = row.setup.split("; ").collect();
+        for (processor, hypervisor) in parts {
+            let processor = Processor::bundled(processor).unwrap();
+            let largest = Hypervisor::bundled(hypervisor).unwrap().largest_page(&processor);
+            let from = setups.iter().position(|part| part.contains(&format!("under {hypervisor}")));
+            let from = from.unwrap_or_else(|| panic!("{id}: {hypervisor} in {}", row.setup));
+            let size = setups[from..].iter().find_map(|part| {
+                ["4K", "2M", "1G"]
+                    .into_iter()
+                    .position(|size| part.contains(&format!("{size} host")))
+            });
+            let size = size.unwrap_or_else(|| panic!("{id}: {}", row.setup));
+            assert!(size <= usize::from(largest.level()), "{id}: {}", row.setup);
+        }
+    }
 }
 
 #[test]

@@ -80,6 +80,8 @@ pub(super) struct Setting<'a> {
     pub cores: u8,
     pub start: Start,
     pub memory: Range<u64>,
+    /// log2 of the host's pages under shadow tables.
+    pub shadow_page: u8,
 }
 
 impl Setting<'_> {
@@ -100,7 +102,13 @@ impl Setting<'_> {
     where
         <G::Format as Format>::Root: Send,
     {
-        let backed = scheme.host_shift().unwrap_or(30);
+        let backed = match scheme {
+            Scheme::Native => 30,
+            Scheme::Shadow(_) => self.shadow_page,
+            Scheme::Ept(shift) | Scheme::Npt(shift) | Scheme::Arm(shift) | Scheme::RiscV(shift) => {
+                shift
+            }
+        };
         let skips = self.processor.walk_caches.reads_skip_l1.as_ref();
         let skips = skips.is_some_and(|skips| skips.value);
         let mut memory = Physical::new(&self.processor.caches, skips, backed, self.start.vm)?;

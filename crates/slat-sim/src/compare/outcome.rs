@@ -34,6 +34,8 @@ pub struct Shares {
 pub struct Outcome {
     /// The scheme.
     pub scheme: Scheme,
+    /// log2 of the pages with which the host backs the guest; `None` natively.
+    pub host_shift: Option<u8>,
     /// The guest's tables are another architecture's than those that were recorded.
     pub transcribed: bool,
     /// The change, where it is not the scheme as it is.
@@ -97,6 +99,7 @@ impl Outcome {
         };
         Outcome {
             scheme,
+            host_shift: (scheme != Scheme::Native).then_some(memory.backed),
             transcribed: false,
             what_if: None,
             guest_table_bytes: memory.guest_tables() as u64 * 4096,

@@ -59,6 +59,7 @@ impl Run {
                 vm,
             },
             memory,
+            shadow_page: options.shadow_page(),
         };
         let mut run = Run {
             lines: lines(options, arch, setting.start),

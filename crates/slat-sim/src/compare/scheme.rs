@@ -36,11 +36,11 @@ impl Scheme {
         }
     }
 
-    /// log2 of the host's page size; `None` natively.
+    /// log2 of the host's page size, where the scheme says it: shadow tables are over that of
+    /// [`super::Options::shadow_page`].
     pub const fn host_shift(self) -> Option<u8> {
         match self {
-            Scheme::Native => None,
-            Scheme::Shadow(_) => Some(21),
+            Scheme::Native | Scheme::Shadow(_) => None,
             Scheme::Ept(shift) | Scheme::Npt(shift) | Scheme::Arm(shift) | Scheme::RiscV(shift) => {
                 Some(shift)
             }

@@ -57,7 +57,7 @@ impl Report {
     pub fn csv(&self) -> String {
         let mut out = String::new();
         for outcome in self.schemes() {
-            let host = outcome.scheme.host_shift().map(|shift| 1u64 << shift);
+            let host = outcome.host_shift.map(|shift| 1u64 << shift);
             let number = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.6}"));
             let counts = outcome.counts();
             let _ = writeln!(
@@ -107,7 +107,7 @@ fn scheme_json(outcome: &Outcome) -> Value {
         "name": outcome.scheme.name(),
         "transcribed": outcome.transcribed,
         "what_if": outcome.what_if.map(|what_if| what_if.name()),
-        "host_page_bytes": outcome.scheme.host_shift().map(|shift| 1u64 << shift),
+        "host_page_bytes": outcome.host_shift.map(|shift| 1u64 << shift),
         "time_vs_native": outcome.time,
         "accesses": counts.accesses,
         "instructions": counts.instructions,

@@ -281,7 +281,7 @@ fn row(out: &mut String, outcome: &Outcome) {
 }
 
 fn host_page(outcome: &Outcome) -> &'static str {
-    outcome.scheme.host_shift().map_or("-", page_name)
+    outcome.host_shift.map_or("-", page_name)
 }
 
 fn say(out: &mut String, text: &str) {

@@ -8,7 +8,10 @@ pub const TERMS: &[(&str, &str)] = &[
         "scheme",
         "How the guest gets its memory. native: no virtual machine. shadow: the hypervisor keeps GVA-to-SPA tables (out-of-sync discipline); shadow-trap: the same, every store to a guest table traps. ept, npt, stage2, g-stage: the processor walks the guest's tables and the hypervisor's. With a star: transcribed.",
     ),
-    ("host-page", "The page size with which the hypervisor backs the guest's memory."),
+    (
+        "host-page",
+        "The page size with which the hypervisor backs the guest's memory; under shadow paging the largest of those asked for, up to 2M.",
+    ),
     (
         "time",
         "Run time divided by the run time without virtualization. The range follows from the confidence of the parameters: measured values may be off by a factor of 1.1, documented ones by 1.2, assumed ones by 1.5, each independently of the others.",

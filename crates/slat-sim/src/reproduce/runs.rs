@@ -10,7 +10,7 @@ use crate::compare::{Estimate, Facts, Options, Outcome, Scheme, compare_with};
 use crate::cost::{Cycles, propagate};
 use crate::generated::{self, Generated};
 use crate::hypervisor::Hypervisor;
-use crate::preset::{Confidence, Processor, SecondStage};
+use crate::preset::{Confidence, PageSize, Processor, SecondStage};
 
 /// The outcomes of one workload on one processor.
 #[derive(Clone, Debug)]
@@ -69,7 +69,8 @@ impl<'a> Runs<'a> {
         self.with(workload, preset, &processor, &options)
     }
 
-    /// The same, exits handled as this bundled hypervisor does.
+    /// The same, exits handled as this bundled hypervisor does, over no larger host pages than it has
+    /// there: rows say by [`largest_page`] which.
     pub(super) fn under(
         &mut self,
         workload: &str,
@@ -79,7 +80,12 @@ impl<'a> Runs<'a> {
         let mut processor = Processor::bundled(preset)?;
         processor.cycles = Hypervisor::bundled(hypervisor)?.cycles(&processor.cycles);
         let key = format!("{preset} {hypervisor}");
-        let options = schemes(workload, &processor);
+        let largest = largest_page(preset, hypervisor)?.shift();
+        let mut options = schemes(workload, &processor);
+        options.host_pages.retain(|&shift| shift <= largest);
+        if let Some(schemes) = &mut options.schemes {
+            schemes.retain(|scheme| scheme.host_shift().is_none_or(|shift| shift <= largest));
+        }
         self.with(workload, &key, &processor, &options)
     }
 
@@ -110,6 +116,11 @@ impl<'a> Runs<'a> {
         self.made.insert(key, run.clone());
         Ok(run)
     }
+}
+
+/// The largest pages with which this bundled hypervisor backs guests on this bundled processor.
+pub(super) fn largest_page(preset: &str, hypervisor: &str) -> Result<PageSize, ReproduceError> {
+    Ok(Hypervisor::bundled(hypervisor)?.largest_page(&Processor::bundled(preset)?))
 }
 
 /// What rows ask of a workload: the second stage is that of the processor's maker, or EPT where it has

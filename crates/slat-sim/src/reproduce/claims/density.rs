@@ -44,14 +44,15 @@ fn sessions(old: &Option<Run>, new: &Option<Run>) -> Row {
         known: "Windows Server 2008 guest under 2008 R2, a simulated knowledge worker; processors \
             with SLAT beside processors without, so the hardware differs too.",
         setup: format!(
-            "{SESSION}: preset core-2 under hyper-v-2008 with shadow tables, preset nehalem under \
-             hyper-v-2008-r2 with EPT, 2M host pages; sessions a core as the clock / cycles"
+            "{SESSION}: preset core-2 under hyper-v-2008 with shadow tables, 4K host pages; preset \
+             nehalem under hyper-v-2008-r2 with EPT, 2M host pages; sessions a core as the clock / cycles"
         ),
         quantity: "sessions a core with SLAT / without",
         band: Some(Band::new(1.6, 2.5)),
         ..EMPTY
     };
-    let (Some((without, _)), Some((shadow, with))) = (both(old), both(new)) else {
+    let without = old.as_ref().and_then(Run::shadow);
+    let (Some(without), Some((shadow, with))) = (without, both(new)) else {
         return missing(row, &[SESSION]);
     };
     let clock = with.prices.frequency() / without.prices.frequency();

@@ -4,7 +4,8 @@ use slat_mmu::shadow::Discipline;
 
 use crate::cost::Estimate;
 use crate::preset::Processor;
-use crate::reproduce::runs::{Part, Runs, exit_prices, ratio};
+use crate::report::page_name;
+use crate::reproduce::runs::{Part, Runs, exit_prices, largest_page, ratio};
 use crate::reproduce::{Band, ReproduceError, Row};
 
 use super::{EMPTY, Make, RED_HAT, VMMARK, VMWARE_EPT, VMWARE_RVI, judged, missing, shown, up_to};
@@ -223,16 +224,18 @@ fn corner(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
 }
 
 fn red_hat(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
+    let largest = largest_page("barcelona", "xen-3.2")?;
     let row = Row {
         id: "C8",
         claim: "Nested paging almost doubles OLTP (RHEL 5.1, Barcelona)",
         source: RED_HAT,
         known: "Oracle 10gR2, fully virtualized guest, Xen; \"almost doubles\". The table's values \
             could not be read. The article calls what costs under shadow paging page modifications.",
-        setup:
+        setup: format!(
             "gen:oltp on preset barcelona under xen-3.2, whose shadow tables every store traps on; \
-            2M host pages"
-                .into(),
+             {} host pages, the largest that it has",
+            page_name(largest.shift())
+        ),
         quantity: SHADOW_OVER_NESTED,
         band: Some(Band::new(1.5, 2.2)),
         ..EMPTY
@@ -240,7 +243,7 @@ fn red_hat(runs: &mut Runs<'_>) -> Result<Vec<Row>, ReproduceError> {
     let workload = "gen:oltp";
     let run = runs.under(workload, "barcelona", "xen-3.2")?;
     let Some((trap, shadow, nested)) = run.as_ref().and_then(|run| {
-        Some((run.shadow_of(Discipline::TrapAll)?, run.shadow()?, run.nested(21)?))
+        Some((run.shadow_of(Discipline::TrapAll)?, run.shadow()?, run.nested(largest.shift())?))
     }) else {
         return Ok(vec![missing(row, &[workload])]);
     };
