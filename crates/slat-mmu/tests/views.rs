@@ -357,7 +357,7 @@ impl<'a, F: Encode<Word = u64>> World<'a, '_, F> {
                     return;
                 }
                 slots!(slots);
-                let Ended { view: taken, gather } = self.views.remove(view, source, slots).unwrap();
+                let Ended { view: taken, gather } = self.views.remove(view, slots).unwrap();
                 let mut memory = Words::<u64, Spa, _>::new(watched.arena);
                 watched.checker.borrow_mut().speculate(&mut memory);
                 let flush = subject.flush;

@@ -338,6 +338,16 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
 }
 
 impl<F: Encode, I, O, M: TableMemory<F::Word>> Tables<F, I, O, M> {
+    /// How software writes an input of the tables: with the sign of an upper half, of 64 or of 32 bits.
+    #[cold]
+    pub(crate) fn address_of(&self, input: u64) -> u64 {
+        let upper = input | u64::MAX.checked_shl(self.format.input_bits()).unwrap_or(0);
+        [input, upper, upper & 0xffff_ffff]
+            .into_iter()
+            .find(|&address| self.format.input(self.root, address) == Some(input))
+            .unwrap_or(input)
+    }
+
     /// A frame for a table of this level, which is for address `at` of the caller. What an entry, or
     /// the root register, cannot point at goes back: written into it, it would name another frame.
     #[inline]
@@ -349,17 +359,50 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Tables<F, I, O, M> {
     ) -> Result<Frame, Error> {
         let bytes = self.table_bytes(level);
         let Some(frame) = source.take(bytes) else { return Err(Error::NoFrame { at, bytes }) };
+        if self.reaches(&frame, level) {
+            return Ok(frame);
+        }
+        self.take_other(source, frame, level)
+    }
+
+    /// Whether an entry above `level`, or the root register, can point at the frame.
+    #[inline]
+    fn reaches(&self, frame: &Frame, level: u8) -> bool {
         let (next, above) = (frame.address(), level + 1);
-        let reached = if level == self.top {
+        if level == self.top {
             self.roots_at(next)
         } else {
             self.format.decode(self.format.table(next, above), above) == Decoded::Table { next }
-        };
-        if reached {
-            return Ok(frame);
         }
-        source.put(frame);
-        Err(Error::OutOfReach { frame: next })
+    }
+
+    /// Another frame than `refused`, which goes back only when others have been asked for: a source may
+    /// give first what came back last.
+    #[cold]
+    fn take_other<S: FrameSource>(
+        &self,
+        source: &S,
+        refused: Frame,
+        level: u8,
+    ) -> Result<Frame, Error> {
+        const OTHERS: usize = 3;
+        let bytes = self.table_bytes(level);
+        let first = refused.address();
+        let mut held = [const { None }; OTHERS];
+        let mut found = None;
+        for slot in &mut held {
+            match source.take(bytes) {
+                Some(frame) if self.reaches(&frame, level) => {
+                    found = Some(frame);
+                    break;
+                }
+                Some(frame) => *slot = Some(frame),
+                None => break,
+            }
+        }
+        held.into_iter().flatten().for_each(|frame| source.put(frame));
+        source.put(refused);
+        found.ok_or(Error::OutOfReach { frame: first })
     }
 
     /// Whether the root register can hold the table at `root`: walks begin there, if this stage has

@@ -150,6 +150,33 @@ fn xsa_410_a_removal_beside_faults_is_bounded_by_its_budget() {
     removal_beside_faults(format, &leaves);
 }
 
+/// What is left of one step does not decide what becomes of a subtree that the next step's budget is
+/// enough for: it goes with its upper tables as well.
+#[test]
+fn a_removal_beside_faults_leaves_no_upper_table_that_its_budget_is_enough_for() {
+    let (format, leaves) = ept();
+    let cells: Vec<AtomicU64> = (0..640 * 512).map(|_| AtomicU64::new(0)).collect();
+    let arena = Arena::<u64>::new(0x10_0000, &cells).unwrap();
+    let memory = Seen { arena: &arena, tables: Mutex::default() };
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &memory, &arena).unwrap();
+    // Three hundred tables of pages below each of two tables of level 1.
+    for number in 0..600 {
+        let at = Gpa::new(number / 300 * REACH + number % 300 * BLOCK);
+        tables.fault::<_, Live>(&arena, at, Spa::new(0), 0, &leaves).unwrap();
+    }
+    let slots = [const { AtomicU64::new(0) }; 1];
+    let walkers = Walkers::new(&slots);
+    let shared = Shared::new(tables, &walkers);
+    let mut storage = Storage::default();
+    let cursor =
+        shared.cursor(&(), &arena, Context::All, storage.slots(), Gpa::new(0), 2 * REACH).unwrap();
+    let unmap = cursor.unmap(Gpa::new(0), 2 * REACH, ()).unwrap();
+    let (_, count, _) = steps::<_, _, Faulting>(cursor, &memory, 700, unmap);
+    assert!(count <= 3, "{count} steps");
+    let free = core::iter::from_fn(|| arena.take(4096)).count();
+    assert_eq!(free, 640 - 2, "the root stays, and the table of level 2 below it");
+}
+
 /// A larger page over tables of nothing looks at no more of them a step than it may.
 fn mapping_over_nothing<F: Encode<Word = u64>>(format: F, leaves: &Leaves) {
     for (budget, few) in [(1, true), (4, true), (1000, false)] {

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use slat::edit::{
     Arena, Detached, Error, FrameSource, Gather, Leak, Leaves, Live, Pending, Remake, Served,
-    Shared, Slots, Stale, Step, TableMemory, Tables, Walkers, arm64, ept,
+    Shared, Slots, Stale, Step, TableMemory, Tables, Walkers, Witness, arm64, ept,
 };
 use slat::format::arm64::{Granule, Processor, Stage2};
 use slat::format::ept::{Ept, Features};
@@ -172,6 +172,60 @@ fn a_broken_page_may_go_with_its_table() {
     // The table of the token that was made too late is lost, and was reported.
     assert_eq!(LOST.load(Ordering::Relaxed), 1);
     assert_eq!(free(&arena), before - 1);
+}
+
+/// The same while faults come in: what is installed at the place of the lost split is left alone, and
+/// the table of parts comes back with what was noted in it.
+#[test]
+fn a_split_that_was_lost_is_not_made_where_a_fault_has_mapped() {
+    let cells = cells(16);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let (format, leaves) = stage2(Granule::Four, 39);
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let large = leaves.up_to(1);
+    for at in [0, BLOCK] {
+        assert!(tables.fault::<_, Live>(&arena, Gpa::new(at), Spa::new(at), 1, &large).is_ok());
+    }
+    let walkers = [const { AtomicU64::new(0) }; 2];
+    let walkers = Walkers::new(&walkers);
+    let shared = Shared::new(tables, &walkers);
+    let fault = |at, level| {
+        let walker = shared.walker().unwrap();
+        walker.fault(&arena, Gpa::new(at), Spa::new(at), level, &leaves)
+    };
+    let mut storage = Storage::default();
+    let mut cursor =
+        shared.cursor(&(), &arena, CONTEXT, storage.slots(), Gpa::new(0), 512 * BLOCK).unwrap();
+    let mut split = cursor.split(Gpa::new(0), 2 * BLOCK, 0).unwrap();
+    assert!(matches!(cursor.step(&mut split, 1), Ok(Step::Yield)));
+    let mut unmap = cursor.unmap(Gpa::new(0), 512 * BLOCK, ()).unwrap();
+    let Ok(Step::Invalidate(gather)) = cursor.step(&mut unmap, 1000) else { panic!("frozen") };
+    assert_eq!((gather.broken(), gather.detached()), (2, 1));
+    let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    let reclaim = completed.reclaim(shared.tables()).unwrap();
+    // Both come out: the table that was above, and the one of parts that has no place any more.
+    struct Seen(Vec<(u64, u8)>);
+    impl Witness for Seen {
+        const WATCHES: bool = true;
+
+        fn leaf(&mut self, at: u64, level: u8, _: u64) {
+            self.0.push((at, level));
+        }
+    }
+    let (mut seen, mut out, mut reclaim) = (Seen(Vec::new()), Vec::new(), reclaim);
+    while let Some(frame) = reclaim.next_frame(&mut seen).unwrap() {
+        out.push(frame);
+    }
+    assert_eq!(out.len(), 2);
+    let first = seen.0.iter().filter(|(at, level)| *at < BLOCK && *level == 0).count();
+    assert_eq!(first, 512, "every part of the split page is told of");
+    out.into_iter().for_each(|frame| arena.put(frame));
+    let ready = reclaim.finish().unwrap();
+    assert!(installed(&fault(0, 0)));
+    cursor.resume(ready).unwrap();
+    assert!(matches!(cursor.step(&mut unmap, 1000), Ok(Step::Done | Step::Yield)));
+    drop(cursor.finish());
+    assert!(shared.walker().unwrap().translate(Gpa::new(PAGE)).is_none());
 }
 
 /// What a hole beside removed pages is, and what it is not.

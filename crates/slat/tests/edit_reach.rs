@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use slat::edit::arm32::{ShortAttributes, Upper};
 use slat::edit::{
-    Arena, Counted, Detached, Encode, Error, Frame, FrameSource, Gather, Leaves, Live, Pending,
-    Slots, Stale, Step, TableMemory, Tables, View, Views, arm64, riscv, x86,
+    Arena, Counted, Detached, Donated, Encode, Error, Frame, FrameSource, Gather, Leaves, Live,
+    Pending, Slots, Stale, Step, TableMemory, Tables, View, Views, arm64, riscv, x86,
 };
+use slat::format::Format;
 use slat::format::arm32::{Lpae, Processor, Registers, Short, sctlr, ttbcr};
 use slat::format::npt::Npt;
 use slat::format::riscv::{Features, Scheme, Sv};
@@ -53,7 +54,7 @@ impl FrameSource for Both<'_> {
 }
 
 fn refused<F: Encode<Word = u32>>(format: F, attributes: &F::Attributes, base: u64, high: u64) {
-    let cells: Vec<AtomicU32> = (0..2 * 16 * 1024).map(|_| AtomicU32::new(0)).collect();
+    let cells: Vec<AtomicU32> = (0..9 * 16 * 1024).map(|_| AtomicU32::new(0)).collect();
     let (lower, upper) = cells.split_at(16 * 1024);
     let both = Both {
         low: Arena::new(LOW, lower).unwrap(),
@@ -113,7 +114,7 @@ fn refused<F: Encode<Word = u32>>(format: F, attributes: &F::Attributes, base: u
 
     // A root of a view is a root as well.
     both.left.set(0);
-    let counts: Vec<AtomicU64> = (0..(high + (1 << 16) - LOW) >> 12).map(|_| 0.into()).collect();
+    let counts: Vec<AtomicU64> = (0..(high + (8 << 16) - LOW) >> 12).map(|_| 0.into()).collect();
     let source = Counted::new(&both, LOW, &counts);
     let mut places: [Option<View<F, Gva, Spa, &Both<'_>>>; 2] = [const { None }; 2];
     let mut views = Views::new(&mut places, tables, Context::All).unwrap();
@@ -135,21 +136,27 @@ fn a_frame_that_no_entry_can_point_at_is_refused_and_given_back() {
 }
 
 /// Address 0 has no bit that an upper half could tell it by: it is the lower half's all the same.
-fn is_outside<F: Encode>(format: F, attributes: &F::Attributes, first: u64)
-where
+fn is_outside<F: Encode>(
+    format: F,
+    attributes: &F::Attributes,
+    base: u64,
+    inside: [u64; 2],
+    outside: &[u64],
+) where
     <F::Word as slat::edit::Word>::Atomic: Default,
 {
     let cells: Vec<_> = (0..16 << 12).map(|_| Default::default()).collect();
-    let arena = Arena::<F::Word>::new(0x10_0000, &cells).unwrap();
+    let arena = Arena::<F::Word>::new(base, &cells).unwrap();
     let mut tables = Tables::<_, Gva, Spa, _>::create(format, &arena, &arena).unwrap();
     let leaves = Leaves::new(&format, attributes).unwrap();
-    // Its entries, which addresses of the lower half share, are taken.
-    for at in [first, 0xffff_f000] {
-        let served = tables.fault::<_, Live>(&arena, Gva::new(at), Spa::new(at), 0, &leaves);
-        assert!(served.is_ok());
-        assert_eq!(tables.translate(Gva::new(at)).unwrap().output, Spa::new(at));
+    // Its entries, which addresses of the other half share, are taken.
+    for at in inside {
+        let output = at & 0xffff_f000;
+        let served = tables.fault::<_, Live>(&arena, Gva::new(at), Spa::new(output), 0, &leaves);
+        assert!(served.is_ok(), "{}: {at:#x} {served:?}", format.name());
+        assert_eq!(tables.translate(Gva::new(at)).unwrap().output, Spa::new(output));
     }
-    for at in [0, 4096, first - 4096, 1 << 32, u64::MAX - 4095] {
+    for &at in outside {
         let outside = Err(Error::OutsideInput { at });
         let at = Gva::new(at);
         assert!(tables.translate(at).is_none(), "{at:?}");
@@ -164,13 +171,101 @@ where
 }
 
 #[test]
-fn address_0_is_not_in_an_upper_half() {
+fn an_address_of_one_half_is_not_in_the_other() {
+    const LOWER: [u64; 3] = [0, 4096, (1 << 31) - 4096];
     let mut registers = Registers { sctlr: sctlr::M, dacr: 1, ttbcr: 1, ..Registers::default() };
     let short = Short::new(&registers, &Processor::default()).unwrap();
     let attributes = ShortAttributes::new(RWX);
-    is_outside(Upper::<Short>::new(short).unwrap(), &attributes, 1 << 31);
+    let upper = [1 << 31, 0xffff_f000];
+    let beyond = [&LOWER[..], &[1 << 32, u64::MAX - 4095]].concat();
+    is_outside(Upper::<Short>::new(short).unwrap(), &attributes, LOW, upper, &beyond);
+    is_outside(short, &attributes, 0, [0, (1 << 31) - 4096], &upper);
     registers.ttbcr = ttbcr::EAE | 1 << 16;
     let long = Lpae::new(&registers, &Processor::default()).unwrap();
     let attributes = arm64::Stage1Attributes::new(RWX);
-    is_outside(Upper::<Lpae>::new(long).unwrap(), &attributes, 1 << 31);
+    is_outside(Upper::<Lpae>::new(long).unwrap(), &attributes, LOW, upper, &beyond);
+    is_outside(Upper::<Lpae>::new(long).unwrap(), &attributes, 0, upper, &beyond);
+    // With both sizes given, what lies between the halves is in neither.
+    registers.ttbcr = ttbcr::EAE | 1 << 16 | 1;
+    let long = Lpae::new(&registers, &Processor::default()).unwrap();
+    is_outside(long, &attributes, 0, [0, (1 << 31) - 4096], &[1 << 31, 0xc000_0000, 0xffff_f000]);
+
+    let processor = slat::format::arm64::Processor { physical_bits: 40, ..Default::default() };
+    let lower = arm64_stage1(&processor);
+    let upper = Format::half(&lower, u64::MAX);
+    let attributes = arm64::Stage1Attributes::new(RWX);
+    let (low, high) = ([0, (1 << 48) - 4096], [0xffff_0000_0000_0000, u64::MAX - 4095]);
+    for base in [0, LOW] {
+        is_outside(lower, &attributes, base, low, &high);
+        is_outside(upper, &attributes, base, high, &low);
+    }
+}
+
+fn arm64_stage1(processor: &slat::format::arm64::Processor) -> slat::format::arm64::Stage1 {
+    use slat::format::arm64::{Granule, Stage1};
+    Stage1::plain(Granule::Four, 48, processor).unwrap()
+}
+
+/// A view of an upper half ends as any other does: its root comes back, and what is to be invalidated
+/// covers all that it translated.
+#[test]
+fn a_view_of_an_upper_half_can_be_removed() {
+    let registers = Registers { sctlr: sctlr::M, dacr: 1, ttbcr: 1, ..Registers::default() };
+    let short = Short::new(&registers, &Processor::default()).unwrap();
+    let format = Upper::<Short>::new(short).unwrap();
+    let cells: Vec<AtomicU32> = (0..16 << 10).map(|_| AtomicU32::new(0)).collect();
+    let arena = Arena::<u32>::new(LOW, &cells).unwrap();
+    let counts: Vec<AtomicU64> = (0..16).map(|_| 0.into()).collect();
+    let source = Counted::new(&arena, LOW, &counts);
+    let mut tables = Tables::<_, Gva, Spa, _>::create(format, &arena, &source).unwrap();
+    let leaves = Leaves::new(&format, &ShortAttributes::new(RWX)).unwrap();
+    let at = Gva::new(0xc000_0000);
+    assert!(tables.fault::<_, Live>(&source, at, Spa::new(0x5000), 0, &leaves).is_ok());
+    let mut places: [Option<View<_, Gva, Spa, _>>; 2] = [const { None }; 2];
+    let mut views = Views::new(&mut places, tables, Context::All).unwrap();
+    let other = views.fork(0, Context::All, &source).unwrap();
+    let root = views.get(other).unwrap().tables().root().ttbr1;
+    let below = (0..16).filter(|frame| source.count(LOW + frame * 4096) == 2).count();
+    assert!(below > 0, "what is below the root is shared");
+
+    let (mut ranges, mut detached) = ([Stale::default(); 4], [Detached::default(); 4]);
+    let slots = Slots {
+        ranges: &mut ranges,
+        detached: &mut detached,
+        pending: &mut [],
+        report: |leak| panic!("{leak}"),
+    };
+    let ended = views.remove(other, slots).unwrap();
+    assert!(views.get(other).is_none());
+    let covered =
+        |at| ended.gather.ranges().iter().any(|range| (range.start..=range.last).contains(&at));
+    assert!(covered(1 << 31) && covered(0xffff_ffff));
+    let completed = ended.gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+    let _ = completed.reclaim(ended.view.tables()).unwrap().into_source(&source).unwrap();
+    assert_eq!(source.count(root), 0);
+    assert!((0..16).all(|frame| source.count(LOW + frame * 4096) < 2));
+    assert_eq!(views.get(0).unwrap().tables().translate(at).unwrap().output, Spa::new(0x5000));
+}
+
+/// A source that gives first what came back last gives another when it is asked again.
+#[test]
+fn a_refused_frame_does_not_hide_those_behind_it() {
+    let registers = Registers { sctlr: sctlr::M, dacr: 1, ..Registers::default() };
+    let format = Short::new(&registers, &Processor::default()).unwrap();
+    let cells: Vec<AtomicU32> = (0..32 << 10).map(|_| AtomicU32::new(0)).collect();
+    let arena = Arena::<u32>::new(LOW, &cells).unwrap();
+    let mut tables = Tables::<_, Gva, Spa, _>::create(format, &arena, &arena).unwrap();
+    let leaves = Leaves::new(&format, &ShortAttributes::new(RWX)).unwrap();
+    let bytes = 1024;
+    let places = [const { AtomicU64::new(0) }; 8];
+    let donated = Donated::new(bytes, &places);
+    donated.donate(Frame::new(1 << 32, bytes)).unwrap();
+    let fault = |tables: &mut Tables<_, _, _, _>| {
+        tables.fault::<_, Live>(&donated, Gva::new(0x5000), Spa::new(0), 0, &leaves).map(|_| ())
+    };
+    assert_eq!(fault(&mut tables), Err(Error::OutOfReach { frame: 1 << 32 }));
+    assert_eq!(donated.len(), 1, "it went back");
+    donated.donate(Frame::new(LOW + 0x8000, bytes)).unwrap();
+    assert_eq!(fault(&mut tables), Ok(()));
+    assert_eq!(donated.len(), 1);
 }

@@ -337,3 +337,40 @@ fn permissions_are_what_a_walk_permits_whatever_ap_0_is() {
     let both = ShortAttributes { user: false, ..attributes };
     assert_eq!(format(0).leaf(&both, 1), Err(Refused::Permissions(read)));
 }
+
+/// A group of which only some entries are there is none: each of these is a page by itself, at its own
+/// place in what it names (Arm ARM G5.4.1: bits 31:16 of a large page's address come from the
+/// descriptor, those below from the input; likewise 31:24 of a supersection).
+#[test]
+fn an_entry_of_a_torn_group_maps_what_a_walk_finds() {
+    let registers = Registers { ttbcr: 0, sctlr: sctlr::M, dacr: 1, ..Registers::default() };
+    let format = Short::new(&registers, &Processor::default()).unwrap();
+    let cells: Vec<AtomicU32> = (0..16 * 1024).map(|_| AtomicU32::new(0)).collect();
+    let arena = Arena::<u32>::new(ROOT, &cells).unwrap();
+    let tables = Tables::<_, Gva, Spa, _>::create(format, &arena, &arena).unwrap();
+    let root = arena.table(ROOT, 4096).unwrap();
+    let below = arena.table(ROOT + 0x4000, 256).unwrap();
+    root[0].store((ROOT + 0x4000) as u32 | 1, Ordering::Relaxed);
+    below[20].store(0x4000_0000 | 3 << 4 | 1, Ordering::Relaxed);
+    // Supersections below and above 4 GiB.
+    root[37].store(0x0600_0000 | 1 << 18 | 3 << 10 | 2, Ordering::Relaxed);
+    root[54].store(0x0700_0000 | 3 << 20 | 2 << 5 | 1 << 18 | 3 << 10 | 2, Ordering::Relaxed);
+
+    let mut words: Vec<u8> =
+        cells.iter().flat_map(|cell| cell.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let mut memory = SliceMemory::new(Spa::new(ROOT), &mut words);
+    let access = Access::new(Kind::Read, Privilege::User);
+    for (input, output) in [
+        (0x1_4123_u64, 0x4000_4123_u64),
+        (37 << 20 | 0x1_2345, 0x0600_0000 + (5 << 20 | 0x1_2345)),
+        (54 << 20 | 0x1_2345, 0x23_0700_0000 + (6 << 20 | 0x1_2345)),
+    ] {
+        let found = tables.translate(Gva::new(input)).unwrap();
+        let walked =
+            walk(&tables.stage(), &mut memory, Gva::new(input), &access, &Regime::default(), &());
+        assert_eq!(walked.unwrap().output, Spa::new(output), "{input:#x}");
+        assert_eq!(found.output, Spa::new(output), "{input:#x}");
+        let page = tables.mappings(Gva::new(input & !0xfff), 4096).unwrap().next().unwrap();
+        assert_eq!(page.output.raw() + (input - page.start.raw()), output, "{input:#x}");
+    }
+}

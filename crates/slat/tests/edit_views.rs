@@ -204,7 +204,7 @@ macro_rules! removed {
         run(&mut cursor, map);
         drop(cursor.finish());
         let other = $views.fork(0, Context::Ept { eptp: 0x101e }, &$source).unwrap();
-        let $ended = $views.remove(other, &$source, second.slots()).unwrap();
+        let $ended = $views.remove(other, second.slots()).unwrap();
     };
 }
 

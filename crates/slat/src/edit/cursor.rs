@@ -71,6 +71,8 @@ pub struct Cursor<'t, 'g, F: Encode, I, O, M, S, X> {
     given: u64,
     /// How many more tables the step may work on.
     pub(super) left: u32,
+    /// How many it might, when it began.
+    pub(super) budget: u32,
     /// The tables that translate `here`, valid from level `depth` up.
     path: [u64; MAX_LEVELS],
     depth: u8,
@@ -122,6 +124,7 @@ where
             through: false,
             given: 0,
             left: 0,
+            budget: 0,
             path: [tables.root; MAX_LEVELS],
             depth: tables.top,
             here: input,
@@ -148,7 +151,7 @@ where
         if self.inner.is_none() {
             return Err(Error::AwaitingInvalidation);
         }
-        self.left = budget;
+        (self.left, self.budget) = (budget, budget);
         while operation.at < operation.end {
             if self.left == 0 {
                 return Ok(Step::Yield);
@@ -347,7 +350,7 @@ where
     pub(super) fn break_entry(&mut self, at: u64, level: u8, make: impl FnOnce(u64) -> u64) -> u64 {
         let was = self.freeze(at, level, 1);
         let entry = make(was);
-        self.gather().pend(Pending { at, level, entry, count: 1, grouped: false });
+        self.gather().pend(Pending { at, level, entry, count: 1, grouped: false, lost: false });
         let start = at & !((1u64 << self.tables.format.shift(level)) - 1);
         self.note(start, self.entry_end(at, level), 1 << level, Effect::Stale);
         was

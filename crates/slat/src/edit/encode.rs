@@ -98,6 +98,9 @@ impl fmt::Display for Refused {
 
 impl core::error::Error for Refused {}
 
+/// Where any root may lie, of any format: aligned to the longest (16 tables of 64 KiB).
+const SOME_ROOT: u64 = 1 << 20;
+
 /// A format whose entries can be written.
 ///
 /// Everything here is bits: where an entry lies, and when it may be stored, is the cursor's
@@ -129,6 +132,9 @@ pub trait Encode: Format + fmt::Debug {
     /// `table` translates it.
     #[inline]
     fn input(&self, table: u64, address: u64) -> Option<u64> {
+        // Where there are two halves, the other half's register holds 0: a root that lies there could
+        // not be told from it, so that the question is asked of another one.
+        let table = if table == 0 { SOME_ROOT } else { table };
         let root = self.root(table);
         match self.begin(&root, address, &Access::default(), &Regime::default()) {
             Ok(Start::Table { table: found, level, input })

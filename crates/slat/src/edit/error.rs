@@ -68,8 +68,9 @@ pub enum Error {
         bytes: u64,
     },
     /// No entry or root register of this format can point at the frame that the source gave, or at
-    /// the root that was to be adopted: its address has more bits. The source has it back; give it
-    /// lower ones.
+    /// the root that was to be adopted: its address has more bits, or a root is not aligned as the
+    /// register wants it. The source has it back, and gave no other that would do (three are asked
+    /// for); give it lower ones.
     OutOfReach {
         /// Address of the frame.
         frame: u64,

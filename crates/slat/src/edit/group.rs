@@ -169,7 +169,14 @@ where
         let count = count(&self.tables.format, shift, level);
         let was = self.freeze(start, level, count);
         let entry = make(was);
-        self.gather().pend(Pending { at: start, level, entry, count: count as u32, grouped });
+        self.gather().pend(Pending {
+            at: start,
+            level,
+            entry,
+            count: count as u32,
+            grouped,
+            lost: false,
+        });
         self.note(start, start + (1u64 << shift), 1 << level, Effect::Stale);
         was
     }

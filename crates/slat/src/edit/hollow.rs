@@ -49,6 +49,11 @@ where
         self.left as usize > below
     }
 
+    /// Whether a step that has not worked on anything yet may do more than this one.
+    pub(super) fn is_worn(&self) -> bool {
+        self.left.saturating_add(1) < self.budget
+    }
+
     /// Counts tables that the step has worked on.
     fn spend(&mut self, tables: u32) {
         self.left = self.left.saturating_sub(tables);
@@ -362,6 +367,7 @@ where
                 entry,
                 count: 1,
                 grouped: false,
+                lost: false,
             });
         }
         taken = true;

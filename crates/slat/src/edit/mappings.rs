@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use super::cursor::Cell;
 use super::encode::Encode;
-use super::group::around;
+use super::group::{around, count};
 use super::memory::TableMemory;
 use super::word::Word;
 use super::{Error, Tables};
@@ -71,13 +71,15 @@ impl Leaf {
                 base: base & !((1u64 << shift) - 1),
                 bytes: 1 << shift,
             },
-            // It does not say one thing: each page is taken by itself.
+            // It does not say one thing: each page is taken by itself, where its own entry has it. An
+            // entry that names the range of the whole group maps its place in that (Arm ARM G5.4.1;
+            // privileged architecture, "Svnapot").
             None => {
-                let alone = format.ungrouped(entry, index as u64, level);
-                match format.decode(alone, level) {
-                    Decoded::Leaf { base, .. } => Leaf { entry, base, bytes: page },
-                    _ => Leaf { entry, base, bytes: page },
-                }
+                let within = index as u64 & (count(format, shift, level) as u64 - 1);
+                let names_group = matches!(format.decode(entry, level),
+                    Decoded::Leaf { shift, .. } if u32::from(shift) > format.shift(level));
+                let base = if names_group { base + within * page } else { base };
+                Leaf { entry, base, bytes: page }
             }
         }
     }

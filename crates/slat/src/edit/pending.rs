@@ -22,6 +22,9 @@ pub struct Pending {
     pub(super) count: u32,
     /// Whether they are made into a group.
     pub(super) grouped: bool,
+    /// The table in which they were is gone, and with it their place: what would be made there now
+    /// belongs to whoever has that place since.
+    pub(super) lost: bool,
 }
 
 impl Pending {

@@ -140,9 +140,14 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
             return Err(self);
         }
         match self.to.make(self.tables, 0) {
-            Ok(false) if self.to.links(&self.tables.format) => self.lose(0),
-            // Whoever changed a frozen entry broke the protocol, and keeps what they wrote.
-            Ok(_) | Err(Error::Occupied { .. }) => {}
+            // Its place is gone, and may be another's by now: whoever changed a frozen entry broke the
+            // protocol, and keeps what they wrote.
+            Ok(false) | Err(Error::Occupied { .. }) => {
+                if self.to.links(&self.tables.format) {
+                    self.lose(0);
+                }
+            }
+            Ok(true) => {}
             Err(_) => return Ok(()),
         }
         mem::forget(self);
@@ -248,6 +253,7 @@ where
                 entry: made,
                 count: count as u32,
                 grouped: group.is_some(),
+                lost: false,
             },
             start: self.address(start),
             was,

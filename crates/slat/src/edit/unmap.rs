@@ -107,6 +107,16 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
         while floor < highest.min(tables.top) && cursor.covers(at, end, floor + 1) {
             floor += 1;
         }
+        if X::SHARED
+            && highest <= SHARED_DETACH
+            && tables.top > SHARED_DETACH
+            && cursor.is_worn()
+            && cursor.covers(at, end, SHARED_DETACH + 1)
+        {
+            // The next step may take out as a whole what this one has too little left for.
+            cursor.left = 0;
+            return Ok(Advance::To(at));
+        }
         let (mut level, mut entry) = cursor.locate(at, floor)?;
         if cursor.through && cursor.is_kept(entry, level) {
             floor = 0;
@@ -322,7 +332,14 @@ fn finish<F, I, O, M, S, X>(
             if breaks::<F, X>() {
                 let (entry, shift) = (0, cursor.tables.format.shift(level));
                 let count = ((reached - first) >> shift) as u32;
-                cursor.gather().pend(Pending { at: first, level, entry, count, grouped: false });
+                cursor.gather().pend(Pending {
+                    at: first,
+                    level,
+                    entry,
+                    count,
+                    grouped: false,
+                    lost: false,
+                });
             }
         }
     }

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 use super::cursor::{Cell, Cursor};
 use super::encode::{Effect, Encode};
 use super::frames::FrameSource;
-use super::gather::{Detached, Gather, Slots};
+use super::gather::{Detached, Gather, Inner, Slots};
 use super::memory::TableMemory;
 use super::word::{Mode, Word};
 use super::{Error, Tables};
@@ -230,30 +230,28 @@ where
     ///
     /// # Errors
     /// [`Error::NoSlot`] where there is no such view, or `slots` has no place for a table.
-    pub fn remove<'g, S: FrameSource>(
+    pub fn remove<'g>(
         &mut self,
         view: usize,
-        source: &S,
         slots: Slots<'g>,
     ) -> Result<Ended<'g, F, I, O, M>, Error> {
         if slots.detached.is_empty() {
             return Err(Error::NoSlot);
         }
         let slot = self.views.get_mut(view).ok_or(Error::NoSlot)?;
-        let mut taken = slot.take().ok_or(Error::NoSlot)?;
-        let (top, root) = (taken.tables.top, taken.tables.root);
-        let whole = 1u64 << taken.tables.format.input_bits();
-        let context = taken.context;
-        // A cursor over the first page: the root is detached as a whole.
-        let page = 1u64 << taken.tables.format.shift(0);
-        let mut cursor =
-            taken.tables.cursor::<S, super::Live>(source, context, slots, I::new(0), page)?;
-        cursor.note(0, whole, !0, Effect::Stale);
+        let taken = slot.take().ok_or(Error::NoSlot)?;
+        let Tables { top, root, .. } = taken.tables;
+        let bits = taken.tables.format.input_bits();
+        // The sign of the last address may be extended, and the whole view is invalidated anyway.
+        let start = taken.tables.address_of(0);
+        let plain = taken.tables.inputs == 1u64.checked_shl(bits).unwrap_or(0);
+        let last = if plain { taken.tables.inputs - 1 } else { u64::MAX };
+        let mut inner = Inner::new(slots, taken.context, root, None);
+        inner.note(if plain { start } else { 0 }, last, !0, Effect::Stale);
         // Tables below it may be other views': its reference is given up with the frame.
-        cursor.gather().detach(Detached { table: root, level: top, start: 0, shared: true });
-        let gather = cursor.finish();
+        inner.detach(Detached { table: root, level: top, start, shared: true });
         self.ended = true;
-        Ok(Ended { view: taken, gather })
+        Ok(Ended { view: taken, gather: Gather { inner } })
     }
 
     /// Divides `bytes` bytes from `start` into stretches with one lowest table each, every such table

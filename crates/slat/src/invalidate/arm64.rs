@@ -10,7 +10,8 @@ use crate::format::arm64::Granule;
 /// What the processor can do, and how far the invalidation reaches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capabilities {
-    /// The tables' granule.
+    /// The tables' granule. AArch32's short descriptors have none: a section is 1 MiB, which no
+    /// operand made here is rounded to. Their gathers take `most_operations: 0`.
     pub granule: Granule,
     /// The tables use 52-bit addresses by `DS`: range operands count in 64 KiB.
     pub lpa2: bool,

@@ -7,6 +7,7 @@ use crate::edit::encode::{Effect, Encode};
 use crate::edit::memory::TableMemory;
 use crate::edit::walkers::Walkers;
 use crate::edit::{Error, Tables};
+use crate::format::Decoded;
 use crate::invalidate::Context;
 
 /// The content of every token of this chain. Dropping it with something in it is reported.
@@ -200,13 +201,17 @@ impl<'g> Inner<'g> {
             .unwrap_or(&[])
     }
 
-    /// Number of entries that wait to be made.
-    pub(super) fn frozen(&self) -> usize {
-        self.waiting().iter().map(|pending| pending.count as usize).sum()
+    /// Number of entries that wait to be made, and of tables that can be linked nowhere any more.
+    pub(super) fn frozen(&self) -> (usize, usize) {
+        self.waiting().iter().fold((0, 0), |(frozen, lost), pending| match pending.lost {
+            true => (frozen, lost + 1),
+            false => (frozen + pending.count as usize, lost),
+        })
     }
 
     /// Makes what waits, once it has been invalidated. What cannot be made goes on waiting, and so
-    /// does a table that can be linked nowhere any more.
+    /// does a table that can be linked nowhere any more, for [`Inner::detach_lost`]: it is not tried
+    /// again, since another may have broken an entry at the same place since.
     ///
     /// # Errors
     /// The last of those of [`Pending::make`].
@@ -220,18 +225,44 @@ impl<'g> Inner<'g> {
         };
         // The oldest first: who waits below an entry that was removed later finds it frozen.
         for index in 0..self.pending as usize {
-            let pending = slots.pending[index];
-            let made = pending.make(tables, offset);
-            if let Err(error) = made {
-                outcome = Err(error);
+            let mut pending = slots.pending[index];
+            if !pending.lost {
+                match pending.make(tables, offset) {
+                    Ok(false) if pending.links(&tables.format) => pending.lost = true,
+                    Ok(_) => continue,
+                    Err(error) => outcome = Err(error),
+                }
             }
-            if made.is_err() || made == Ok(false) && pending.links(&tables.format) {
+            slots.pending[kept] = pending;
+            kept += 1;
+        }
+        self.pending = kept as u32;
+        outcome
+    }
+
+    /// Takes the tables that can be linked nowhere any more for detached ones, as far as there is
+    /// room: nobody has ever seen them, and their leaves keep what hardware noted of the broken page.
+    pub(super) fn detach_lost<F: Encode, I, O, M: TableMemory<F::Word>>(
+        &mut self,
+        tables: &Tables<F, I, O, M>,
+    ) {
+        let (Some(slots), mut kept) = (&mut self.slots, 0) else { return };
+        let format = &tables.format;
+        for index in 0..self.pending as usize {
+            let pending @ Pending { at, level, .. } = slots.pending[index];
+            if pending.lost
+                && let Decoded::Table { next } = format.decode(pending.entry, level)
+                && let Some(slot) = slots.detached.get_mut(self.detached as usize)
+            {
+                let start = tables.address_of(at & !((1u64 << format.shift(level)) - 1));
+                *slot = Detached { table: next, level: level - 1, start, shared: false };
+                self.detached += 1;
+            } else {
                 slots.pending[kept] = pending;
                 kept += 1;
             }
         }
         self.pending = kept as u32;
-        outcome
     }
 
     /// Gives up what could not be made; `lost` is told of each table that can be linked nowhere.
@@ -276,12 +307,13 @@ impl Drop for Inner<'_> {
 impl Inner<'_> {
     #[cold]
     fn leak(&self) {
+        let (frozen, lost) = self.frozen();
         if let Some(slots) = &self.slots {
             (slots.report)(Leak {
                 context: self.context,
                 ranges: if self.effect == Effect::None { 0 } else { self.ranges.max(1) as usize },
-                subtrees: self.detached as usize,
-                frozen: self.frozen(),
+                subtrees: self.detached as usize + lost,
+                frozen,
             });
         }
     }

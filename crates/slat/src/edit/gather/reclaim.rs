@@ -45,6 +45,7 @@ impl<'g> Completed<'g> {
         }
         // What cannot be made waits for the cursor, which says why.
         let _ = self.inner.make(tables, 0);
+        self.inner.detach_lost(tables);
         if self.inner.detached > 0
             && let Some(walkers) = self.inner.walkers
         {

@@ -157,7 +157,7 @@ impl Short {
     }
 
     /// The same stage, where whoever edits it makes tables and sections of this domain, 0 to 15
-    /// (Arm ARM G5.7.3). What is in the tables keeps its own; walks are as before.
+    /// (Arm ARM G5.6.4). What is in the tables keeps its own; walks are as before.
     ///
     /// # Errors
     /// `domain`, where there is no such.
