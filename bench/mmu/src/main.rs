@@ -6,6 +6,7 @@
 //! so that other work on the machine disturbs neither.
 
 use std::hint::black_box;
+use std::io::{self, ErrorKind, Write};
 use std::time::Instant;
 
 use slat::format::ept::{self, Ept};
@@ -152,7 +153,15 @@ impl Probe {
     }
 }
 
-fn main() {
+/// Whoever reads what is printed may stop reading (`| head`): that is no failure.
+fn main() -> io::Result<()> {
+    match run(&mut io::stdout().lock()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        ran => ran,
+    }
+}
+
+fn run(out: &mut impl Write) -> io::Result<()> {
     let mut world = World { bytes: vec![0; 4 << 20], next: PAGE };
     let host_root = world.identity(0x37);
     // Data pages: user, writable, not executable.
@@ -172,7 +181,7 @@ fn main() {
         globals: Globals::X86,
         dirty_tracked: true,
     };
-    println!("{:<34}{:>14}{:>14}", "M accesses/s, fastest turn", "slat-mmu", "probe");
+    writeln!(out, "{:<34}{:>14}{:>14}", "M accesses/s, fastest turn", "slat-mmu", "probe")?;
     // 16 pages stay in the first level; 65,536 in random order miss both levels.
     let in_order = (0..ACCESSES as u64).map(|n| n * 8 % (16 * PAGE)).collect();
     for (name, accesses) in [
@@ -208,9 +217,9 @@ fn main() {
             limit = limit.max(rate(started));
         }
         let share = 100.0 * f64::from(walks) / ACCESSES as f64;
-        println!("{name:<34}{ours:>14.1}{limit:>14.1}   {share:.1} % walk");
+        writeln!(out, "{name:<34}{ours:>14.1}{limit:>14.1}   {share:.1} % walk")?;
     }
-    presets::print(space);
+    presets::print(space, out)
 }
 
 fn rate(started: Instant) -> f64 {

@@ -1,6 +1,7 @@
 //! TLB hits in the geometry of every processor preset.
 
 use std::hint::black_box;
+use std::io::{self, Write};
 use std::time::Instant;
 
 use slat::Kind;
@@ -34,18 +35,18 @@ fn hits(config: &TlbConfig, space: Space, pages: u64) -> f64 {
 }
 
 /// Prints every preset's rate, and the least.
-pub fn print(space: Space) {
+pub fn print(space: Space, out: &mut impl Write) -> io::Result<()> {
     let mut least = (f64::MAX, "");
-    println!("\n{:<34}{:>14}", "hits in random order, by preset", "M accesses/s");
+    writeln!(out, "\n{:<34}{:>14}", "hits in random order, by preset", "M accesses/s")?;
     for name in Processor::names() {
         let processor = Processor::bundled(name).expect("a bundled preset");
         // Few enough that no set has more than its ways.
         let pages = u64::from(processor.tlb.data_4k.value.entries).min(16);
         let rate = hits(&processor.tlb_config(), space, pages);
-        println!("{name:<34}{rate:>14.1}");
+        writeln!(out, "{name:<34}{rate:>14.1}")?;
         if rate < least.0 {
             least = (rate, name);
         }
     }
-    println!("the least is {}'s, {:.1} M accesses/s", least.1, least.0);
+    writeln!(out, "the least is {}'s, {:.1} M accesses/s", least.1, least.0)
 }

@@ -136,22 +136,34 @@ impl<T: Copy + Default> Array<T> {
         None
     }
 
-    /// The value under the first of two keys that is held in the set of `index`, counted as a use. A
-    /// TLB gives the key of the address space and that of global entries; equal keys ask for one.
+    /// The slot that holds the first of two keys, or else the second.
     #[inline(always)]
-    pub fn find(&mut self, index: u64, keys: [u64; 2]) -> Option<&mut T> {
+    fn slot_of_either(&self, index: u64, keys: [u64; 2]) -> Option<usize> {
         let mut at = self.chains[self.chain(index)];
         let mut global = NONE;
         while let Some(slot) = self.slots.get(at as usize) {
             if slot.key == keys[0] {
-                return Some(self.touch(at as usize));
+                return Some(at as usize);
             }
             if slot.key == keys[1] {
                 global = at;
             }
             at = slot.next;
         }
-        (global != NONE).then(|| self.touch(global as usize))
+        (global != NONE).then_some(global as usize)
+    }
+
+    /// The value under the first of two keys that is held in the set of `index`, counted as a use. A
+    /// TLB gives the key of the address space and that of global entries; equal keys ask for one.
+    #[inline(always)]
+    pub fn find(&mut self, index: u64, keys: [u64; 2]) -> Option<&mut T> {
+        self.slot_of_either(index, keys).map(|slot| self.touch(slot))
+    }
+
+    /// What [`Array::find`] finds, without counting a use.
+    #[inline(always)]
+    pub fn look(&self, index: u64, keys: [u64; 2]) -> Option<&T> {
+        self.slot_of_either(index, keys).map(|slot| &self.slots[slot].value)
     }
 
     /// The value under `key`, without counting a use.

@@ -133,6 +133,22 @@ impl Tlb {
         self.find_second(va, space, kind, asked)
     }
 
+    /// The entry of the first level that would serve an access, without counting a use.
+    #[inline]
+    pub fn look(&self, va: u64, space: Space, kind: Kind, asked: Asked) -> Option<Entry> {
+        let level = match (kind, &self.store) {
+            (Kind::Execute, _) => &self.fetch,
+            (Kind::Write, Some(store)) => store,
+            _ => &self.load,
+        };
+        level.look(va, space).filter(|entry| asked.of(entry.rights))
+    }
+
+    /// Whether stores have a first level of their own.
+    pub fn keeps_stores_apart(&self) -> bool {
+        self.store.is_some()
+    }
+
     #[inline(never)]
     fn find_second(&mut self, va: u64, space: Space, kind: Kind, asked: Asked) -> (Served, Entry) {
         match self.second.find(va, space) {

@@ -262,7 +262,7 @@ impl Caches {
         let gpa = mapped.output;
         let host = if self.holds_final {
             let right = Rights::may(kind, user).with(Rights::DIRTY, kind == Kind::Write);
-            guest.nested(gpa, &through, right, Rights::ALL)
+            guest.nested(gpa, &through, right, Rights::ALL.with(Rights::FOR_USERS, true))
         } else {
             guest.walk(gpa, &through, own.rights)
         };

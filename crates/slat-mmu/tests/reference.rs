@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use slat::Kind;
 use slat_mmu::array::{Array, Geometry, Replacement};
-use slat_mmu::tlb::{BankConfig, Entry, Rights, Served, Space, Tag, Tlb, TlbConfig};
+use slat_mmu::tlb::{Asked, BankConfig, Entry, Rights, Served, Space, Tag, Tlb, TlbConfig};
 
 /// A small generator of its own, so that streams are the same everywhere.
 struct Stream(u64);
@@ -203,7 +203,9 @@ fn arrays_hit_miss_and_evict_as_the_model() {
                     assert_eq!(array.peek(page, key), found, "{context:?}");
                 }
                 _ => {
+                    let seen = array.look(page, [key, other]).copied();
                     let found = array.find(page, [key, other]).copied();
+                    assert_eq!(seen, found, "{context:?}");
                     // The first of the two that is held.
                     let expected = model
                         .find(page, |&held| held == key)
@@ -495,7 +497,9 @@ fn tlbs_serve_and_keep_what_the_model_does() {
                     }
                 }
             }
+            let seen = tlb.look(va, space, kind, Asked::new(kind, user));
             let (by, entry) = tlb.find(va, space, kind, user);
+            assert_eq!(seen, (by == Served::First).then_some(entry));
             let (expected_by, expected) = model.find(va, space, kind, user);
             assert_eq!(by, expected_by, "{number} {step} {va:#x}");
             served[by as usize] += 1;

@@ -132,3 +132,35 @@ fn smap_takes_nothing_from_users() {
     let all = [Rights::READ, Rights::WRITE, Rights::USER, Rights::DIRTY];
     assert!(all.iter().all(|&right| rights.has(right)), "{rights:?}");
 }
+
+/// Mode-based execute control of EPT asks whether the page is a user's to stage 1 (Intel SDM 3C 30.3.2):
+/// what a nested TLB keeps for a page of the one sort says nothing of fetches from one of the other.
+#[test]
+fn a_nested_tlb_lets_only_those_pages_be_fetched_from_that_ept_does() {
+    const XU: u64 = 1 << 10;
+    for (rights, of_users, of_supervisors) in
+        [(3 | XU, true, false), (7, false, true), (7 | XU, true, true), (3, false, false)]
+    {
+        for user_first in [false, true] {
+            let features = ept::Features { mode_based_execute: true, ..ept::Features::default() };
+            let long = Long::four(Controls::default(), Processor::default());
+            let mut machine = Machine::new(long, PAGE, Ept::four(features), 5 * PAGE);
+            // Two pages of stage 1 lead to one guest frame: the second is a supervisor's.
+            let mut entries = vec![(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007)];
+            entries.extend([(0x4000, (9 * PAGE) | 0x67), (0x4008, (9 * PAGE) | 0x63)]);
+            entries.extend([(0x5000, 0x6007 | XU), (0x6000, 0x7007 | XU), (0x7000, 0x8007 | XU)]);
+            entries.extend((0..9).map(|page| (0x8000 + 8 * page, (page * PAGE) | (6 << 3) | 7)));
+            entries.push((0x8048, (9 * PAGE) | (6 << 3) | rights));
+            machine.poke(EntryLayout::LE64, &entries);
+            let pages =
+                if user_first { [(0, true), (PAGE, false)] } else { [(PAGE, false), (0, true)] };
+            for (page, user) in pages {
+                let kept = machine.fill(page, Kind::Read, user).unwrap();
+                let right = if user { Rights::USER_EXECUTE } else { Rights::EXECUTE };
+                let may = if user { of_users } else { of_supervisors };
+                assert!(may || !kept.has(right), "{rights:#x}: {kept:?}");
+                assert_eq!(machine.fill(page, Kind::Execute, user).is_some(), may, "{rights:#x}");
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@ use slat::{Access, EntryLayout, Memory, Outside, Purpose, Reached, Spa, Value};
 use slat_mmu::array::BadGeometry;
 use slat_mmu::shadow::{GuestTables, Table};
 
+pub use self::lines::Known;
 use self::lines::{LineCaches, ServedBy};
 use crate::preset::Caches;
 
@@ -121,6 +122,22 @@ impl Physical {
             ServedBy::L3 => self.data[1] += 1,
             ServedBy::Memory => self.data[2] += 1,
         }
+    }
+
+    /// Which of some lines of a page the first data cache would serve at once, as bits.
+    #[inline]
+    pub fn look(&self, page: u64, lines: u64) -> Known {
+        self.lines.look(page, lines)
+    }
+
+    /// As [`Physical::data`] of each of some lines, all of which [`Physical::look`] knows.
+    pub fn touch(&mut self, page: u64, lines: u64) {
+        self.lines.touch(page, lines);
+    }
+
+    /// All lines of a page whose order in the first data cache these lines can change.
+    pub fn beside(&self, lines: u64) -> u64 {
+        self.lines.beside(lines)
     }
 
     fn page(&self, gpa: u64) -> Option<usize> {

@@ -75,6 +75,11 @@ impl Rights {
     pub const GLOBAL: Rights = Rights(1 << 6);
     /// Walks may read table entries through it (of second-stage translations).
     pub const TABLES: Rights = Rights(1 << 7);
+    /// Its rights to fetch hold for pages that are users' to stage 1 (of second-stage translations that
+    /// a nested TLB keeps for final addresses).
+    pub(crate) const FOR_USERS: Rights = Rights(1 << 8);
+    /// The same for pages that are not.
+    pub(crate) const FOR_SUPERVISORS: Rights = Rights(1 << 9);
     /// Every access is permitted.
     pub const ALL: Rights = Rights(0x1f);
     /// Fetches of either privilege.
@@ -105,6 +110,20 @@ impl Rights {
         Rights(self.0 | if yes { other.0 } else { 0 })
     }
 
+    /// What either set has.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn or(self, other: Rights) -> Rights {
+        Rights(self.0 | other.0)
+    }
+
+    /// This set without `other`.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn without(self, other: Rights) -> Rights {
+        Rights(self.0 & !other.0)
+    }
+
     /// What both sets have.
     #[inline(always)]
     #[must_use]
@@ -122,6 +141,9 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// What every entry serves.
+    pub const NOTHING: Asked = Asked { have: Rights(0), lack: Rights(0) };
+
     /// The plain access: a write needs a dirty writable page, a user access a user page.
     #[inline(always)]
     pub const fn new(kind: Kind, user: bool) -> Asked {
@@ -144,6 +166,13 @@ impl Asked {
     pub const fn even_read_only(self, yes: bool) -> Asked {
         let have = if yes { Rights(self.have.0 & !Rights::WRITE.0) } else { self.have };
         Asked { have, ..self }
+    }
+
+    /// What both accesses ask, of one entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Asked) -> Asked {
+        Asked { have: self.have.or(other.have), lack: self.lack.or(other.lack) }
     }
 
     /// Whether an entry serves it.

@@ -84,6 +84,34 @@ impl Level {
         None
     }
 
+    /// What [`Level::find`] finds, without counting a use.
+    #[inline(always)]
+    pub(crate) fn look(&self, va: u64, space: Space) -> Option<Entry> {
+        // As `find` does, the first array's 4 KiB first.
+        let page = key(va, 12, 0, space.own);
+        if self.small_first
+            && let Some(bank) = self.banks.first()
+            && let Some(entry) = bank.array.look(va >> 12, [page, key(va, 12, 0, space.global)])
+        {
+            return Some(*entry);
+        }
+        let mut skip = u8::from(self.small_first);
+        for bank in &self.banks {
+            let mut left = bank.used & !skip;
+            skip = 0;
+            while left != 0 {
+                let class = left.trailing_zeros() as usize % MAX_SIZES;
+                left &= left - 1;
+                let shift = bank.shifts[class] & 63;
+                let keys = [key(va, shift, class, space.own), key(va, shift, class, space.global)];
+                if let Some(entry) = bank.array.look(va >> shift, keys) {
+                    return Some(*entry);
+                }
+            }
+        }
+        None
+    }
+
     /// Keeps an entry in the array for its size; one that no array is for passes by.
     #[inline]
     pub(crate) fn insert(&mut self, va: u64, tag: Tag, entry: Entry) {

@@ -135,10 +135,15 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
         }
         let raw = gpa.raw();
         let space = Space { own: self.vm, global: self.vm };
-        if let Some(entry) = self.nested_tlb.find(raw, space)
-            && entry.rights.has(right)
-        {
-            return Ok(entry);
+        if let Some(mut entry) = self.nested_tlb.find(raw, space) {
+            let of_user = access.page.is_some_and(|page| page.user);
+            let held_for = if of_user { Rights::FOR_USERS } else { Rights::FOR_SUPERVISORS };
+            if !entry.rights.has(held_for) {
+                entry.rights = entry.rights.without(Rights::FETCH);
+            }
+            if entry.rights.has(right) {
+                return Ok(entry);
+            }
         }
         let entry = self.walk(gpa, access, asked)?;
         if let Some(shift) = self.nested_tlb.size_within(entry.shift) {

@@ -1,7 +1,7 @@
 //! What a leaf permits, as far as a TLB may rely on it.
 
 use slat::format::{Format, Found};
-use slat::{Access, Address, Flavor, Kind, Mapped, Privilege, Purpose, Regime};
+use slat::{Access, Address, Flavor, Kind, Mapped, Privilege, Purpose, Regime, Stage1Page};
 
 use crate::tlb::{Entry, Rights};
 
@@ -22,7 +22,9 @@ pub(super) fn entry_of<F: Format, O: Address>(
     // A stage that is off moves nothing within a gigabyte: no page is larger in a TLB.
     if found.is_flat() {
         let base = mapped.output.raw() & !((1 << OFF_SHIFT) - 1);
-        let rights = Rights::ALL.with(Rights::DIRTY, true).with(Rights::TABLES, true);
+        let rights = Rights::ALL
+            .with(Rights::DIRTY.or(Rights::TABLES), true)
+            .with(Rights::FOR_USERS.or(Rights::FOR_SUPERVISORS), true);
         return Entry { base, shift: OFF_SHIFT, rights };
     }
     let page = format.page(found, regime);
@@ -55,7 +57,9 @@ pub(super) fn entry_of<F: Format, O: Address>(
         .with(Rights::WRITE, writable)
         .with(Rights::USER, page.user)
         .with(Rights::DIRTY, dirty);
-    if page.executable && (fetch || asked.both(Rights::FETCH) != Rights::default()) {
+    // EPT's page says what the control without modes lets be fetched: its rules decide.
+    let executable = page.executable || format.stage() == 2;
+    if executable && (fetch || asked.both(Rights::FETCH) != Rights::default()) {
         for (right, by) in
             [(Rights::EXECUTE, Privilege::Supervisor), (Rights::USER_EXECUTE, Privilege::User)]
         {
@@ -63,6 +67,24 @@ pub(super) fn entry_of<F: Format, O: Address>(
             let may = || permits(format, found, access, regime, Kind::Execute, Some(by));
             rights = rights.with(right, proven || may());
         }
+    }
+    // Under mode-based execute control EPT asks whether stage 1's page is a user's (Intel SDM 3C 30.3.2):
+    // through the same leaf, another page may be fetched from or not.
+    if asked.has(Rights::FOR_USERS)
+        && let Some(page) = access.page
+    {
+        let other = Some(Stage1Page { user: !page.user, ..page });
+        let other = Access { page: other, ..*access };
+        let alike =
+            [(Rights::EXECUTE, Privilege::Supervisor), (Rights::USER_EXECUTE, Privilege::User)]
+                .into_iter()
+                .all(|(right, by)| {
+                    rights.has(right)
+                        == permits(format, found, &other, regime, Kind::Execute, Some(by))
+                });
+        rights = rights
+            .with(Rights::FOR_USERS, page.user || alike)
+            .with(Rights::FOR_SUPERVISORS, !page.user || alike);
     }
     Entry { base: found.base, shift: found.shift, rights }
 }

@@ -8,7 +8,7 @@ use slat_trace::{Arch, Batch, Source};
 use super::build::{Runs, Setting};
 use super::{CompareError, Facts, Options, Outcome, Scheme, WhatIf, outcome};
 use crate::cost::Prices;
-use crate::machine::{Part, Start};
+use crate::machine::{Digest, Part, Start};
 use crate::memory::{MAX_MEMORY, TooMuchMemory};
 use crate::preset::Processor;
 use crate::transcribe::{Rewrites, Target, rewriter};
@@ -26,6 +26,7 @@ pub(super) struct Run {
     lines: Vec<Line>,
     pub(super) machines: Vec<Box<dyn Runs>>,
     rewriters: Vec<(Target, Box<dyn Rewrites>)>,
+    digest: Digest,
     pub(super) notes: Vec<String>,
     /// Which lines have an outcome.
     pub(super) kept: Vec<usize>,
@@ -65,6 +66,7 @@ impl Run {
             lines: lines(options, arch, setting.start),
             machines: Vec::new(),
             rewriters: Vec::new(),
+            digest: Digest::default(),
             notes: Vec::new(),
             kept: Vec::new(),
         };
@@ -105,11 +107,12 @@ impl Run {
         for (_, rewriter) in &mut self.rewriters {
             rewriter.take(&batch.events);
         }
+        self.digest.take(batch);
     }
 
     /// Runs these accesses of the batch that was taken over.
     pub(super) fn part(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), TooMuchMemory> {
-        let own = Part::of(batch);
+        let own = Part::of(batch).with(&self.digest);
         let parts: Vec<Part<'_>> = self
             .lines
             .iter()

@@ -2,7 +2,11 @@
 
 use slat_mmu::array::{Array, BadGeometry, Geometry};
 
+use self::queues::Queues;
+
 use crate::preset::{CacheSize, Caches};
+
+mod queues;
 
 /// Who served a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +19,15 @@ pub(super) enum ServedBy {
     L3,
     /// Memory.
     Memory,
+}
+
+/// What the first level's filter knows of some lines of a page, as bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// Those that it does not know.
+    pub missing: u64,
+    /// Those that it knows, and that were not touched since they last came up for eviction.
+    pub untouched: u64,
 }
 
 /// No line: lines are below 2^58.
@@ -31,8 +44,12 @@ pub(super) struct LineCaches {
     /// Lines that the first level holds, each shifted up by one; bit 0: touched since it last came up
     /// for eviction.
     filter: Vec<u64>,
-    first: Array<()>,
-    ways: u32,
+    /// One less than the filter's slots.
+    slots: u64,
+    first: Queues,
+    /// Lines of a page that are so far apart, or a multiple of it, may meet in a set of the first level
+    /// or a slot of the filter: a power of two of at most 64.
+    apart: u32,
     second: Array<()>,
     third: Array<()>,
 }
@@ -42,10 +59,13 @@ impl LineCaches {
         let geometry = |size: &CacheSize| Geometry::lru(size.kib * 16, size.ways);
         let (l1, l2, l3) = (&caches.l1.value, &caches.l2.value, &caches.l3.value);
         let lines = (l1.kib as usize * 16).next_power_of_two();
+        let sets = l1.kib * 16 / l1.ways.max(1);
+        let apart = (lines.trailing_zeros()).min(sets.trailing_zeros()).min(6);
         Ok(LineCaches {
             filter: vec![NONE; lines],
-            first: Array::new(geometry(l1))?,
-            ways: l1.ways,
+            slots: lines as u64 - 1,
+            first: Queues::new(geometry(l1))?,
+            apart: 1 << apart,
             second: Array::new(geometry(l2))?,
             third: Array::new(geometry(l3))?,
         })
@@ -67,43 +87,62 @@ impl LineCaches {
 
     #[inline(always)]
     fn slot(&self, line: u64) -> usize {
-        line as usize & (self.filter.len() - 1)
+        (line & self.slots) as usize
+    }
+
+    /// What the filter knows of some lines of the page at `page`.
+    #[inline]
+    pub(super) fn look(&self, page: u64, lines: u64) -> Known {
+        let first = page >> 6;
+        let (mut missing, mut untouched, mut left) = (0, 0, lines);
+        while left != 0 {
+            let nth = left.trailing_zeros();
+            left &= left - 1;
+            let line = first | u64::from(nth);
+            let differs = self.filter[self.slot(line)] ^ line << 1;
+            missing |= u64::from(differs > 1) << nth;
+            untouched |= u64::from(differs == 0) << nth;
+        }
+        Known { missing, untouched }
+    }
+
+    /// As [`LineCaches::access`] of each of these lines of the page, all of which the filter knows.
+    pub(super) fn touch(&mut self, page: u64, lines: u64) {
+        let first = page >> 6;
+        let mut left = lines;
+        while left != 0 {
+            let slot = self.slot(first | u64::from(left.trailing_zeros()));
+            left &= left - 1;
+            self.filter[slot] |= 1;
+        }
+    }
+
+    /// All lines of any page that may meet one of these, of any page, in a set of the first level or in
+    /// the filter: to bring others in neither evicts nor ages one.
+    #[inline]
+    pub(super) fn beside(&self, lines: u64) -> u64 {
+        (0..64 / self.apart).fold(lines, |all, nth| all | lines.rotate_left(nth * self.apart))
     }
 
     #[inline(never)]
     fn access_first(&mut self, line: u64) -> ServedBy {
-        // Key 0 is no key.
-        let key = line + 1;
         let slot = self.slot(line);
-        if self.first.find(line, [key, key]).is_some() {
-            self.filter[slot] = line << 1;
+        self.filter[slot] = line << 1;
+        if self.first.renew(line) {
             return ServedBy::L1;
         }
-        self.filter[slot] = line << 1;
-        let mut out = self.first.insert(line, key, ());
-        // Once round the set, and one more for the line that has just come.
-        for _ in 0..=self.ways {
-            let Some((key, ())) = out else { break };
-            let gone = key - 1;
-            if gone == line {
-                out = self.first.insert(gone, key, ());
-                continue;
+        let (filter, slots) = (&mut self.filter, self.slots);
+        let stays = |old: u64| {
+            let held = &mut filter[(old & slots) as usize];
+            let touched = *held == old << 1 | 1;
+            if touched {
+                *held = old << 1;
             }
+            touched
+        };
+        if let Some(gone) = self.first.push(line, stays) {
             let slot = self.slot(gone);
-            if self.filter[slot] == gone << 1 | 1 {
-                self.filter[slot] = gone << 1;
-                out = self.first.insert(gone, key, ());
-                continue;
-            }
             if self.filter[slot] >> 1 == gone {
-                self.filter[slot] = NONE;
-            }
-            out = None;
-        }
-        if let Some((key, ())) = out {
-            // All of the set was touched: the oldest goes all the same.
-            let slot = self.slot(key - 1);
-            if self.filter[slot] >> 1 == key - 1 {
                 self.filter[slot] = NONE;
             }
         }
@@ -114,13 +153,14 @@ impl LineCaches {
     /// the second fetches from there.
     pub(super) fn read_beyond_first(&mut self, address: u64) -> ServedBy {
         let line = address >> 6;
-        if self.first.peek(line, line + 1).is_some() {
+        if self.first.holds(line) {
             return ServedBy::L2;
         }
         self.access_second(line)
     }
 
     fn access_second(&mut self, line: u64) -> ServedBy {
+        // Key 0 is no key.
         let key = line + 1;
         if self.second.find(line, [key, key]).is_some() {
             return ServedBy::L2;
@@ -255,5 +295,48 @@ mod tests {
         }
         let ratio = f64::from(misses) / f64::from(exact);
         assert!((0.9..1.15).contains(&ratio), "{misses} beside {exact}");
+    }
+
+    /// Lines of several pages, all at once where none of their sets misses, beside one after another.
+    #[test]
+    fn lines_that_are_known_are_touched_at_once() {
+        for name in ["skylake-sp", "vt-x-2005", "cortex-a15"] {
+            let processor = Processor::bundled(name).unwrap();
+            let new = || LineCaches::new(&processor.caches).unwrap();
+            let (mut whole, mut single) = (new(), new());
+            let (mut state, mut at_once, mut in_order) = (1u64, 0, 0);
+            for nth in 0..20_000u64 {
+                // A stretch of lines, of which few are far away.
+                let mut next = || {
+                    state =
+                        state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    state >> 33
+                };
+                let far = if nth % 3 == 0 { 4096 } else { 6 };
+                let stretch: Vec<(u64, u64)> =
+                    (0..1 + next() % 20).map(|_| ((next() % far) << 12, next() % 64)).collect();
+                let missing = stretch
+                    .iter()
+                    .fold(0, |all, &(page, line)| all | whole.look(page, 1 << line).missing);
+                let beside = whole.beside(missing);
+                for &(page, line) in &stretch {
+                    if beside >> line & 1 == 0 {
+                        whole.touch(page, 1 << line);
+                        at_once += 1;
+                    }
+                }
+                for &(page, line) in &stretch {
+                    let by = single.access(page | line << 6);
+                    if beside >> line & 1 != 0 {
+                        assert_eq!(whole.access(page | line << 6), by, "{name} {nth}");
+                        in_order += 1;
+                    } else {
+                        assert_eq!(by, ServedBy::L1, "{name} {nth}");
+                    }
+                }
+                assert_eq!(whole.filter, single.filter, "{name} {nth}");
+            }
+            assert!(at_once > 10_000 && in_order > 10_000, "{name}: {at_once} {in_order}");
+        }
     }
 }
