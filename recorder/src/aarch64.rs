@@ -30,11 +30,6 @@ impl Special {
     pub(crate) fn always(self) -> bool {
         matches!(self, Self::Marker(_))
     }
-
-    /// Whether the vCPU may translate otherwise from then on.
-    pub(crate) fn flushes(self) -> bool {
-        matches!(self, Self::WriteRoot(_) | Self::WriteControl(_) | Self::Tlbi)
-    }
 }
 
 /// Says whether an instruction is special.

@@ -22,7 +22,6 @@ mod aarch64;
 mod ffi;
 mod guest;
 mod identity;
-mod known;
 mod notes;
 mod output;
 mod parameters;
@@ -90,10 +89,7 @@ extern "C" fn on_access(_: c_uint, info: u32, va: u64, _: *mut c_void) {
 }
 
 extern "C" fn on_access_address(_: c_uint, info: u32, va: u64, _: *mut c_void) {
-    with(|recorder| {
-        recorder.address_only(info, va);
-        Then::GoOn
-    });
+    Recorder::address_only(info, va);
 }
 
 extern "C" fn on_access_nothing(_: c_uint, _: u32, _: u64, _: *mut c_void) {}

@@ -10,7 +10,6 @@ use slat_trace::{Arch, Control, Event, Machine, Root};
 use crate::ffi::{self, thread_cpu};
 use crate::guest::{Ram, Registers};
 use crate::identity::Identities;
-use crate::known::KnownPages;
 use crate::notes::{Definition, Notes};
 use crate::output::Output;
 use crate::parameters::{Parameters, Stage};
@@ -29,14 +28,6 @@ impl Special {
         match self {
             Self::X86(special, _) => special.always(),
             Self::Aarch64(special, _) => special.always(),
-        }
-    }
-
-    /// Whether it may make the vCPU drop translations.
-    fn flushes(&self) -> bool {
-        match self {
-            Self::X86(special, _) => special.flushes(),
-            Self::Aarch64(special, _) => special.flushes(),
         }
     }
 }
@@ -75,8 +66,6 @@ struct Session {
     tables: Tables,
     output: Option<Output>,
     vcpus: Vec<Vcpu>,
-    /// Of each vCPU.
-    known: Vec<KnownPages>,
     /// The vCPU that runs.
     current: u8,
     identities: Identities,
@@ -193,7 +182,6 @@ impl Recorder {
             tables,
             output,
             vcpus: (0..self.vcpus).map(|_| Vcpu::default()).collect(),
-            known: (0..self.vcpus).map(|_| KnownPages::new()).collect(),
             current: 0,
             identities: Identities::new(registers, self.arch),
             began: Instant::now(),
@@ -258,14 +246,11 @@ impl Recorder {
         if let Some(begin) = marker {
             return self.marker(begin);
         }
-        let Phase::Running(session) = &mut self.phase else { return Then::GoOn };
-        let vcpu = session.current;
-        if special.flushes() {
-            session.known[usize::from(vcpu)].flush();
-        }
         if self.parameters.stage < Stage::Note {
             return Then::GoOn;
         }
+        let Phase::Running(session) = &mut self.phase else { return Then::GoOn };
+        let vcpu = session.current;
         session.vcpus[usize::from(vcpu)].check_mode |= check_mode;
         if let Some(event) = event {
             session.happened(vcpu, registers, event);
@@ -336,26 +321,32 @@ impl Recorder {
         let Phase::Running(session) = &mut self.phase else { return };
         let vcpu = session.current;
         let shape = session.shapes.of(info);
-        let Some(frame) = session.known[usize::from(vcpu)].of(va) else {
-            return session.new_page(vcpu, info, shape, va);
+        // SAFETY: called by a memory callback with the values that it was given, as the interface
+        // asks; the handle is used at once.
+        let (address, gpa) = unsafe {
+            let address = ffi::qemu_plugin_get_hwaddr(info, va);
+            let known = !address.is_null();
+            (address, if known { ffi::qemu_plugin_hwaddr_phys_addr(address) } else { u64::MAX })
         };
-        session.notes.access(vcpu, shape, va, frame);
-        if shape & 1 != 0 {
-            session.stored(vcpu, shape, u64::from(frame) << 12 | va & 0xfff);
+        if !session.ram.is_plain(gpa) {
+            return session.odd_access(vcpu, shape, va, gpa, address);
+        }
+        session.notes.access(vcpu, shape, va, (gpa >> 12) as u32);
+        if shape & 1 != 0 && session.tables.is_table(&session.ram, gpa) {
+            session.table_store(vcpu, shape, gpa);
         }
     }
 
-    /// As [`accessed`](Self::accessed), to measure what finding the address costs.
+    /// As [`accessed`](Self::accessed), to measure what asking for the address costs.
     #[inline]
-    pub(crate) fn address_only(&mut self, info: u32, va: u64) {
-        let Phase::Running(session) = &mut self.phase else { return };
-        let known = &mut session.known[usize::from(session.current)];
-        let frame = known.of(va).or_else(|| {
-            let gpa = ask(info, va)?.0;
-            known.note(va, (gpa >> 12) as u32);
-            Some((gpa >> 12) as u32)
-        });
-        std::hint::black_box(frame);
+    pub(crate) fn address_only(info: u32, va: u64) {
+        // SAFETY: as in `accessed`.
+        unsafe {
+            let address = ffi::qemu_plugin_get_hwaddr(info, va);
+            if !address.is_null() {
+                std::hint::black_box(ffi::qemu_plugin_hwaddr_phys_addr(address));
+            }
+        }
     }
 
     /// Writes what there is and ends the recording; `why` goes into the report.
@@ -396,53 +387,29 @@ impl Recorder {
     }
 }
 
-/// Asks QEMU for the physical address of the access at work, which comes with its own handle.
-#[inline]
-fn ask(info: u32, va: u64) -> Option<(u64, *const c_void)> {
-    // SAFETY: called by a memory callback with the values that it was given, as the interface asks;
-    // the handle is used before the next is asked for.
-    unsafe {
-        let address = ffi::qemu_plugin_get_hwaddr(info, va);
-        (!address.is_null())
-            .then(|| (ffi::qemu_plugin_hwaddr_phys_addr(address), address.cast_const()))
-    }
-}
-
 impl Session {
-    /// An access to a page that is not known: QEMU is asked.
-    #[inline(never)]
-    fn new_page(&mut self, vcpu: u8, info: u32, shape: u8, va: u64) {
-        let Some((gpa, address)) = ask(info, va) else {
+    /// An access outside of RAM, or whose address QEMU does not know.
+    #[cold]
+    fn odd_access(&mut self, vcpu: u8, shape: u8, va: u64, gpa: u64, address: *const c_void) {
+        if address.is_null() {
             return self.notes.access(vcpu, shape, va, u32::MAX);
-        };
-        let frame = (gpa >> 12) as u32;
-        if self.ram.is_plain(gpa) {
-            self.known[usize::from(vcpu)].note(va, frame);
-        // SAFETY: the handle is of the access at work.
-        } else if unsafe { ffi::qemu_plugin_hwaddr_is_io(address) } {
+        }
+        // SAFETY: the handle is of the access at work and not null.
+        if unsafe { ffi::qemu_plugin_hwaddr_is_io(address) } {
             let (len, store) = (1 << (shape >> 1).min(6), shape & 1 != 0);
             return self.notes.event(vcpu, &Event::Io { va, gpa, len, store }, &[]);
         }
-        self.notes.access(vcpu, shape, va, frame);
-        if shape & 1 != 0 {
-            self.stored(vcpu, shape, gpa);
-        }
-    }
-
-    #[inline(always)]
-    fn stored(&mut self, vcpu: u8, shape: u8, gpa: u64) {
-        if self.tables.is_table(&self.ram, gpa) {
+        self.notes.access(vcpu, shape, va, (gpa >> 12) as u32);
+        if shape & 1 != 0 && self.tables.is_table(&self.ram, gpa) {
             self.table_store(vcpu, shape, gpa);
         }
     }
 
     #[inline(never)]
     fn table_store(&mut self, vcpu: u8, shape: u8, gpa: u64) {
-        let Self { tables, notes, ram, known, .. } = self;
+        let Self { tables, notes, ram, .. } = self;
         let mut sink = |event: Event, entries: &[_]| notes.event(vcpu, &event, entries);
-        tables.stored(ram, gpa, 1 << (shape >> 1), &mut sink, |changed| {
-            known.iter_mut().for_each(|known| known.entry_changes(changed));
-        });
+        tables.stored(ram, gpa, 1 << (shape >> 1), &mut sink);
     }
 
     /// Notes an event and, for a root, follows the new tree.

@@ -34,17 +34,6 @@ impl Encoding {
         })
     }
 
-    /// Whether an entry of a table of `level` was present and leads to another page, or to one of another size,
-    /// than the present entry that takes its place.
-    fn moves(self, before: u64, after: u64, level: u8) -> bool {
-        let present = before & after & 1 != 0;
-        let (address, size) = match self {
-            Self::X86 => (0x000f_ffff_ffff_f000, if level > 0 { 0x80 } else { 0 }),
-            Self::Aarch64 => (0x0000_ffff_ffff_f000, 2),
-        };
-        present && (before ^ after) & (address | size) != 0
-    }
-
     /// The bits that the processor sets by itself.
     fn accessed_and_dirty(self) -> u64 {
         match self {
@@ -66,16 +55,6 @@ const ROOTS_KEPT: u64 = 128;
 
 /// What goes into the recording: an event, with the entries of a table page.
 pub(crate) type Sink<'a> = &'a mut dyn FnMut(Event, &[(u16, u64)]);
-
-/// An entry of a table that the guest has stored to.
-#[derive(Clone, Copy)]
-pub(crate) struct Changed {
-    /// The level of the table, 0 the smallest leaf's.
-    pub(crate) level: u8,
-    pub(crate) index: usize,
-    /// Whether it was present and leads elsewhere now.
-    pub(crate) moves: bool,
-}
 
 pub(crate) struct Tables {
     encoding: Encoding,
@@ -188,15 +167,8 @@ impl Tables {
         ram.page(gpa).is_some_and(|page| self.marked[page / 64] >> (page % 64) & 1 != 0)
     }
 
-    /// The guest has stored `len` bytes to a table at `gpa`; `changed` is told of each entry.
-    pub(crate) fn stored(
-        &mut self,
-        ram: &Ram,
-        gpa: u64,
-        len: u64,
-        sink: Sink<'_>,
-        mut changed: impl FnMut(Changed),
-    ) {
+    /// The guest has stored `len` bytes to a table at `gpa`.
+    pub(crate) fn stored(&mut self, ram: &Ram, gpa: u64, len: u64, sink: Sink<'_>) {
         let page = gpa & !0xfff;
         if !self.in_use.contains(&page) && self.roots.remove(&page).is_some() {
             // A root that no vCPU uses and that is written to belongs to an address space that
@@ -212,9 +184,7 @@ impl Tables {
             }
             sink(Event::TableStore { gpa: at, value }, &[]);
             let Some(content) = self.content.get_mut(&(at & !0xfff)) else { return };
-            let index = (at >> 3 & 511) as usize;
-            let old = std::mem::replace(&mut content[index], value);
-            changed(Changed { level, index, moves: self.encoding.moves(old, value, level) });
+            let old = std::mem::replace(&mut content[(at >> 3 & 511) as usize], value);
             let before = self.encoding.child(old, level);
             let after = self.encoding.child(value, level);
             if before != after {

@@ -35,11 +35,6 @@ impl Special {
     pub(crate) fn always(self) -> bool {
         matches!(self, Self::Cpuid | Self::Lidt)
     }
-
-    /// Whether it may drop translations (Intel SDM volume 3, 5.10.4; EFER is an MSR).
-    pub(crate) fn flushes(self) -> bool {
-        matches!(self, Self::WriteControl | Self::Invlpg | Self::Invpcid | Self::WriteMsr)
-    }
 }
 
 /// Decodes the instruction in `bytes` at `va` and says whether it is special.
