@@ -17,10 +17,11 @@ struct Turn {
 }
 
 /// Runs several guests on the same cores under every scheme: each runs `slice` accesses, then the
-/// next, each switch an exit of the guest that has run. Entries of one are never another's: tagged,
-/// they stay in the TLB while the others run; untagged, each switch drops them. Natively a switch is one
-/// of processes, which keeps global entries and those of address spaces that have numbers. A guest that has ended
-/// leaves the cores to the others. Schemes that transcribe are left out. One list of outcomes a guest.
+/// next, each switch an exit of each core of the guest that has run. Entries of one are never another's:
+/// tagged, they stay in the TLB while the others run, and nothing that those do drops them; untagged, each
+/// switch drops them. Natively a switch is one of processes, which keeps global entries and those of
+/// address spaces that have numbers. A guest that has ended leaves the cores to the others. Schemes that
+/// transcribe are left out. One list of outcomes a guest.
 ///
 /// # Errors
 /// As [`super::compare`], where the guests differ in architecture, and where a scheme is asked for by

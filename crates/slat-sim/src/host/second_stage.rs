@@ -37,6 +37,7 @@ pub struct Built<F: Encode> {
 
 /// The second-stage tables of one partition.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a partition has one")]
 pub enum SecondTables {
     /// Intel EPT.
     Ept(Built<Ept>),
