@@ -252,8 +252,12 @@ fn a_store_makes_an_address_space_stale_on_every_vcpu() {
     batch.accesses.extend([load(0, CODE), load(1, CODE)]);
     (0..2).for_each(|vcpu| other.load(&mut batch, vcpu));
     batch.event(0, Event::TableStore { gpa: leaf, value: value + (8 << 12) });
-    (0..2).for_each(|vcpu| one.load(&mut batch, vcpu));
-    batch.accesses.extend([load(0, CODE), load(1, CODE)]);
+    // The load on one vCPU makes it true again there, and on no other.
+    one.load(&mut batch, 0);
+    batch.accesses.push(load(0, CODE));
+    other.load(&mut batch, 0);
+    one.load(&mut batch, 1);
+    batch.accesses.push(load(1, CODE));
     let options = Options { pcid: true, ..only(&[Scheme::Native, Scheme::Ept(21)]) };
     assert_eq!(walks(Arch::X86_64, 2, &batch, &options), [4, 4]);
 }
