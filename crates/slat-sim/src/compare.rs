@@ -58,6 +58,12 @@ pub enum CompareError {
     /// Guests of several architectures on one core.
     #[error("virtual machines that share a core must have one architecture")]
     Mixed,
+    /// Guests of different numbers of vCPUs on the same cores.
+    #[error(
+        "virtual machines that share cores must have the same number of virtual processors, and these \
+         have {0} and {1}"
+    )]
+    Cores(u8, u8),
     /// A scheme of another architecture for guests that share a core.
     #[error(
         "virtual machines that share a core are not transcribed, and so cannot run under {}; give \

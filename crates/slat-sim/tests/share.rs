@@ -306,3 +306,70 @@ fn a_global_flush_by_cr4_is_transcribed() {
     batch.accesses.push(load(0, CODE));
     assert_eq!(walks(Arch::X86_64, 1, &batch, &options), [2, 2, 2]);
 }
+
+/// Linux lets a vCPU that only has an address space loaded go without an invalidation, since its next
+/// load of another drops all; with PCIDs it drops when the space is loaded again.
+#[test]
+fn a_vcpu_that_was_not_told_of_a_store_drops_the_space_when_it_comes_back() {
+    const SECOND: u64 = CODE + 4096;
+    for told in [false, true] {
+        let [mut one, mut other] = [1, 2].map(|nth| Guest::at(nth << 20, 4, false));
+        let (leaf, value) = one.map(CODE, DATA, 12);
+        one.map(SECOND, DATA + 4096, 12);
+        other.map(CODE, DATA + 8192, 12);
+        let mut batch = Batch::default();
+        (0..2).for_each(|vcpu| one.begin(&mut batch, vcpu));
+        one.know(&mut batch);
+        other.know(&mut batch);
+        batch.accesses.extend([load(1, CODE), load(1, SECOND)]);
+        batch.event(0, Event::TableStore { gpa: leaf, value: value + (8 << 12) });
+        if told {
+            batch.event(1, Event::Invalidate(Invalidation::Invlpg { va: CODE }));
+        }
+        other.load(&mut batch, 1);
+        one.load(&mut batch, 1);
+        batch.accesses.extend([load(1, CODE), load(1, SECOND)]);
+        let options = Options { pcid: true, ..only(&[Scheme::Native, Scheme::Ept(21)]) };
+        let again = if told { 1 } else { 2 };
+        assert_eq!(walks(Arch::X86_64, 2, &batch, &options), [2 + again; 2], "told: {told}");
+    }
+}
+
+/// A kernel that isolates its tables has two roots over the same tables of user memory.
+#[test]
+fn an_invalidation_is_of_the_isolated_twin_too() {
+    let mut one = Guest::at(1 << 20, 4, false);
+    let (leaf, value) = one.map(CODE, DATA, 12);
+    let twin = 2 << 20;
+    let mut batch = Batch::default();
+    one.begin(&mut batch, 0);
+    batch.event(0, Event::TablePage { gpa: twin, level: 3, fresh: true });
+    batch.event(0, Event::TableEntry { gpa: twin, value: (1 << 20) + 0x1000 | 0x67 });
+    one.know(&mut batch);
+    let to_twin = Event::Root { root: slat_trace::Root::Cr3, value: twin };
+    batch.event(0, to_twin);
+    batch.accesses.push(load(0, CODE));
+    one.load(&mut batch, 0);
+    batch.event(0, Event::TableStore { gpa: leaf, value: value + 4096 });
+    batch.event(0, Event::Invalidate(Invalidation::Invlpg { va: CODE }));
+    batch.event(0, to_twin);
+    batch.accesses.push(load(0, CODE));
+    let options = Options { pcid: true, ..only(&[Scheme::Native, Scheme::Ept(21)]) };
+    assert_eq!(walks(Arch::X86_64, 1, &batch, &options), [2, 2]);
+}
+
+#[test]
+fn machines_that_share_cores_have_as_many_vcpus() {
+    let batch = idle(4);
+    let mut guests = [2, 1].map(|vcpus| made(Arch::X86_64, vcpus, &batch));
+    let options = only(&[Scheme::Native]);
+    let facts = |_: &_| Facts::RECORDED;
+    let shared = share(&mut guests, 10, &bundled("skylake-sp"), &options, facts, |_| true);
+    assert_eq!(
+        shared.err().map(|error| error.to_string()).as_deref(),
+        Some(
+            "virtual machines that share cores must have the same number of virtual processors, and \
+         these have 2 and 1"
+        )
+    );
+}

@@ -24,7 +24,7 @@ struct Turn {
 /// transcribe are left out. One list of outcomes a guest.
 ///
 /// # Errors
-/// As [`super::compare`], where the guests differ in architecture, and where a scheme is asked for by
+/// As [`super::compare`], where the guests differ in architecture or in the number of vCPUs, and where a scheme is asked for by
 /// name that transcribes.
 pub fn share<S: Source>(
     sources: &mut [S],
@@ -38,6 +38,12 @@ pub fn share<S: Source>(
     let arch = sources.first().map(|source| source.machine().arch);
     if sources.iter().any(|source| Some(source.machine().arch) != arch) {
         return Err(CompareError::Mixed);
+    }
+    // Each core's TLB goes from one guest to the next: none may be without a vCPU there.
+    let vcpus = |source: &S| source.machine().vcpus;
+    let first = sources.first().map_or(0, vcpus);
+    if let Some(other) = sources.iter().map(vcpus).find(|&count| count != first) {
+        return Err(CompareError::Cores(first, other));
     }
     let mut wanted = options.schemes.iter().flatten();
     let transcribes = |scheme: &&Scheme| arch.is_some_and(|arch| scheme.target(arch).is_some());

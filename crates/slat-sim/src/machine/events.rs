@@ -25,7 +25,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             }
             Event::TableStore { gpa, value } => {
                 if let Some(pcids) = &mut self.pcids {
-                    pcids.store(gpa, self.memory.guest_entry(gpa).unwrap_or(0), value);
+                    pcids.store(at.vcpu, gpa, self.memory.guest_entry(gpa).unwrap_or(0), value);
                 }
                 self.memory.store(gpa, value)?;
                 self.shadow_store(at.vcpu, gpa);
@@ -142,6 +142,9 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             }
             // Changes of CR4.PGE and the like drop everything of the vCPU.
             Event::Control { .. } if core.registers.controls != before.controls => {
+                if let Some(pcids) = &mut self.pcids {
+                    pcids.invalidated(at.vcpu);
+                }
                 self.drop_own(Reach::One(at.vcpu), |_| true);
                 self.synchronize();
             }
@@ -171,9 +174,15 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             Invalidation::Invlpg { va } => {
                 if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
                     // Of the PCID the page, and all of the paging-structure caches; the page where it
-                    // is global (Intel SDM 3A 5.10.4.1).
+                    // is global (Intel SDM 3A 5.10.4.1). A guest that had PCIDs in truth would drop what
+                    // its other address spaces have of it, too: those of user mode beside a kernel that
+                    // isolates its tables, and the kernel's own pages in all.
                     let (own, global) = (core.space.own.number(), core.space.global.number());
-                    let of = |tag: u16| tag == own || tag == global;
+                    let (vm, of_all) = (self.start.vm, self.pcids.is_some());
+                    let of = |tag: u16| tag == own || tag == global || of_all && is_of(vm, tag);
+                    if let Some(pcids) = &mut self.pcids {
+                        pcids.invalidated(vcpu);
+                    }
                     core.tlb.retain(|held| !(of(held.tag) && held.covers(va)));
                     core.caches.retain_stage1(|tag| !of(tag));
                     let cr3 = core.registers.roots[Root::Cr3 as usize];

@@ -9,7 +9,9 @@
 //! loaded already, and INVLPG.
 //!
 //! All that is each vCPU's own: what runs on it, its numbers, and what is stale in its TLB. A store is of
-//! a space that runs on one vCPU and sleeps on another: there its next load drops it.
+//! a space that runs on one vCPU and sleeps on another: there its next load drops it. Where the space runs on
+//! the other one too, that drops it by an invalidation of its own, or, as Linux lets vCPUs do that only
+//! have it loaded, not before it is loaded again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +47,8 @@ struct Core {
     roots: Vec<(u64, u16)>,
     stale: BTreeSet<u64>,
     running: Option<(u64, u16)>,
+    /// Another vCPU has changed tables of what runs here, and nothing was invalidated here since.
+    owes: bool,
 }
 
 impl Pcids {
@@ -75,17 +79,26 @@ impl Pcids {
         }
     }
 
-    /// The guest stored `value` over `before`.
-    pub fn store(&mut self, gpa: u64, before: u64, value: u64) {
+    /// A vCPU of the guest stored `value` over `before`.
+    pub fn store(&mut self, vcpu: u8, gpa: u64, before: u64, value: u64) {
         self.entry(gpa, value);
         if before & P == 0 {
             return;
         }
         let root = self.root_of(gpa & ADDRESS);
-        for core in &mut self.cores {
+        for (of, core) in (0..).zip(&mut self.cores) {
             if core.running.is_none_or(|(running, _)| running != root) {
                 core.stale.insert(root);
+            } else if vcpu != of {
+                core.owes = true;
             }
+        }
+    }
+
+    /// The vCPU has dropped what was untrue of the address space that runs on it.
+    pub fn invalidated(&mut self, vcpu: u8) {
+        if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
+            core.owes = false;
         }
     }
 
@@ -126,6 +139,12 @@ impl Pcids {
 impl Core {
     fn load(&mut self, root: u64) -> Loaded {
         let again = self.running.is_some_and(|(running, _)| running == root);
+        if let Some((left, _)) = self.running
+            && std::mem::take(&mut self.owes)
+            && !again
+        {
+            self.stale.insert(left);
+        }
         let known = self.roots.iter().position(|(held, _)| *held == root);
         let (number, new) = match known {
             Some(nth) => (self.roots.remove(nth).1, false),
@@ -172,9 +191,9 @@ mod tests {
         assert!(!pcids.load(0, 0x11000).keeps);
         assert!(pcids.load(0, 0x1000).keeps);
         // A new mapping makes nothing untrue; a changed one of the space that sleeps does.
-        pcids.store(0x14008, 0, 0x5000 | 7);
+        pcids.store(0, 0x14008, 0, 0x5000 | 7);
         assert!(pcids.load(0, 0x11000).keeps);
-        pcids.store(0x4008, 0x5000 | 7, 0);
+        pcids.store(0, 0x4008, 0x5000 | 7, 0);
         assert!(!pcids.load(0, 0x1000).keeps);
         // A load of the root that runs is the guest's own invalidation.
         assert!(!pcids.load(0, 0x1000).keeps);
