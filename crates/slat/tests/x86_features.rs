@@ -359,9 +359,72 @@ fn the_encryption_bit_is_no_address_bit() {
     }
 }
 
+/// AMD APM 2 15.25.6: nested walks set accessed bits on the way, and the dirty bit in the leaf of a write.
+#[test]
+fn nested_walks_set_accessed_and_dirty_bits() {
+    for (kind, dirty) in [(Kind::Read, 0), (Kind::Write, 1 << 6)] {
+        let mut bytes = tables(4, 0x7, 0x9007);
+        let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+        let npt = Npt::four(true, Processor::default());
+        let stage = Stage::<_, Gpa, Spa>::new(npt, PAGE).with_updates(Updates::OnSuccess);
+        let access = Access::new(kind, Privilege::User);
+        assert_eq!(npt.touched(0x9007, 0, true, &access), 0x9027 | dirty, "{kind:?}");
+        let walked = walk(&stage, &mut memory, Gpa::new(0), &access, &Regime::default(), &());
+        assert_eq!(walked.unwrap().output, Spa::new(0x9000));
+        let entry = |n: u64| {
+            let at = (PAGE * n) as usize;
+            u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+        };
+        for n in 1..4 {
+            assert_eq!(entry(n), PAGE * (n + 1) | 0x27, "{kind:?}");
+        }
+        assert_eq!(entry(4), 0x9027 | dirty, "{kind:?}");
+    }
+}
+
+/// SDM 3A 5.9.2: PAT, PCD and PWT choose among eight types; PAT is bit 7 of a 4K page and bit 12 of a larger
+/// one.
+#[test]
+fn pat_pcd_and_pwt_choose_the_memory_type() {
+    use slat::memory_type::{StageType, x86::Type};
+    let types =
+        [Type::Wb, Type::Wt, Type::UcMinus, Type::Uc, Type::Wc, Type::Wp, Type::Wt, Type::Wb];
+    let mut regime = Regime::default();
+    regime.x86.pat = 0x0604_0501_0007_0406;
+    let long = Long::four(Controls::default(), Processor::default());
+    let access = Access::new(Kind::Read, Privilege::User);
+    for (levels, pat) in [(4, 1 << 7), (3, 1 << 7 | 1 << 12)] {
+        for (index, expected) in (0u64..).zip(types) {
+            let large = if levels == 3 { 1 << 7 } else { 0 };
+            let pat = if index & 4 != 0 { pat } else { large };
+            let base = if levels == 3 { 0x20_0000 } else { 0x9000 };
+            let leaf = base | 0x67 | (index & 3) << 3 | pat;
+            let mut bytes = tables(levels, 0x67, leaf);
+            let mut memory = SliceMemory::new(Gpa::new(0), &mut bytes);
+            let stage = Stage::<_, Gva, Gpa>::new(long, PAGE);
+            let walked = walk(&stage, &mut memory, Gva::new(0), &access, &regime, &());
+            let found = walked.unwrap().found;
+            assert_eq!(long.memory_type(&found, &regime), StageType::Pat(expected), "{index}");
+        }
+    }
+}
+
+/// SDM 3C 30.3.3.1: a page that is writable and not readable is misconfigured, whatever else it says.
+#[test]
+fn what_makes_an_entry_a_misconfiguration_is_told() {
+    let access = Access::new(Kind::Read, Privilege::Supervisor);
+    for (leaf, bits) in [(LEAF | 2, 2), (LEAF | 6, 2), (LEAF | 4, 4)] {
+        let features = Features { execute_only: false, ..Features::default() };
+        let fault = extended(features, RWX, leaf, &access).unwrap_err();
+        let Cause::Reserved(reserved) = fault.cause else { panic!("{:?}", fault.cause) };
+        assert_eq!(reserved.bits, bits, "{leaf:#x}");
+    }
+}
+
 /// The names that tools print.
 #[test]
 fn formats_have_names() {
     let (four, five) = (Ept::four(Features::default()), Ept::five(Features::default()));
     assert_eq!((four.name(), five.name()), ("ept4", "ept5"));
+    assert_eq!([0, 4].map(|level| five.arch_level(level)), [1, 5]);
 }
