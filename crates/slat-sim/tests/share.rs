@@ -344,7 +344,7 @@ fn an_invalidation_is_of_the_isolated_twin_too() {
     let mut batch = Batch::default();
     one.begin(&mut batch, 0);
     batch.event(0, Event::TablePage { gpa: twin, level: 3, fresh: true });
-    batch.event(0, Event::TableEntry { gpa: twin, value: (1 << 20) + 0x1000 | 0x67 });
+    batch.event(0, Event::TableEntry { gpa: twin, value: 0x10_1000 | 0x67 });
     one.know(&mut batch);
     let to_twin = Event::Root { root: slat_trace::Root::Cr3, value: twin };
     batch.event(0, to_twin);

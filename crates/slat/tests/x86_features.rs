@@ -376,7 +376,7 @@ fn nested_walks_set_accessed_and_dirty_bits() {
             u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
         };
         for n in 1..4 {
-            assert_eq!(entry(n), PAGE * (n + 1) | 0x27, "{kind:?}");
+            assert_eq!(entry(n), (PAGE * (n + 1)) | 0x27, "{kind:?}");
         }
         assert_eq!(entry(4), 0x9027 | dirty, "{kind:?}");
     }
