@@ -153,12 +153,15 @@ fn transformed_instructions() {
         (0x6eb5_4073, Width::Rv64, 0x6eb0_4073), // hsv.d a1, (a0)
         (0x6835_45f3, Width::Rv64, 0x6830_45f3), // hlvx.wu a1, (a0)
         (0x0000_0073, Width::Rv64, 0),           // ecall
+        (0x81c0_4073, Width::Rv64, 0),           // mop.r.0: as hlv in all but the first four bits
         (0x610c, Width::Rv64, 0x3581),           // c.ld a1, 0(a0): ld with bit 1 clear
         (0x610c, Width::Rv32, 0x2585),           // c.flw fa1, 0(a0)
         (0x410c, Width::Rv64, 0x2581),           // c.lw a1, 0(a0)
         (0xc10c, Width::Rv64, 0x00b0_2021),      // c.sw a1, 0(a0)
         (0xe10c, Width::Rv64, 0x00b0_3021),      // c.sd a1, 0(a0)
         (0x210c, Width::Rv64, 0x3585),           // c.fld fa1, 0(a0)
+        (0xa10c, Width::Rv64, 0x00b0_3025),      // c.fsd fa1, 0(a0)
+        (0xa02a, Width::Rv64, 0x00a0_3025),      // c.fsdsp fa0, 0(sp)
         (0x4502, Width::Rv64, 0x2501),           // c.lwsp a0, 0(sp)
         (0x4002, Width::Rv64, 0),                // c.lwsp x0: reserved
         (0xc02a, Width::Rv64, 0x00a0_2021),      // c.swsp a0, 0(sp)
