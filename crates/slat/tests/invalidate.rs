@@ -87,11 +87,21 @@ fn intel_operands() {
         let old = intel::Capabilities { invpcid: false, ..all };
         assert_eq!(on_intel(gather, old), [ReloadCr3]);
     });
+    // An id that the processor does not have may be anybody's.
+    pages(Context::Linear { owner: LinearOwner::Asid(5), pcid: 3 }, 0x40_3000, 1, |gather| {
+        let zero = [0, 0];
+        let everything = [
+            Invept { kind: 2, descriptor: zero },
+            Invvpid { kind: 2, descriptor: zero },
+            Invpcid { kind: 2, descriptor: zero },
+        ];
+        assert_eq!(on_intel(gather, all), everything);
+    });
 }
 
 fn on_amd(gather: &Gather<'_>, capabilities: amd::Capabilities) -> Vec<amd::Instruction> {
     let mut seen = vec![];
-    amd::plan(gather, &capabilities, |instruction| seen.push(instruction));
+    amd::plan(gather, &capabilities, 3, |instruction| seen.push(instruction));
     seen
 }
 
@@ -103,6 +113,8 @@ fn amd_operands() {
         invlpgb: true,
         invlpgb_nested: true,
         invlpgb_most: 7,
+        invpcid: true,
+        global_pages: true,
         most_pages: 64,
     };
     let plain = amd::Capabilities { invlpgb: false, ..all };
@@ -131,6 +143,58 @@ fn amd_operands() {
         let host = Invlpgb { rax: 0x40_301f, ecx: 0, edx: 0x12_0000 };
         assert_eq!(on_amd(gather, all), [host, Tlbsync]);
     });
+}
+
+/// What the host itself translates has to go now: TLB_CONTROL waits for a guest to be entered, and no
+/// guest has ASID 0.
+#[test]
+fn amd_host_without_broadcasts() {
+    use amd::Instruction::{Invlpg, Invpcid, ReloadCr3, TlbControl};
+    let all = amd::Capabilities {
+        flush_by_asid: true,
+        invlpgb: false,
+        invlpgb_nested: false,
+        invlpgb_most: 0,
+        invpcid: true,
+        global_pages: true,
+        most_pages: 64,
+    };
+    let local = amd::Capabilities { global_pages: false, ..all };
+    let old = amd::Capabilities { invpcid: false, ..all };
+    let everything = Invpcid { kind: 2, descriptor: [0, 0] };
+    let native = |pcid| Context::Linear { owner: LinearOwner::Native, pcid };
+    pages(native(3), 0x40_3000, 2, |gather| {
+        let expected = [Invlpg { address: 0x40_3000 }, Invlpg { address: 0x40_4000 }];
+        assert_eq!(on_amd(gather, all), expected);
+        assert_eq!(on_amd(gather, old), expected);
+        let few = amd::Capabilities { most_pages: 1, ..all };
+        assert_eq!(on_amd(gather, few), [everything]);
+    });
+    pages(native(0x123), 0x40_3000, 1, |gather| {
+        assert_eq!(on_amd(gather, all), [everything]);
+        assert_eq!(on_amd(gather, old), [ReloadCr3]);
+        let one = Invpcid { kind: 0, descriptor: [0x123, 0x40_3000] };
+        assert_eq!(on_amd(gather, local), [one]);
+    });
+    // A whole table goes.
+    for pcid in [3, 0x123] {
+        gathered(native(pcid), &[(TWO_MIB, 512 * PAGE - PAGE), (TWO_MIB, TWO_MIB)], |gather| {
+            assert!(gather.tables_changed());
+            assert_eq!(on_amd(gather, all), [everything]);
+            assert_eq!(on_amd(gather, old), [ReloadCr3]);
+            let one = Invpcid { kind: 1, descriptor: [pcid.into(), 0] };
+            assert_eq!(on_amd(gather, local), [one]);
+        });
+    }
+    // Every context's, and those of an id that the processor does not have.
+    let vpid = Context::Linear { owner: LinearOwner::Vpid(7), pcid: 0 };
+    for context in [Context::All, vpid] {
+        pages(context, 0x40_3000, 1, |gather| {
+            let guests = TlbControl { asid: None, value: 1 };
+            assert_eq!(on_amd(gather, all), [guests, everything]);
+            assert_eq!(on_amd(gather, old), [guests, ReloadCr3]);
+        });
+    }
 }
 
 fn on_arm(gather: &Gather<'_>, capabilities: arm64::Capabilities) -> Vec<arm64::Instruction> {

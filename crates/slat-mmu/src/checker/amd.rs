@@ -6,6 +6,9 @@ use slat::invalidate::{Context, LinearOwner};
 
 use super::{Checker, Copy, What};
 
+/// The host's ASID, which no guest has (APM 2 15.5.1).
+const HOST: u32 = 0;
+
 const VA: u64 = 1 << 0;
 const PCID: u64 = 1 << 1;
 const ASID: u64 = 1 << 2;
@@ -14,11 +17,14 @@ const NESTED: u64 = 1 << 5;
 
 impl<F: Encode> Checker<F> {
     /// Executes an instruction of [`slat::invalidate::amd`]. A broadcast has happened when TLBSYNC
-    /// returns, and not before.
+    /// returns, and not before. TLB_CONTROL has happened at the guest's next VMRUN, until which the host
+    /// goes on with what it holds. INVLPG acts on PCID 0 of the host.
     pub fn amd(&mut self, instruction: &Instruction) {
         match *instruction {
-            Instruction::TlbControl { asid: None, value: 1 } => self.invalidate(|_| true),
-            Instruction::TlbControl { asid: Some(asid), value: 3 } => {
+            Instruction::TlbControl { asid: None, value: 1 } => {
+                self.invalidate(|copy| asid_of(copy) != Some(HOST));
+            }
+            Instruction::TlbControl { asid: Some(asid), value: 3 } if asid != HOST => {
                 self.invalidate(|copy| asid_of(copy) == Some(asid));
             }
             Instruction::TlbControl { .. } => {}
@@ -31,6 +37,11 @@ impl<F: Encode> Checker<F> {
                         && input.is_some_and(|input| copy.overlaps(&(input..=input)))
                 });
             }
+            Instruction::Invlpg { address } => self.invpcid(0, 0, address),
+            Instruction::Invpcid { kind, descriptor: [id, address] } => {
+                self.invpcid(kind, id, address);
+            }
+            Instruction::ReloadCr3 => self.invpcid(2, 0, 0),
             Instruction::Invlpgb { .. } => self.amd.push(*instruction),
             Instruction::Tlbsync => {
                 for broadcast in core::mem::take(&mut self.amd) {
@@ -42,15 +53,32 @@ impl<F: Encode> Checker<F> {
             }
         }
     }
+
+    /// With EFER.TCE set, only the upper-level entries that lead to an address go with it (APM 2 3.1.7).
+    fn invpcid(&mut self, kind: u64, id: u64, address: u64) {
+        let input = self.input(address);
+        self.invalidate(|copy| match copy.context {
+            Context::Linear { owner: LinearOwner::Native, pcid } => {
+                let same = u64::from(pcid) == id & 0xfff;
+                match kind {
+                    0 => same && input.is_some_and(|input| copy.overlaps(&(input..=input))),
+                    1 => same,
+                    2 => true,
+                    _ => false,
+                }
+            }
+            _ => false,
+        });
+    }
 }
 
-/// The ASID that a copy is tagged with: the host's is 0.
+/// The ASID that a copy is tagged with.
 fn asid_of(copy: &Copy) -> Option<u32> {
     match copy.context {
         Context::Npt { asid } | Context::Linear { owner: LinearOwner::Asid(asid), .. } => {
             Some(asid)
         }
-        Context::Linear { owner: LinearOwner::Native, .. } => Some(0),
+        Context::Linear { owner: LinearOwner::Native, .. } => Some(HOST),
         _ => None,
     }
 }

@@ -174,9 +174,11 @@ fn on_amd<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
         invlpgb: true,
         invlpgb_nested: true,
         invlpgb_most: 7,
+        invpcid: true,
+        global_pages: true,
         most_pages: 64,
     };
-    amd::plan(gather, &capabilities, |step| checker.amd(&step));
+    amd::plan(gather, &capabilities, 0, |step| checker.amd(&step));
 }
 
 fn on_arm<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {

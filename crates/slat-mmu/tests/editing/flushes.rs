@@ -1,10 +1,12 @@
 //! Invalidations that real hypervisors forgot, shortened or ordered wrongly, each planted in the place
 //! of the library's plan.
 
+use slat::edit::Gather;
+use slat::format::x86::long::Long;
 use slat::invalidate::{amd, arm64, riscv};
-use slat_mmu::checker::{What, Why};
+use slat_mmu::checker::{Checker, What, Why};
 
-use super::formats::{BROADCASTS, RANGES, arm, arm_64k, ept, npt, riscv_g, x86_pae};
+use super::formats::{BROADCASTS, RANGES, arm, arm_64k, ept, npt, riscv_g, x86_amd_host, x86_pae};
 use super::world::{Op, Subject, found, sequence};
 
 const MAP: Op = Op::Map { start: 0, pages: 4, output: 0, rights: 0, grouped: false };
@@ -173,7 +175,7 @@ fn bao_378_invalid_entries_not_fenced() {
 fn cve_2025_10263_broadcast_not_waited_for() {
     let subject = Subject {
         flush: |checker, gather| {
-            amd::plan(gather, &BROADCASTS, |step| {
+            amd::plan(gather, &BROADCASTS, 0, |step| {
                 if step != amd::Instruction::Tlbsync {
                     checker.amd(&step);
                 }
@@ -182,6 +184,23 @@ fn cve_2025_10263_broadcast_not_waited_for() {
         ..npt()
     };
     assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+}
+
+/// The host's own pages are flushed as a guest's are, by TLB_CONTROL: no VMRUN enters ASID 0, and a flush
+/// of everything waits for one.
+#[test]
+fn host_flushed_by_tlb_control() {
+    for flush in [
+        |checker: &mut Checker<Long>, _: &Gather<'_>| {
+            checker.amd(&amd::Instruction::TlbControl { asid: Some(0), value: 3 });
+        },
+        |checker: &mut Checker<Long>, _: &Gather<'_>| {
+            checker.amd(&amd::Instruction::TlbControl { asid: None, value: 1 });
+        },
+    ] {
+        let subject = Subject { flush, ..x86_amd_host() };
+        assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+    }
 }
 
 /// A dirty bit is cleared and the translation that was made while it was set stays.

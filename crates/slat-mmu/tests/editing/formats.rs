@@ -27,6 +27,8 @@ pub(crate) const BROADCASTS: amd::Capabilities = amd::Capabilities {
     invlpgb: true,
     invlpgb_nested: true,
     invlpgb_most: 7,
+    invpcid: true,
+    global_pages: true,
     most_pages: 64,
 };
 pub(crate) const RANGES: arm64::Capabilities = arm64::Capabilities {
@@ -52,13 +54,19 @@ fn on_intel_by_pcid<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
 }
 
 fn on_amd<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
-    amd::plan(gather, &BROADCASTS, |step| checker.amd(&step));
+    amd::plan(gather, &BROADCASTS, 0, |step| checker.amd(&step));
 }
 
 /// Without broadcasts.
 fn on_amd_alone<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
     let capabilities = amd::Capabilities { invlpgb: false, ..BROADCASTS };
-    amd::plan(gather, &capabilities, |step| checker.amd(&step));
+    amd::plan(gather, &capabilities, 0, |step| checker.amd(&step));
+}
+
+/// Without INVPCID either.
+fn on_amd_old<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = amd::Capabilities { invlpgb: false, invpcid: false, ..BROADCASTS };
+    amd::plan(gather, &capabilities, 0, |step| checker.amd(&step));
 }
 
 fn on_arm<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
@@ -167,6 +175,18 @@ fn controls() -> Controls {
 pub(crate) fn x86_four() -> Subject<Long> {
     let processor = Processor { physical_bits: 46, ..Processor::default() };
     linear_of(Long::four(controls(), processor), LinearOwner::Native, on_intel)
+}
+
+/// Of the host on AMD, whatever its PCID.
+pub(crate) fn x86_amd_host() -> Subject<Long> {
+    linear_of(Long::four(controls(), Processor::default()), LinearOwner::Native, on_amd_alone)
+}
+
+/// Of the host on AMD without PCIDs, page by page.
+pub(crate) fn x86_amd_host_by_page() -> Subject<Long> {
+    let format = Long::four(controls(), Processor::default());
+    let subject = linear_of(format, LinearOwner::Native, on_amd_old);
+    Subject { context: Context::Linear { owner: LinearOwner::Native, pcid: 0 }, ..subject }
 }
 
 /// Of a guest on Intel, in the upper half.

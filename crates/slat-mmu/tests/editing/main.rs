@@ -29,6 +29,8 @@ proptest! {
         clean(x86_four(), &ops);
         clean(x86_five(), &ops);
         clean(x86_by_pcid(), &ops);
+        clean(x86_amd_host(), &ops);
+        clean(x86_amd_host_by_page(), &ops);
         clean(x86_pae(), &ops);
         clean(x86_legacy(), &ops);
     }

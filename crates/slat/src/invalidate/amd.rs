@@ -1,7 +1,8 @@
-//! AMD: TLB_CONTROL, INVLPGA, INVLPGB and TLBSYNC (APM 2 15.16, APM 3).
+//! AMD: TLB_CONTROL, INVLPGA, INVLPG, INVPCID, INVLPGB and TLBSYNC (APM 2 5.5.3 and 15.16, APM 3).
 //!
 //! Nested translations cannot be invalidated by guest-physical address: a change of nested tables
-//! flushes the guest's ASID.
+//! flushes the guest's ASID. TLB_CONTROL acts when VMRUN enters a guest, and no guest has ASID 0 (APM 2
+//! 15.5.1): what the host itself translates goes by instructions that act at once.
 
 use super::{Context, LinearOwner, Pages};
 use crate::edit::Gather;
@@ -17,7 +18,11 @@ pub struct Capabilities {
     pub invlpgb_nested: bool,
     /// Most pages of one INVLPGB, less one (Fn8000_0008:EDX bits 15:0).
     pub invlpgb_most: u16,
-    /// More pages than this are flushed with their whole ASID.
+    /// INVPCID exists (CPUID Fn7_0:EBX bit 10).
+    pub invpcid: bool,
+    /// The host's leaves may be global, so that INVPCID of one context is not enough.
+    pub global_pages: bool,
+    /// More pages than this are flushed with their whole ASID or PCID.
     pub most_pages: u64,
 }
 
@@ -51,6 +56,20 @@ pub enum Instruction {
     },
     /// TLBSYNC: waits for the broadcasts of this CPU.
     Tlbsync,
+    /// INVLPG on this CPU: the page in the host's current PCID, global or not.
+    Invlpg {
+        /// Any linear address in the page.
+        address: u64,
+    },
+    /// INVPCID on this CPU, with the descriptor's low half first.
+    Invpcid {
+        /// 0 individual-address, 1 single-context, 2 all-context with global translations.
+        kind: u64,
+        /// PCID; linear address.
+        descriptor: [u64; 2],
+    },
+    /// MOV to CR3 and CR4.PGE toggled, on this CPU: all of the host's, on processors without INVPCID.
+    ReloadCr3,
 }
 
 const VA: u64 = 1 << 0;
@@ -60,8 +79,13 @@ const GLOBAL: u64 = 1 << 3;
 const FINAL_ONLY: u64 = 1 << 4;
 const NESTED: u64 = 1 << 5;
 
-/// Emits what completes `gather`.
-pub fn plan(gather: &Gather<'_>, capabilities: &Capabilities, mut emit: impl FnMut(Instruction)) {
+/// Emits what completes `gather`. `current_pcid` is the host's, which INVLPG acts on.
+pub fn plan(
+    gather: &Gather<'_>,
+    capabilities: &Capabilities,
+    current_pcid: u16,
+    mut emit: impl FnMut(Instruction),
+) {
     if gather.is_empty() {
         return;
     }
@@ -71,29 +95,68 @@ pub fn plan(gather: &Gather<'_>, capabilities: &Capabilities, mut emit: impl FnM
             emit(Instruction::Tlbsync);
         }
         Context::Npt { asid } => flush(capabilities, asid, emit),
-        Context::Linear { owner, pcid } => {
-            let (asid, guest) = match owner {
-                LinearOwner::Asid(asid) => (asid, true),
-                _ => (0, false),
-            };
-            if capabilities.invlpgb {
-                broadcast(gather, capabilities, asid, pcid, guest, &mut emit);
-                return;
-            }
-            // INVLPGA drops the page and upper-level entries cached for it; with changed tables
-            // other addresses may be cached through them as well.
-            let pages = Pages::few(gather, 12, 9, capabilities.most_pages);
-            match pages.filter(|_| !gather.tables_changed()) {
-                Some(pages) => {
-                    pages.for_each(|page| emit(Instruction::Invlpga { rax: page, ecx: asid }));
-                }
-                None => flush(capabilities, asid, emit),
-            }
+        Context::Linear { owner: LinearOwner::Asid(asid), pcid } if capabilities.invlpgb => {
+            broadcast(gather, capabilities, asid, pcid, true, &mut emit);
         }
-        _ => emit(Instruction::TlbControl { asid: None, value: 1 }),
+        Context::Linear { owner: LinearOwner::Asid(asid), .. } => match few(gather, capabilities) {
+            Some(pages) => {
+                pages.for_each(|page| emit(Instruction::Invlpga { rax: page, ecx: asid }));
+            }
+            None => flush(capabilities, asid, emit),
+        },
+        Context::Linear { owner: LinearOwner::Native, pcid } if capabilities.invlpgb => {
+            broadcast(gather, capabilities, 0, pcid, false, &mut emit);
+        }
+        Context::Linear { owner: LinearOwner::Native, pcid } => {
+            host(gather, capabilities, pcid, current_pcid, emit);
+        }
+        // Every context, or one that this processor knows no id of.
+        _ => {
+            emit(Instruction::TlbControl { asid: None, value: 1 });
+            emit(whole_host(capabilities));
+        }
     }
 }
 
+/// The pages of a gather, where they are all that it takes: INVLPG and INVLPGA may drop no more than
+/// the page and the upper-level entries that lead to it (with EFER.TCE set, APM 2 3.1.7), and through a
+/// changed table other addresses may be cached as well.
+fn few<'a>(gather: &'a Gather<'_>, capabilities: &Capabilities) -> Option<Pages<'a>> {
+    Pages::few(gather, 12, 9, capabilities.most_pages).filter(|_| !gather.tables_changed())
+}
+
+/// The host's own linear mappings, without broadcasts.
+fn host(
+    gather: &Gather<'_>,
+    capabilities: &Capabilities,
+    pcid: u16,
+    current_pcid: u16,
+    mut emit: impl FnMut(Instruction),
+) {
+    let id = u64::from(pcid & 0xfff);
+    let single = capabilities.invpcid && !capabilities.global_pages;
+    match few(gather, capabilities) {
+        Some(pages) if pcid == current_pcid => {
+            pages.for_each(|page| emit(Instruction::Invlpg { address: page }));
+        }
+        Some(pages) if single => {
+            pages.for_each(|page| emit(Instruction::Invpcid { kind: 0, descriptor: [id, page] }));
+        }
+        _ if single => emit(Instruction::Invpcid { kind: 1, descriptor: [id, 0] }),
+        _ => emit(whole_host(capabilities)),
+    }
+}
+
+/// Everything of the host's.
+fn whole_host(capabilities: &Capabilities) -> Instruction {
+    if capabilities.invpcid {
+        Instruction::Invpcid { kind: 2, descriptor: [0, 0] }
+    } else {
+        Instruction::ReloadCr3
+    }
+}
+
+/// A guest's ASID, when it is next entered.
 fn flush(capabilities: &Capabilities, asid: u32, mut emit: impl FnMut(Instruction)) {
     emit(if capabilities.flush_by_asid {
         Instruction::TlbControl { asid: Some(asid), value: 3 }

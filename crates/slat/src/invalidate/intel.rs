@@ -103,7 +103,10 @@ pub fn plan(
                 None => emit(Instruction::Invvpid { kind: 2, descriptor: [0, 0] }),
             }
         }
-        Context::Linear { pcid, .. } => linear(gather, capabilities, pcid, current_pcid, emit),
+        Context::Linear { owner: LinearOwner::Native, pcid } => {
+            linear(gather, capabilities, pcid, current_pcid, emit);
+        }
+        // Every context, or one that this processor knows no id of.
         _ => {
             emit(Instruction::Invept { kind: 2, descriptor: [0, 0] });
             emit(Instruction::Invvpid { kind: 2, descriptor: [0, 0] });
