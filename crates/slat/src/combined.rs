@@ -50,7 +50,7 @@ mod formats;
 mod install;
 mod reverse;
 
-use compose::Seen;
+use compose::{Composed, Seen};
 use reverse::{Key, Noted, Reverse, What};
 
 pub use changes::Pass;
@@ -305,17 +305,28 @@ impl<'r, F: Combine> Combined<'r, F> {
         S: FrameSource,
         X: Mode,
     {
-        let needed = |this: &Self| {
-            let unknown = seen.entries().filter(|&(level, entry)| {
-                let (page, start) = this.page_of(level, entry, address);
-                !this.reverse.knows(Key { address: page, what: What::Table(level) }, start)
-            });
-            1 + unknown.count()
-        };
+        let needed = |this: &Self| 1 + this.unknown_tables(address, seen);
         if self.reverse.len() > 0 && self.reverse.free() < needed(self) {
             self.sweep(cursor, track);
         }
         self.reverse.len() == 0 || self.reverse.free() >= needed(self)
+    }
+
+    /// How many pages by which the guest hypervisor's stage was walked are not noted for `address`.
+    fn unknown_tables(&self, address: u64, seen: &Seen) -> usize {
+        let unknown = |&(level, entry): &(u8, u64)| {
+            let (page, start) = self.page_of(level, entry, address);
+            !self.reverse.knows(Key { address: page, what: What::Table(level) }, start)
+        };
+        seen.entries().filter(unknown).count()
+    }
+
+    /// Whether everything that a leaf follows from is noted (or nothing ever is).
+    fn is_noted(&self, composed: &Composed, seen: &Seen) -> bool {
+        let Composed { start, between, level, .. } = *composed;
+        self.reverse.len() == 0
+            || self.reverse.knows(Key { address: between, what: What::Leaf(level) }, start)
+                && self.unknown_tables(start, seen) == 0
     }
 
     /// The last guest-physical address that a record depends on.

@@ -171,6 +171,62 @@ fn a_table_is_read_again_once_it_is_tracked() {
     });
 }
 
+/// Two guest-physical pages are one frame's. The guest hypervisor goes from one to the other and the
+/// combined leaf says the same as before: what the host does to the other page concerns it all the same.
+#[test]
+fn a_leaf_that_stays_and_follows_from_another_page() {
+    mapped(256, |world| {
+        let leaves = Leaves::new(&world.subject.lower, &(world.subject.attributes)(ALL)).unwrap();
+        let other = 600;
+        world.host_edits(other, 1, |cursor, at, bytes| {
+            cursor.map(at, Spa::new(OUTPUT + 3 * PAGE), bytes, &leaves)
+        });
+        // Its accessed bit is set: nothing tells the two pages apart.
+        guest_maps(world, 100, other, 1);
+        world.l2(100, &read());
+        world.l2(3, &read());
+        world.sync = Sync::Invalidations;
+        let at = L2Gpa::new(BASE + 3 * PAGE);
+        world.set_upper_entry(at, 0, |entry| entry + (other - 3) * PAGE);
+        world.synchronize();
+        world.judge();
+        world.l2(3, &read());
+        world.host_edits(other, 1, |cursor, at, bytes| {
+            cursor.remap(at, Spa::new(OUTPUT + 9 * PAGE), bytes, ())
+        });
+        world.judge();
+        assert_eq!(world.l2(3, &read()), Outcome::At(Spa::new(OUTPUT + 9 * PAGE + 0x18)));
+    });
+}
+
+/// The guest hypervisor copies a table and links the copy: every leaf stays as it was, and what it
+/// writes into the copy concerns them.
+#[test]
+fn leaves_that_stay_and_follow_from_another_table() {
+    mapped(256, |world| {
+        let at = L2Gpa::new(BASE + 3 * PAGE);
+        world.l2(3, &read());
+        let (first, _) = world.upper_entry(at, 0);
+        let from = first & !(PAGE - 1);
+        let to = slat::edit::FrameSource::take(world.logged, PAGE).unwrap().address();
+        let cells = |table| world.logged.table(table, 512).unwrap();
+        for (from, to) in cells(from).iter().zip(cells(to)) {
+            use std::sync::atomic::Ordering::SeqCst;
+            to.store(from.load(SeqCst), SeqCst);
+        }
+        world.sync = Sync::Invalidations;
+        world.set_upper_entry(at, 1, |entry| entry - from + to);
+        world.synchronize();
+        world.l2(3, &read());
+        // From now on its writes are reported, where they are known to matter.
+        world.sync = Sync::Tracked;
+        world.set_upper_entry(at, 0, |entry| entry + 6 * PAGE);
+        world.synchronize();
+        world.judge();
+        assert_eq!(world.l2(3, &read()), Outcome::At(Spa::new(OUTPUT + 9 * PAGE + 0x18)));
+    });
+}
+
 /// XSA-438: short of frames, the shadows of a guest were torn down, and with them the root that a
 /// processor ran on.
 #[test]

@@ -161,7 +161,7 @@ pub(crate) enum Sync {
 pub(crate) struct World<'a, F: Combine> {
     pub(crate) subject: &'a Subject<F>,
     pub(crate) upper: Tables<F, L2Gpa, Gpa, &'a Logged<'a>>,
-    logged: &'a Logged<'a>,
+    pub(crate) logged: &'a Logged<'a>,
     pub(crate) lower: Tables<F, Gpa, Spa, Memory64<'a>>,
     host: Memory64<'a>,
     pub(crate) tables: Tables<F, L2Gpa, Spa, Memory64<'a>>,

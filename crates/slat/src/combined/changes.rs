@@ -2,7 +2,7 @@
 
 use core::ops::RangeInclusive;
 
-use super::compose::{Combine, Seen};
+use super::compose::{Combine, Composed, Seen};
 use super::install::Zapped;
 use super::reverse::{Key, What};
 use super::{Backed, Combined, Track};
@@ -43,7 +43,8 @@ enum Fate<'g> {
 impl<F: Combine> Combined<'_, F> {
     /// The guest hypervisor invalidated (INVEPT, TLBI, HFENCE.GVMA, a flush of its guest's ASID):
     /// compares each combined leaf of the pass with what the tables say now, and removes those that
-    /// say something else. At most `budget` leaves are looked at, then it yields.
+    /// say something else, or the same by way of other pages. At most `budget` leaves are looked at, then
+    /// it yields.
     ///
     /// # Errors
     /// Of the editor; nothing at or after the pass's place has been looked at.
@@ -72,9 +73,11 @@ impl<F: Combine> Combined<'_, F> {
                 return Ok(Step::Done);
             };
             let (start, end) = (leaf.start.raw(), leaf.start.raw() + leaf.bytes);
-            if !self.agrees(format, backed, &leaf)?
-                && let Zapped::Invalidate(step) = self.zap(cursor, start, end - 1)?
-            {
+            let seen = Seen::default();
+            let composed = self.agreeing(format, backed, &leaf, &seen)?;
+            // The same leaf may follow from other pages now, whose changes would not be traced to it.
+            let stays = composed.is_some_and(|composed| self.is_noted(&composed, &seen));
+            if !stays && let Zapped::Invalidate(step) = self.zap(cursor, start, end - 1)? {
                 return Ok(step);
             }
             pass.at = end;
@@ -102,22 +105,22 @@ impl<F: Combine> Combined<'_, F> {
         let mut leaves = 0;
         for leaf in tables.mappings(L2Gpa::new(0), whole)? {
             leaves += 1;
-            if !self.agrees(tables.format(), backed, &leaf)? {
+            if self.agreeing(tables.format(), backed, &leaf, &Seen::default())?.is_none() {
                 report(&leaf);
             }
         }
         Ok(leaves)
     }
 
-    /// Whether a combined leaf says what the two stages say.
-    fn agrees<B: Backed>(
+    /// What the two stages say of a combined leaf's addresses, where the leaf says the same.
+    fn agreeing<B: Backed>(
         &self,
         format: &F,
         backed: &mut B,
         leaf: &Mapping<L2Gpa, Spa>,
-    ) -> Result<bool, Error> {
-        let seen = Seen::default();
-        Ok(self.probe(format, backed, leaf.start, &seen)?.0.is_some_and(|composed| {
+        seen: &Seen,
+    ) -> Result<Option<Composed>, Error> {
+        Ok(self.probe(format, backed, leaf.start, seen)?.0.filter(|composed| {
             let differing = (composed.entry ^ leaf.entry) & !format.history(leaf.entry);
             composed.level == leaf.level && differing == 0
         }))
