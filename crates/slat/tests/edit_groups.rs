@@ -276,6 +276,39 @@ fn sizes_change_live_at_bbm_level_two() {
     assert!(format.breaks(leaf, format.table(0x1000, 1), 1), "level 1 breaks");
 }
 
+/// Groups of blocks are unfolded by whatever part of them a range touches, be it one page.
+#[test]
+fn a_split_reaches_groups_of_blocks_that_it_begins_or_ends_in() {
+    for bbm_level in [0, 2] {
+        let (format, attributes) = arm(Granule::Four, bbm_level);
+        let block = 1u64 << format.shift(1);
+        let group = 1u64 << format.group_shift(1).unwrap();
+        let leaves = Leaves::new(&format, &attributes).unwrap().up_to(1).grouped();
+        for (start, bytes, first, last) in [
+            (0x1000, 0x1000, 0, 0),
+            (group - block + 0x1000, block, 0, 1),
+            (group + 0x1000, 2 * group, 1, 3),
+            (2 * group - 0x1000, 0x2000, 1, 2),
+            (group, group, 1, 1),
+        ] {
+            let source = arena(16);
+            let mut tables = Tables::<_, Gpa, Spa, _>::create(format, source, &source).unwrap();
+            let all = 4 * group;
+            run(&mut tables, &source, |c| c.map(Gpa::new(0), Spa::new(0), all, &leaves).unwrap())
+                .unwrap();
+            let split = run(&mut tables, &source, |c| c.split(Gpa::new(start), bytes, 1).unwrap());
+            let breaks = if bbm_level == 0 { last - first + 1 } else { 0 };
+            assert_eq!(split, Ok(breaks as usize), "{start:#x}");
+            for mapping in tables.mappings(Gpa::new(0), all).unwrap() {
+                let within = (first..=last).contains(&(mapping.start.raw() / group));
+                let expected = if within { block } else { group };
+                assert_eq!(mapping.bytes, expected, "{start:#x}: at {:?}", mapping.start);
+                assert_eq!(mapping.output.raw(), mapping.start.raw());
+            }
+        }
+    }
+}
+
 /// The memory type of a whole group changes by one break of all its entries, and it is a group again.
 #[test]
 fn a_group_is_broken_and_made_as_one() {

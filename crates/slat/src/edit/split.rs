@@ -199,9 +199,11 @@ where
 {
     let format = &cursor.tables.format;
     let page = 1u64 << format.shift(level);
-    let cells = cursor.run(at, cursor.entry_end(end - 1, level), level);
+    // The range may begin and end amid pages of this level.
+    let first = at & !(page - 1);
+    let cells = cursor.run(first, cursor.entry_end(end - 1, level), level);
     let entries = cells.iter().map(|cell| F::Word::load(cell, Ordering::Acquire));
-    let mut places = entries.zip((at & !(page - 1)..).step_by(page as usize));
+    let mut places = entries.zip((first..).step_by(page as usize));
     let found = places.find(|(entry, _)| {
         format.group(*entry, level).is_some()
             && matches!(format.decode(*entry, level), Decoded::Leaf { .. })
