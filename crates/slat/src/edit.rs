@@ -79,11 +79,13 @@ mod mappings;
 mod memory;
 mod page;
 mod pending;
+mod reach;
 mod remake;
 mod remap;
 mod rewrite;
 mod split;
 pub(crate) mod sync;
+mod translate;
 mod unmap;
 mod views;
 mod walkers;
@@ -100,7 +102,6 @@ pub use frames::{Arena, Donated, Frame, FrameSource};
 pub use gather::{Completed, Detached, Gather, Leak, Ready, Reclaim, Slots, Stale};
 pub use logging::DirtyLog;
 pub use map::Map;
-use mappings::Leaf;
 pub use mappings::{Mapping, Mappings};
 pub use memory::{Cells, TableMemory};
 pub use page::{Removed, Served};
@@ -228,103 +229,10 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         Cursor::new(self, source, context, slots, None, start.raw(), bytes)
     }
 
-    /// What `address` is mapped to, whatever the access; `None` where it is not, or its entry is
-    /// reserved.
-    #[inline(always)]
-    pub fn translate(&self, address: I) -> Option<Mapping<I, O>> {
-        // By entries that are told at a glance, with the level known to the compiler.
-        if address.raw() < self.quick
-            && let Some(found) = self.glance(address.raw())
-        {
-            return Some(found);
-        }
-        // Field by field, so that what was found at a glance stays in registers.
-        let Mapping { start, bytes, output, level, entry } = self.look(address)?;
-        Some(Mapping { start, bytes, output, level, entry })
-    }
-
     /// Whether the address is the tables' input as it stands.
     #[inline(always)]
     pub(crate) fn is_input(&self, address: u64) -> bool {
         address < self.inputs
-    }
-
-    /// What the tables say, where nothing but plain entries of four levels lead there.
-    #[inline(always)]
-    fn glance(&self, input: u64) -> Option<Mapping<I, O>> {
-        let entry = F::Word::load(self.root_cell::<3>(input)?, Ordering::Acquire);
-        // Level by level, each with its own constants.
-        let Some(next) = self.format.points_at(entry, 3) else {
-            return self.plain(input, entry, 3);
-        };
-        let entry = F::Word::load(self.below(next, input, 2)?, Ordering::Acquire);
-        let Some(next) = self.format.points_at(entry, 2) else {
-            return self.plain(input, entry, 2);
-        };
-        let entry = F::Word::load(self.below(next, input, 1)?, Ordering::Acquire);
-        let Some(next) = self.format.points_at(entry, 1) else {
-            return self.plain(input, entry, 1);
-        };
-        let entry = F::Word::load(self.below(next, input, 0)?, Ordering::Acquire);
-        self.plain(input, entry, 0)
-    }
-
-    /// What a plain leaf maps `input` to.
-    #[inline(always)]
-    fn plain(&self, input: u64, entry: u64, level: u8) -> Option<Mapping<I, O>> {
-        let base = self.format.maps_to(entry, level)?;
-        if self.format.group(entry, level).is_some() {
-            return None;
-        }
-        let within = (1u64 << self.format.shift(level)) - 1;
-        let (start, output) = (I::new(input & !within), O::new(base | input & within));
-        Some(Mapping { start, bytes: within + 1, output, level, entry })
-    }
-
-    /// The root's entry for `input`; `TOP` is the root's level.
-    #[inline(always)]
-    fn root_cell<const TOP: u8>(&self, input: u64) -> Option<&<F::Word as Word>::Atomic> {
-        let index = (input >> self.format.shift(TOP)) as usize & self.root_mask as usize;
-        self.memory.table(self.root, self.root_mask as usize + 1)?.get(index)
-    }
-
-    /// The entry for `input` in the table of `level` at `table`, which is not the root.
-    #[inline(always)]
-    fn below(&self, table: u64, input: u64, level: u8) -> Option<&<F::Word as Word>::Atomic> {
-        let count = 1 << self.format.index_bits(level);
-        let index = (input >> self.format.shift(level)) as usize & (count - 1);
-        self.memory.table(table, count)?.get(index)
-    }
-
-    /// What the tables say.
-    #[inline(never)]
-    fn look(&self, address: I) -> Option<Mapping<I, O>> {
-        let input = self.strip(address.raw())?;
-        let format = &self.format;
-        let mut level = self.top;
-        let mut cells = self.cells(self.root, level).ok()?;
-        loop {
-            let index = (input >> format.shift(level)) as usize & (cells.len() - 1);
-            let entry = F::Word::load(cells.get(index)?, Ordering::Acquire);
-            match format.decode(entry, level) {
-                Decoded::Table { next } if level > 0 => {
-                    level -= 1;
-                    cells = self.cells(next, level).ok()?;
-                }
-                Decoded::Leaf { base, shift } => {
-                    let leaf = Leaf::whole(format, cells, index, entry, level, base, shift);
-                    let within = leaf.bytes - 1;
-                    return Some(Mapping {
-                        start: I::new(address.raw() & !within),
-                        bytes: leaf.bytes,
-                        output: O::new(leaf.base | input & within),
-                        level,
-                        entry: leaf.entry,
-                    });
-                }
-                _ => return None,
-            }
-        }
     }
 
     /// The input of these tables that `address` is, without tags and sign extension.
@@ -346,79 +254,6 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Tables<F, I, O, M> {
             .into_iter()
             .find(|&address| self.format.input(self.root, address) == Some(input))
             .unwrap_or(input)
-    }
-
-    /// A frame for a table of this level, which is for address `at` of the caller. What an entry, or
-    /// the root register, cannot point at goes back: written into it, it would name another frame.
-    #[inline]
-    pub(crate) fn take<S: FrameSource>(
-        &self,
-        source: &S,
-        at: u64,
-        level: u8,
-    ) -> Result<Frame, Error> {
-        let bytes = self.table_bytes(level);
-        let Some(frame) = source.take(bytes) else { return Err(Error::NoFrame { at, bytes }) };
-        if self.reaches(&frame, level) {
-            return Ok(frame);
-        }
-        self.take_other(source, frame, level)
-    }
-
-    /// Whether an entry above `level`, or the root register, can point at the frame.
-    #[inline]
-    fn reaches(&self, frame: &Frame, level: u8) -> bool {
-        let (next, above) = (frame.address(), level + 1);
-        if level == self.top {
-            self.roots_at(next)
-        } else {
-            self.format.decode(self.format.table(next, above), above) == Decoded::Table { next }
-        }
-    }
-
-    /// Another frame than `refused`, which goes back only when others have been asked for: a source may
-    /// give first what came back last.
-    #[cold]
-    fn take_other<S: FrameSource>(
-        &self,
-        source: &S,
-        refused: Frame,
-        level: u8,
-    ) -> Result<Frame, Error> {
-        const OTHERS: usize = 3;
-        let bytes = self.table_bytes(level);
-        let first = refused.address();
-        let mut held = [const { None }; OTHERS];
-        let mut found = None;
-        for slot in &mut held {
-            match source.take(bytes) {
-                Some(frame) if self.reaches(&frame, level) => {
-                    found = Some(frame);
-                    break;
-                }
-                Some(frame) => *slot = Some(frame),
-                None => break,
-            }
-        }
-        held.into_iter().flatten().for_each(|frame| source.put(frame));
-        source.put(refused);
-        found.ok_or(Error::OutOfReach { frame: first })
-    }
-
-    /// Whether the root register can hold the table at `root`: walks begin there, if this stage has
-    /// any, and its page is one that an entry can point at, as wide as the
-    /// register.
-    #[cold]
-    fn roots_at(&self, root: u64) -> bool {
-        let (format, top) = (&self.format, self.top);
-        let wide = top == 0
-            || matches!(format.decode(format.table(root, top), top),
-                Decoded::Table { next } if (next ^ root) >> format.shift(0) == 0);
-        // One of these is in whichever half the format translates: lower, upper, or upper of 32 bits.
-        let begins = |root: u64| {
-            [0, u64::MAX, 0xffff_ffff].into_iter().any(|at| format.input(root, at).is_some())
-        };
-        wide && (begins(root) || !begins(0))
     }
 
     /// The table of `level` that translates `input`, if there is one.
