@@ -5,8 +5,8 @@
 //! and from every table entry it still holds, and keeps each translation, each table entry and
 //! (where the architecture caches them) each invalid entry, under the id that it ran with. The code's
 //! invalidations drop exactly what the architecture says they must and no more
-//! ([`Checker::intel`], [`Checker::amd`], [`Checker::arm64`], [`Checker::riscv`], or
-//! [`Checker::invalidate`] for a machine of one's own). When the code declares an invalidation
+//! ([`Checker::intel`], [`Checker::amd`], [`Checker::arm64`], [`Checker::arm32`], [`Checker::riscv`],
+//! or [`Checker::invalidate`] for a machine of one's own). When the code declares an invalidation
 //! [complete](Checker::complete), every surviving copy that the tables no longer justify is a
 //! [`Finding`], and so is each [use](Checker::access) of one afterwards. Before a frame is used again,
 //! [`Checker::freed`] tells whether anything can still reach it.
@@ -61,6 +61,7 @@ use slat::invalidate::Context;
 use slat::{Access, Address, Kind, Memory, Privilege, Purpose, Regime, Stage1Page};
 
 mod amd;
+mod arm32;
 mod arm64;
 mod finding;
 mod intel;
@@ -91,6 +92,8 @@ pub struct Checker<F> {
     format: F,
     regime: Regime,
     caches_invalid: bool,
+    /// The guests' stage 1 is off: combined translations have the addresses that stage 2 translates.
+    flat_stage1: bool,
     /// Each id, and the root table that a processor runs on with it.
     spaces: Vec<(Context, Option<u64>)>,
     kept: BTreeSet<Key>,
@@ -99,6 +102,7 @@ pub struct Checker<F> {
     /// Invalidations that are not complete yet.
     amd: Vec<slat::invalidate::amd::Instruction>,
     arm64: Vec<(slat::invalidate::arm64::Operation, u64, u16)>,
+    arm32: Vec<(slat::invalidate::arm32::Operation, u32, u16)>,
     riscv: Vec<slat::invalidate::riscv::Instruction>,
     /// RISC-V: stores were ordered before the invalidations that follow.
     stores_ordered: bool,
@@ -112,14 +116,22 @@ impl<F: Encode> Checker<F> {
             format,
             regime: Regime::default(),
             caches_invalid: format.caches_invalid(),
+            flat_stage1: false,
             spaces: Vec::new(),
             kept: BTreeSet::new(),
             stale: BTreeMap::new(),
             amd: Vec::new(),
             arm64: Vec::new(),
+            arm32: Vec::new(),
             riscv: Vec::new(),
             stores_ordered: false,
         }
+    }
+
+    /// Tables of a second stage, of AArch32 guests whose stage 1 is off: a combined translation then has
+    /// one virtual address, that of its IPA, and none above 4 GiB.
+    pub fn with_flat_stage1(self) -> Self {
+        Checker { flat_stage1: true, ..self }
     }
 
     /// The processor may run with this id and root table from now on; an id that was there before
@@ -224,7 +236,7 @@ impl<F: Encode> Checker<F> {
                         let shift = shift as u8;
                         let key = Key { start, shift, what: What::Translation, ..key };
                         self.kept.insert(key);
-                        if self.format.stage() == 2 {
+                        if self.is_combined(&key) {
                             self.kept.insert(Key { what: What::Combined, ..key });
                         }
                     }
@@ -237,13 +249,18 @@ impl<F: Encode> Checker<F> {
         }
     }
 
+    /// Whether a processor makes combined translations of this one.
+    fn is_combined(&self, key: &Key) -> bool {
+        self.format.stage() == 2 && !(self.flat_stage1 && key.start >> 32 != 0)
+    }
+
     /// Makes combined translations from every translation that is held, as a processor that walks
     /// stage 1 through them does.
     fn combine(&mut self) {
         let made: Vec<Key> = self
             .kept
             .iter()
-            .filter(|key| key.what == What::Translation && self.format.stage() == 2)
+            .filter(|key| key.what == What::Translation && self.is_combined(key))
             .map(|key| Key { what: What::Combined, ..*key })
             .collect();
         self.kept.extend(made);

@@ -35,6 +35,7 @@ use crate::edit::Gather;
 use pages::Pages;
 
 pub mod amd;
+pub mod arm32;
 pub mod arm64;
 pub mod ids;
 pub mod intel;
@@ -80,6 +81,8 @@ pub enum Context {
         /// The guest, `None` for the host itself.
         vmid: Option<u16>,
     },
+    /// Arm: the one stage of EL2 (without `HCR_EL2.E2H`) or of Hyp mode, whose translations have no id.
+    El2,
     /// RISC-V first stage: S, or VS under a VMID.
     SStage {
         /// Address-space id.
@@ -119,6 +122,7 @@ impl fmt::Display for Context {
                 write!(f, "ASID {asid}")?;
                 vmid.map_or(Ok(()), |vmid| write!(f, " of VMID {vmid}"))
             }
+            Context::El2 => f.write_str("EL2"),
             Context::All => f.write_str("every context"),
         }
     }

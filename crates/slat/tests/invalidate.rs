@@ -3,9 +3,10 @@
 use core::sync::atomic::AtomicU64;
 
 use slat::edit::{Arena, Gather, Leaves, Live, Slots, Stale, Step, Tables, ept};
+use slat::format::arm32::Version;
 use slat::format::arm64::Granule;
 use slat::format::ept::{Ept, Features};
-use slat::invalidate::{By, Context, LinearOwner, amd, arm64, ids, intel, riscv};
+use slat::invalidate::{By, Context, LinearOwner, amd, arm32, arm64, ids, intel, riscv};
 use slat::memory_type::x86::Type;
 use slat::{Gpa, Permissions, Spa};
 
@@ -268,6 +269,211 @@ fn arm_operands_and_barriers() {
         let one = tlbi(Operation::Vale1, 0x12 << 48 | 0x44);
         assert_eq!(on_arm(gather, sixteen), [DsbStores, one, Dsb, Isb]);
     });
+}
+
+/// What is above the last level is held under the ASID of whoever walked there, global leaf or not
+/// (Arm ARM D8.16.1): a table that goes is named for every ASID.
+#[test]
+fn arm_tables_of_global_pages_go_for_every_asid() {
+    use arm64::Instruction::{Dsb, DsbStores, Isb, Tlbi};
+    use arm64::Operation;
+    let plain = arm64::Capabilities {
+        granule: Granule::Four,
+        lpa2: false,
+        ranges: false,
+        level_hints: false,
+        broadcast: true,
+        global_pages: false,
+        most_operations: 512,
+    };
+    let global = arm64::Capabilities { global_pages: true, ..plain };
+    let stage1 = Context::Stage1 { asid: 5, vmid: None };
+    gathered(stage1, &[(TWO_MIB, PAGE), (TWO_MIB, TWO_MIB)], |gather| {
+        assert!(gather.tables_changed());
+        let named = |capabilities| match on_arm(gather, capabilities)[1] {
+            Tlbi { operation, operand } => (operation, operand),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(named(plain), (Operation::Vae1, 5 << 48 | 0x200));
+        assert_eq!(named(global), (Operation::Vaae1, 0x200));
+        let ranges = arm64::Capabilities { ranges: true, ..global };
+        let range = 1 << 46 | 1 << 44 | 7 << 39 | 0x200;
+        assert_eq!(named(ranges), (Operation::Rvaae1, range));
+    });
+    // A leaf goes by any ASID where it is global.
+    pages(stage1, 0x4000, 1, |gather| {
+        let one = Tlbi { operation: Operation::Vale1, operand: 5 << 48 | 4 };
+        assert_eq!(on_arm(gather, global), [DsbStores, one, Dsb, Isb]);
+    });
+}
+
+/// EL2's own translations have operations of their own, without an ASID.
+#[test]
+fn arm_operands_of_el2() {
+    use arm64::Instruction::{Dsb, DsbStores, Isb, Tlbi};
+    use arm64::Operation;
+    let capabilities = arm64::Capabilities {
+        granule: Granule::Four,
+        lpa2: false,
+        ranges: false,
+        level_hints: true,
+        broadcast: true,
+        global_pages: true,
+        most_operations: 2,
+    };
+    let tlbi = |operation, operand| Tlbi { operation, operand };
+    pages(Context::El2, 0x4000_3000, 1, |gather| {
+        let one = tlbi(Operation::Vale2, 0b0111 << 44 | 0x4_0003);
+        assert_eq!(on_arm(gather, capabilities), [DsbStores, one, Dsb, Isb]);
+    });
+    pages(Context::El2, 0x4000_3000, 3, |gather| {
+        let all = tlbi(Operation::Alle2, 0);
+        assert_eq!(on_arm(gather, capabilities), [DsbStores, all, Dsb, Isb]);
+        let ranges = arm64::Capabilities { ranges: true, ..capabilities };
+        let two = tlbi(Operation::Rvale2, 1 << 46 | 3 << 37 | 0x4_0003);
+        let odd = tlbi(Operation::Vale2, 0b0111 << 44 | 0x4_0005);
+        assert_eq!(on_arm(gather, ranges), [DsbStores, two, odd, Dsb, Isb]);
+    });
+    gathered(Context::El2, &[(TWO_MIB, PAGE), (TWO_MIB, TWO_MIB)], |gather| {
+        let many = arm64::Capabilities { most_operations: 512, ..capabilities };
+        assert_eq!(on_arm(gather, many)[1], tlbi(Operation::Vae2, 0x200));
+    });
+    pages(Context::All, 0x3000, 1, |gather| {
+        let (guests, own) = (tlbi(Operation::Alle1, 0), tlbi(Operation::Alle2, 0));
+        assert_eq!(on_arm(gather, capabilities), [DsbStores, guests, own, Dsb, Isb]);
+    });
+}
+
+fn on_arm32(gather: &Gather<'_>, capabilities: arm32::Capabilities) -> Vec<arm32::Instruction> {
+    let mut seen = vec![];
+    arm32::plan(gather, &capabilities, |instruction| seen.push(instruction));
+    seen
+}
+
+const AARCH32: arm32::Capabilities = arm32::Capabilities {
+    version: Version::V8,
+    short_descriptors: false,
+    broadcast: true,
+    global_pages: false,
+    flat_stage1: false,
+    branch_predictor: false,
+    most_operations: 16,
+};
+const ARMV7: arm32::Capabilities =
+    arm32::Capabilities { version: Version::V7, branch_predictor: true, ..AARCH32 };
+
+#[test]
+fn arm32_operands_and_barriers() {
+    use arm32::Instruction::{Dsb, DsbStores, Isb, Mcr};
+    use arm32::Operation::{
+        Bpiall, TlbiAll, TlbiAllh, TlbiAllnsnh, TlbiAsid, TlbiIpas2, TlbiIpas2l, TlbiMva, TlbiMvaa,
+        TlbiMvah, TlbiMval, TlbiMvalh,
+    };
+    let mcr = |operation, operand| Mcr { operation, operand };
+    let predictors = mcr(Bpiall, 0);
+    let stage2 = Context::Stage2 { vmid: 9 };
+    let whole = mcr(TlbiAll, 0);
+    // By the VMID in VTTBR: from Hyp mode both stages go, and the combined with them.
+    pages(stage2, 0x12_4000_3000, 2, |gather| {
+        assert_eq!(on_arm32(gather, AARCH32), [DsbStores, whole, Dsb, Isb]);
+        assert_eq!(on_arm32(gather, ARMV7), [DsbStores, whole, predictors, Dsb, Isb]);
+    });
+    // IPA[39:12] in bits 27:0; where the guest has no stage 1, the virtual address is the IPA, of
+    // which it reaches 32 bits.
+    let flat = arm32::Capabilities { flat_stage1: true, ..AARCH32 };
+    pages(stage2, 0xffff_f000, 2, |gather| {
+        let by_ipa = [mcr(TlbiIpas2l, 0xf_ffff), mcr(TlbiIpas2l, 0x10_0000)];
+        let by_va = mcr(TlbiMvaa, 0xffff_f000);
+        let [first, second] = by_ipa;
+        assert_eq!(on_arm32(gather, flat), [DsbStores, first, second, Dsb, by_va, Dsb, Isb]);
+        // ARMv7 has no such operation.
+        let old = arm32::Capabilities { flat_stage1: true, ..ARMV7 };
+        assert_eq!(on_arm32(gather, old), [DsbStores, whole, predictors, Dsb, Isb]);
+        let few = arm32::Capabilities { most_operations: 3, ..flat };
+        assert_eq!(on_arm32(gather, few), [DsbStores, whole, Dsb, Isb]);
+    });
+    pages(stage2, 0x12_4000_3000, 1, |gather| {
+        let by_ipa = mcr(TlbiIpas2l, 0x124_0003);
+        assert_eq!(on_arm32(gather, flat), [DsbStores, by_ipa, Dsb, Isb]);
+    });
+    gathered(stage2, &[(TWO_MIB, PAGE), (TWO_MIB, TWO_MIB)], |gather| {
+        let many = arm32::Capabilities { most_operations: 1024, ..flat };
+        let plan = on_arm32(gather, many);
+        assert_eq!((plan[1], plan[512]), (mcr(TlbiIpas2, 0x200), mcr(TlbiIpas2, 0x3ff)));
+        assert_eq!(plan[513..515], [Dsb, mcr(TlbiMvaa, 0x20_0000)]);
+        assert_eq!(plan.len(), 1 + 512 + 1 + 512 + 2);
+    });
+
+    // VA[31:12] in bits 31:12, the ASID in bits 7:0; the last level has a form of its own in Armv8.
+    let stage1 = Context::Stage1 { asid: 0x1a5, vmid: Some(9) };
+    pages(stage1, 0xc000_3000, 2, |gather| {
+        let one = |operation| [mcr(operation, 0xc000_30a5), mcr(operation, 0xc000_40a5)];
+        let [first, second] = one(TlbiMval);
+        assert_eq!(on_arm32(gather, AARCH32), [DsbStores, first, second, Dsb, Isb]);
+        let [first, second] = one(TlbiMva);
+        assert_eq!(on_arm32(gather, ARMV7), [DsbStores, first, second, predictors, Dsb, Isb]);
+        let few = arm32::Capabilities { most_operations: 1, ..AARCH32 };
+        assert_eq!(on_arm32(gather, few), [DsbStores, mcr(TlbiAsid, 0xa5), Dsb, Isb]);
+        let global = arm32::Capabilities { global_pages: true, ..few };
+        assert_eq!(on_arm32(gather, global), [DsbStores, whole, Dsb, Isb]);
+    });
+    gathered(stage1, &[(TWO_MIB, PAGE), (TWO_MIB, TWO_MIB)], |gather| {
+        let many = arm32::Capabilities { most_operations: 512, ..AARCH32 };
+        assert_eq!(on_arm32(gather, many)[1], mcr(TlbiMva, 0x20_00a5));
+        // What is above the last level is held under any ASID.
+        let global = arm32::Capabilities { global_pages: true, ..many };
+        assert_eq!(on_arm32(gather, global)[1], mcr(TlbiMvaa, 0x20_0000));
+    });
+    // A section of short descriptors is 1 MiB, a block of long ones 2 MiB.
+    gathered(stage1, &[(2 * TWO_MIB, TWO_MIB)], |gather| {
+        let block = mcr(TlbiMval, 0x40_00a5);
+        assert_eq!(on_arm32(gather, AARCH32), [DsbStores, block, Dsb, Isb]);
+        let short = arm32::Capabilities { short_descriptors: true, ..AARCH32 };
+        let next = mcr(TlbiMval, 0x50_00a5);
+        assert_eq!(on_arm32(gather, short), [DsbStores, block, next, Dsb, Isb]);
+    });
+
+    // Hyp mode's own.
+    pages(Context::El2, 0xc000_3000, 1, |gather| {
+        let one = mcr(TlbiMvalh, 0xc000_3000);
+        assert_eq!(on_arm32(gather, AARCH32), [DsbStores, one, Dsb, Isb]);
+        let one = mcr(TlbiMvah, 0xc000_3000);
+        assert_eq!(on_arm32(gather, ARMV7), [DsbStores, one, predictors, Dsb, Isb]);
+        let none = arm32::Capabilities { most_operations: 0, ..AARCH32 };
+        assert_eq!(on_arm32(gather, none), [DsbStores, mcr(TlbiAllh, 0), Dsb, Isb]);
+    });
+    pages(Context::All, 0x3000, 1, |gather| {
+        let expected = [DsbStores, mcr(TlbiAllnsnh, 0), mcr(TlbiAllh, 0), Dsb, Isb];
+        assert_eq!(on_arm32(gather, AARCH32), expected);
+    });
+}
+
+/// DDI 0487 G8.2 and DDI 0406C B4.2, table by table: opc1, CRn, CRm (inner-shareable, local), opc2.
+#[test]
+fn arm32_encodings() {
+    use arm32::Operation::{
+        Bpiall, TlbiAll, TlbiAllh, TlbiAllnsnh, TlbiAsid, TlbiIpas2, TlbiIpas2l, TlbiMva, TlbiMvaa,
+        TlbiMvah, TlbiMval, TlbiMvalh,
+    };
+    for (operation, opc1, crn, inner, local, opc2) in [
+        (TlbiAll, 0, 8, 3, 7, 0),
+        (TlbiMva, 0, 8, 3, 7, 1),
+        (TlbiAsid, 0, 8, 3, 7, 2),
+        (TlbiMvaa, 0, 8, 3, 7, 3),
+        (TlbiMval, 0, 8, 3, 7, 5),
+        (TlbiIpas2, 4, 8, 0, 4, 1),
+        (TlbiIpas2l, 4, 8, 0, 4, 5),
+        (TlbiAllh, 4, 8, 3, 7, 0),
+        (TlbiMvah, 4, 8, 3, 7, 1),
+        (TlbiAllnsnh, 4, 8, 3, 7, 4),
+        (TlbiMvalh, 4, 8, 3, 7, 5),
+        (Bpiall, 0, 7, 1, 5, 6),
+    ] {
+        for (broadcast, crm) in [(true, inner), (false, local)] {
+            let expected = arm32::Encoding { coproc: 15, opc1, crn, crm, opc2 };
+            assert_eq!(operation.encoding(broadcast), expected, "{operation:?}");
+        }
+    }
 }
 
 /// Every page of a range is covered by exactly the ranges that the operands encode.

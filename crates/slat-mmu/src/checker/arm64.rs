@@ -42,6 +42,17 @@ const fn by_ipa(operation: Operation) -> bool {
     )
 }
 
+const fn of_el2(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Vae2
+            | Operation::Vale2
+            | Operation::Rvae2
+            | Operation::Rvale2
+            | Operation::Alle2
+    )
+}
+
 /// `input` says which input of the tables a virtual address is.
 fn reaches(
     copy: &Copy,
@@ -51,15 +62,16 @@ fn reaches(
     granule: u32,
     input: impl Fn(u64) -> Option<u64>,
 ) -> bool {
+    let el2 = copy.context == Context::El2;
     let (second, of) = match copy.context {
         Context::Stage2 { vmid: held } => (true, held == vmid),
         Context::Stage1 { vmid: Some(held), .. } => (false, held == vmid),
-        _ => (false, false),
+        _ => (false, el2),
     };
     if operation == Operation::Alle1 {
-        return true;
+        return !el2;
     }
-    if !of {
+    if !of || el2 != of_el2(operation) {
         return false;
     }
     let own = second && copy.what != What::Combined;
@@ -91,11 +103,17 @@ fn reaches(
         Operation::Ripas2e1 => own && many(),
         Operation::Ripas2le1 => own && last_level && many(),
         Operation::Vmalle1 => !own,
-        Operation::Vmalls12e1 | Operation::Alle1 => true,
+        Operation::Vmalls12e1 | Operation::Alle1 | Operation::Alle2 => true,
         Operation::Vae1 => asid && one(),
         Operation::Vale1 => asid && last_level && one(),
         Operation::Rvae1 => asid && many(),
         Operation::Rvale1 => asid && last_level && many(),
+        Operation::Vaae1 => !second && one(),
+        Operation::Rvaae1 => !second && many(),
+        Operation::Vae2 => one(),
+        Operation::Vale2 => last_level && one(),
+        Operation::Rvae2 => many(),
+        Operation::Rvale2 => last_level && many(),
         Operation::Aside1 => asid,
     }
 }

@@ -45,39 +45,18 @@ fn guest_maps(world: &mut World<'_, Ept>, page: u64, to: u64, pages: u64) {
 /// CVE-2026-23401, CVE-2026-23402: a shadow entry that hardware used was overwritten by another
 /// without being removed and invalidated first.
 #[test]
-fn cve_2026_23401_a_shadow_leaf_is_overwritten_without_a_zap() {
+fn cve_2026_23401_cve_2026_23402_a_shadow_leaf_is_overwritten_without_a_zap() {
     mapped(64, |world| {
         assert_eq!(world.l2(3, &write()), Outcome::At(Spa::new(OUTPUT + 3 * PAGE + 0x18)));
         world.sync = Sync::Invalidations;
         // The guest hypervisor moves the page and relies on the fault of its own making.
-        let subject = world.subject;
-        let (mut ranges, mut detached) = ([Default::default(); 1], [Default::default(); 1]);
-        let slots = Slots {
-            ranges: &mut ranges,
-            detached: &mut detached,
-            pending: &mut [],
-            report: |_| {},
-        };
         // Planted: the new translation is stored over the old, and nobody is told.
-        let mut tables: Tables<Ept, L2Gpa, Spa, _> =
-            Tables::adopt(subject.target, world.tables.root(), world.tables_memory()).unwrap();
-        let arena = world.tables_memory();
         let at = L2Gpa::new(BASE + 3 * PAGE);
-        let mut cursor =
-            tables.cursor::<_, Quiet>(&arena, subject.context, slots, at, PAGE).unwrap();
-        let mut remap = cursor.remap(at, Spa::new(OUTPUT + 9 * PAGE), PAGE, ()).unwrap();
-        assert!(matches!(cursor.step(&mut remap, 1), Ok(Step::Done)));
-        drop(cursor.finish());
+        overwrite(world, at, Spa::new(OUTPUT + 9 * PAGE));
         let found = world.complete();
         assert!(found.iter().any(|finding| finding.why == Why::Moved), "{found:?}");
         // The audit of the table finds it as well.
-        let host = world.lower.stage();
-        let (mut ram, regime) = (world.ram, slat::Regime::default());
-        let mut backed = slat::Nested::new(&host, &mut ram, &regime, &());
-        let mut wrong = Vec::new();
-        let leaves =
-            world.combined.audit(&world.tables, &mut backed, |leaf| wrong.push(leaf.start));
-        assert_eq!((leaves, wrong), (Ok(1), vec![at]));
+        assert_eq!(audit(world), [at]);
     });
     // Not planted: the page moves without an invalidation, and L2's first write faults.
     mapped(64, |world| {
@@ -123,7 +102,7 @@ fn a_leaf_under_a_table_that_was_not_accessed() {
 /// KVM 65855ed8b034, "sync before link": a table was read, then tracked, and what the guest
 /// hypervisor wrote between was never seen.
 #[test]
-fn a_table_is_read_again_once_it_is_tracked() {
+fn kvm_65855ed8b034_a_table_is_read_again_once_it_is_tracked() {
     struct Racing<'a> {
         write: Box<dyn FnMut() + 'a>,
         left: u32,
@@ -138,37 +117,75 @@ fn a_table_is_read_again_once_it_is_tracked() {
         }
         fn untrack(&mut self, _: Gpa) {}
     }
-    mapped(64, |world| {
-        // The page's entry, by a plain walk of the guest hypervisor's tables.
-        let steps = world.upper_entry(L2Gpa::new(BASE + 3 * PAGE), 0);
-        let ram = world.ram;
-        let moved = |entry: u64| entry + 8 * PAGE;
-        let write = Box::new(move || {
-            let (at, entry) = steps;
-            let spa = Spa::new(at - GUEST_TABLES + super::world::BACKING);
-            let layout = slat::EntryLayout::LE64;
-            let mut ram = ram;
-            let mut cell = entry;
-            for _ in 0..3 {
-                use slat::Memory;
-                if ram.compare_exchange(spa, layout, cell, moved(cell), &READ) == Ok(true) {
-                    return;
+    for planted in [true, false] {
+        mapped(64, |world| {
+            // The page's entry, by a plain walk of the guest hypervisor's tables.
+            let steps = world.upper_entry(L2Gpa::new(BASE + 3 * PAGE), 0);
+            let ram = world.ram;
+            let moved = |entry: u64| entry + 8 * PAGE;
+            let write = Box::new(move || {
+                let (at, entry) = steps;
+                let spa = Spa::new(at - GUEST_TABLES + super::world::BACKING);
+                let layout = slat::EntryLayout::LE64;
+                let mut ram = ram;
+                let mut cell = entry;
+                for _ in 0..3 {
+                    use slat::Memory;
+                    if ram.compare_exchange(spa, layout, cell, moved(cell), &READ) == Ok(true) {
+                        return;
+                    }
+                    cell = ram.read(spa, layout, &READ).unwrap().value;
                 }
-                cell = ram.read(spa, layout, &READ).unwrap().value;
+                panic!("the entry was not there");
+            });
+            // The copy has read the entry by now.
+            let read = Spa::new(OUTPUT + 3 * PAGE);
+            let mut racing = Racing { write, left: 4 };
+            let address = L2Gpa::new(BASE + 3 * PAGE + 0x18);
+            world
+                .nested(|combined, cursor, backed, _| {
+                    combined.serve(cursor, backed, &mut racing, address, &self::read())
+                })
+                .unwrap();
+            if planted {
+                overwrite(world, L2Gpa::new(BASE + 3 * PAGE), read);
             }
-            panic!("the entry was not there");
+            let found = world.combined_walk(address, &self::read()).map(|(output, _)| output);
+            let expected = if planted { 3 } else { 11 };
+            assert_eq!(found, Some(Spa::new(OUTPUT + expected * PAGE + 0x18)));
+            let wrong = audit(world);
+            assert_eq!(wrong, if planted { vec![L2Gpa::new(BASE + 3 * PAGE)] } else { vec![] });
+            if !planted {
+                world.judge();
+            }
         });
-        let mut racing = Racing { write, left: 4 };
-        let address = L2Gpa::new(BASE + 3 * PAGE + 0x18);
-        world
-            .nested(|combined, cursor, backed, _| {
-                combined.serve(cursor, backed, &mut racing, address, &self::read())
-            })
-            .unwrap();
-        let found = world.combined_walk(address, &self::read()).map(|(output, _)| output);
-        assert_eq!(found, Some(Spa::new(OUTPUT + 11 * PAGE + 0x18)));
-        world.judge();
-    });
+    }
+}
+
+/// What a copy stores in the combined table past the library: the page at `at` moves to `to`.
+fn overwrite(world: &mut World<'_, Ept>, at: L2Gpa, to: Spa) {
+    let (mut ranges, mut detached) = ([Default::default(); 1], [Default::default(); 1]);
+    let slots =
+        Slots { ranges: &mut ranges, detached: &mut detached, pending: &mut [], report: |_| {} };
+    let arena = world.tables_memory();
+    let mut tables: Tables<Ept, L2Gpa, Spa, _> =
+        Tables::adopt(world.subject.target, world.tables.root(), arena).unwrap();
+    let context = world.subject.context;
+    let mut cursor = tables.cursor::<_, Quiet>(&arena, context, slots, at, PAGE).unwrap();
+    let mut remap = cursor.remap(at, to, PAGE, ()).unwrap();
+    assert!(matches!(cursor.step(&mut remap, 1), Ok(Step::Done)));
+    drop(cursor.finish());
+}
+
+/// The leaves of the combined table, one in all, that are not what composing the halves gives.
+fn audit(world: &mut World<'_, Ept>) -> Vec<L2Gpa> {
+    let host = world.lower.stage();
+    let (mut ram, regime) = (world.ram, slat::Regime::default());
+    let mut backed = slat::Nested::new(&host, &mut ram, &regime, &());
+    let mut wrong = Vec::new();
+    let leaves = world.combined.audit(&world.tables, &mut backed, |leaf| wrong.push(leaf.start));
+    assert_eq!(leaves, Ok(1));
+    wrong
 }
 
 /// Two guest-physical pages are one frame's. The guest hypervisor goes from one to the other and the
@@ -288,23 +305,7 @@ fn xsa_430_a_write_to_a_page_that_has_no_shadow() {
             if shadow.is_some() {
                 // The copy makes the shadow's entry follow what was written, by a number that the
                 // guest chose.
-                let (mut ranges, mut detached) = ([Default::default(); 1], [Default::default(); 1]);
-                let slots = Slots {
-                    ranges: &mut ranges,
-                    detached: &mut detached,
-                    pending: &mut [],
-                    report: |_| {},
-                };
-                let arena = world.tables_memory();
-                let mut tables: Tables<Ept, L2Gpa, Spa, _> =
-                    Tables::adopt(world.subject.target, world.tables.root(), arena).unwrap();
-                let context = world.subject.context;
-                let mut cursor =
-                    tables.cursor::<_, Quiet>(&arena, context, slots, at, PAGE).unwrap();
-                let to = Spa::new(value & 0x000f_ffff_ffff_f000);
-                let mut remap = cursor.remap(at, to, PAGE, ()).unwrap();
-                assert!(matches!(cursor.step(&mut remap, 1), Ok(Step::Done)));
-                drop(cursor.finish());
+                overwrite(world, at, Spa::new(value & 0x000f_ffff_ffff_f000));
             } else {
                 // The library's own: nothing follows from a write to such a page.
                 world
@@ -313,13 +314,7 @@ fn xsa_430_a_write_to_a_page_that_has_no_shadow() {
                     })
                     .unwrap();
             }
-            let host = world.lower.stage();
-            let (mut ram, regime) = (world.ram, slat::Regime::default());
-            let mut backed = slat::Nested::new(&host, &mut ram, &regime, &());
-            let mut wrong = Vec::new();
-            let audited =
-                world.combined.audit(&world.tables, &mut backed, |leaf| wrong.push(leaf.start));
-            assert_eq!(audited, Ok(1));
+            let wrong = audit(world);
             assert_eq!(wrong, if planted { vec![at] } else { vec![] });
         });
     }

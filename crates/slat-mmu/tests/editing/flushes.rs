@@ -14,7 +14,7 @@ const UNMAP: Op = Op::Unmap { start: 0, pages: 4 };
 
 /// A leaf is cleared and the flag that asks for a flush is not set (pKVM-IA#18, XSA-366).
 #[test]
-fn xsa_366_forgotten_flush() {
+fn pkvm_ia_18_xsa_366_forgotten_flush() {
     let subject = Subject { flush: |_, _| {}, ..ept() };
     assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
 }

@@ -14,7 +14,7 @@ use slat::format::x86::Controls;
 use slat::format::x86::legacy::Legacy;
 use slat::format::x86::long::{Long, Processor};
 use slat::format::x86::pae::Pae;
-use slat::invalidate::{Context, LinearOwner, amd, arm64, intel, riscv};
+use slat::invalidate::{Context, LinearOwner, amd, arm32 as arm32_plan, arm64, intel, riscv};
 use slat::memory_type::x86::Type;
 use slat_mmu::checker::Checker;
 
@@ -83,16 +83,48 @@ fn on_arm_64k<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
     arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
 }
 
-/// Address by address. What AArch32 state has for its formats is the same by other names.
+/// Address by address.
 fn on_arm_by_page<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
     let capabilities = arm64::Capabilities { ranges: false, level_hints: false, ..RANGES };
     arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
 }
 
-/// By ASID: what short descriptors map by one entry is no multiple of what the plan goes by.
-fn on_arm_whole<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
-    let capabilities = arm64::Capabilities { most_operations: 0, ..RANGES };
-    arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
+pub(crate) const AARCH32: arm32_plan::Capabilities = arm32_plan::Capabilities {
+    version: arm32::Version::V8,
+    short_descriptors: false,
+    broadcast: true,
+    global_pages: false,
+    flat_stage1: false,
+    branch_predictor: false,
+    most_operations: 64,
+};
+pub(crate) const ARMV7: arm32_plan::Capabilities =
+    arm32_plan::Capabilities { version: arm32::Version::V7, branch_predictor: true, ..AARCH32 };
+
+fn on_arm32<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    arm32_plan::plan(gather, &AARCH32, |step| checker.arm32(&step, GUEST));
+}
+
+fn on_armv7<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    arm32_plan::plan(gather, &ARMV7, |step| checker.arm32(&step, GUEST));
+}
+
+/// Of guests whose stage 1 is off: by IPA, and by the virtual address that is the same.
+fn on_arm32_flat<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = arm32_plan::Capabilities { flat_stage1: true, ..AARCH32 };
+    arm32_plan::plan(gather, &capabilities, |step| checker.arm32(&step, GUEST));
+}
+
+/// Short descriptors, of which some may be global.
+fn on_arm32_short<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities =
+        arm32_plan::Capabilities { short_descriptors: true, global_pages: true, ..AARCH32 };
+    arm32_plan::plan(gather, &capabilities, |step| checker.arm32(&step, GUEST));
+}
+
+fn on_armv7_short<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    let capabilities = arm32_plan::Capabilities { short_descriptors: true, ..ARMV7 };
+    arm32_plan::plan(gather, &capabilities, |step| checker.arm32(&step, GUEST));
 }
 
 fn on_riscv<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
@@ -281,12 +313,27 @@ pub(crate) fn arm_upper() -> Subject<Stage1> {
     stage1_of(slat::format::Format::half(&lower, u64::MAX), on_arm).at_the_end()
 }
 
-pub(crate) fn arm32_stage2() -> Subject<arm32::Stage2> {
+fn arm32_stage2_of(
+    processor: &arm32::Processor,
+    flush: fn(&mut Checker<arm32::Stage2>, &Gather<'_>),
+) -> Subject<arm32::Stage2> {
     let control = arm32::Stage2::control(40);
-    let processor = arm32::Processor::default();
     let hcr = slat::regime::arm::hcr::VM;
-    let format = arm32::Stage2::new(control, hcr, 0, &processor).unwrap();
-    stage2_of(format, on_arm_by_page).at((1 << 39) - (2 << 20))
+    stage2_of(arm32::Stage2::new(control, hcr, 0, processor).unwrap(), flush)
+}
+
+pub(crate) fn arm32_stage2() -> Subject<arm32::Stage2> {
+    arm32_stage2_of(&arm32::Processor::default(), on_arm32).at((1 << 39) - (2 << 20))
+}
+
+pub(crate) fn armv7_stage2() -> Subject<arm32::Stage2> {
+    arm32_stage2_of(&arm32::Processor::V7, on_armv7)
+}
+
+/// Half of the window below 4 GiB, where virtual addresses end.
+pub(crate) fn arm32_stage2_flat() -> Subject<arm32::Stage2> {
+    let subject = arm32_stage2_of(&arm32::Processor::default(), on_arm32_flat);
+    Subject { flat_stage1: true, ..subject }.at((1 << 32) - (2 << 20))
 }
 
 fn registers(ttbcr: u32) -> arm32::Registers {
@@ -296,31 +343,46 @@ fn registers(ttbcr: u32) -> arm32::Registers {
 pub(crate) fn arm32_long() -> Subject<Lpae> {
     let registers = registers(arm32::ttbcr::EAE);
     let format = Lpae::new(&registers, &arm32::Processor::default()).unwrap();
-    stage1_of(format, on_arm_by_page)
+    stage1_of(format, on_arm32)
 }
 
 /// Everything from 2 GiB on.
 pub(crate) fn arm32_long_upper() -> Subject<Upper<Lpae>> {
     let registers = registers(arm32::ttbcr::EAE | 1 << 16);
-    let format = Lpae::new(&registers, &arm32::Processor::default()).unwrap();
-    let subject = stage1_of(Upper::<Lpae>::new(format).unwrap(), on_arm_by_page);
+    let format = Lpae::new(&registers, &arm32::Processor::V7).unwrap();
+    let subject = stage1_of(Upper::<Lpae>::new(format).unwrap(), on_armv7);
     subject.at((3 << 30) - (2 << 20))
 }
 
-fn short_of<F: Encode<Attributes = ShortAttributes>>(format: F) -> Subject<F> {
+/// Hyp mode's own.
+pub(crate) fn arm32_hyp(version: arm32::Version) -> Subject<Lpae> {
+    let (processor, flush): (_, fn(&mut Checker<Lpae>, &Gather<'_>)) = match version {
+        arm32::Version::V7 => (arm32::Processor::V7, on_armv7),
+        arm32::Version::V8 => (arm32::Processor::default(), on_arm32),
+    };
+    let htcr = 1 << 31 | 1 << 23;
+    let format = Lpae::hyp(htcr, arm32::sctlr::M, &processor).unwrap();
+    let attributes = arm_entries::Stage1Attributes::new;
+    Subject::new(format, Context::El2, attributes, flush)
+}
+
+fn short_of<F: Encode<Attributes = ShortAttributes>>(
+    format: F,
+    flush: fn(&mut Checker<F>, &Gather<'_>),
+) -> Subject<F> {
     let context = Context::Stage1 { asid: 3, vmid: Some(GUEST) };
-    Subject::new(format, context, ShortAttributes::new, on_arm_whole).narrow()
+    Subject::new(format, context, ShortAttributes::new, flush).narrow()
 }
 
 pub(crate) fn arm32_short() -> Subject<Short> {
     let format = Short::new(&registers(0), &arm32::Processor::default()).unwrap();
-    short_of(format).at((2 << 30) - (2 << 20))
+    short_of(format, on_arm32_short).at((2 << 30) - (2 << 20))
 }
 
 /// Everything from 1 GiB on.
 pub(crate) fn arm32_short_upper() -> Subject<Upper<Short>> {
-    let format = Short::new(&registers(2), &arm32::Processor::default()).unwrap();
-    short_of(Upper::<Short>::new(format).unwrap()).at(1 << 30)
+    let format = Short::new(&registers(2), &arm32::Processor::V7).unwrap();
+    short_of(Upper::<Short>::new(format).unwrap(), on_armv7_short).at(1 << 30)
 }
 
 fn riscv_features() -> RiscvFeatures {

@@ -3,10 +3,13 @@
 //! in random order; and bugs that real hypervisors had, planted.
 
 use proptest::prelude::*;
+use slat::format::arm32::Version;
 use slat::format::riscv::Scheme;
 
 mod flushes;
 mod formats;
+mod order;
+mod plain;
 mod stores;
 mod world;
 
@@ -47,8 +50,12 @@ proptest! {
         clean(arm_lower(), &ops);
         clean(arm_upper(), &ops);
         clean(arm32_stage2(), &ops);
+        clean(armv7_stage2(), &ops);
+        clean(arm32_stage2_flat(), &ops);
         clean(arm32_long(), &ops);
         clean(arm32_long_upper(), &ops);
+        clean(arm32_hyp(Version::V7), &ops);
+        clean(arm32_hyp(Version::V8), &ops);
         clean(arm32_short(), &ops);
         clean(arm32_short_upper(), &ops);
     }

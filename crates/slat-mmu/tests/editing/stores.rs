@@ -5,9 +5,10 @@ use slat::format::ept::{self, Ept};
 use slat::invalidate::{By, Context, intel};
 use slat::memory_type::x86::Type;
 use slat::{Gpa, Permissions, Spa};
-use slat_mmu::checker::{Checker, Finding, What, Why};
+use slat_mmu::checker::{Checker, What, Why};
 
 use super::formats::{ept, riscv_g};
+use super::plain::{FLUSH, PLAIN, Plain};
 use super::world::{Op, PERMISSIONS, TABLES, sequence};
 
 /// A table page is used again before the walk caches are flushed (XSA-480, CVE-2026-23554): the
@@ -37,47 +38,6 @@ fn xsa_480_freed_before_the_flush() {
     assert!(checker.freed(0xbad_0000..=0xbad_0fff).is_empty());
 }
 
-/// EPT tables in plain memory, for bugs that are planted store by store: a root at 0, and one table of
-/// each level below.
-struct Plain {
-    bytes: Vec<u8>,
-    checker: Checker<Ept>,
-}
-
-const PLAIN: Context = Context::Ept { eptp: 0x1e };
-const FLUSH: intel::Instruction = intel::Instruction::Invept { kind: 1, descriptor: [0x1e, 0] };
-
-impl Plain {
-    fn new() -> Plain {
-        let features = ept::Features { accessed_dirty: true, ..Default::default() };
-        let mut plain =
-            Plain { bytes: vec![0; 6 * 4096], checker: Checker::new(Ept::four(features)) };
-        plain.checker.run(PLAIN, 0);
-        for (at, entry) in [(0, 0x1007), (0x1000, 0x2007), (0x2000, 0x3007)] {
-            plain.store(at, entry);
-        }
-        plain
-    }
-
-    fn store(&mut self, at: u64, entry: u64) {
-        self.bytes[at as usize..][..8].copy_from_slice(&entry.to_le_bytes());
-    }
-
-    fn load(&self, at: u64) -> u64 {
-        u64::from_le_bytes(self.bytes[at as usize..][..8].try_into().unwrap())
-    }
-
-    fn speculate(&mut self) {
-        let mut memory = slat::SliceMemory::new(Spa::new(0), &mut self.bytes);
-        self.checker.speculate(&mut memory);
-    }
-
-    fn complete(&mut self) -> Vec<Finding> {
-        let mut memory = slat::SliceMemory::new(Spa::new(0), &mut self.bytes);
-        self.checker.complete(&mut memory, PLAIN, 0..=u64::MAX)
-    }
-}
-
 /// A live entry is built in pieces: between two stores it names a table that nobody made (XSA-328).
 #[test]
 fn xsa_328_entry_built_in_pieces() {
@@ -98,6 +58,30 @@ fn xsa_328_entry_built_in_pieces() {
         assert_eq!(!reached.is_empty(), pieces, "a processor walks what was never a table");
         assert!(reached.iter().all(|finding| finding.copy.what == What::Table));
     }
+}
+
+/// A new entry is written field by field, its address first and its permissions last (XSA-347). What
+/// was empty needs no flush: a processor keeps what it read between the two.
+#[test]
+fn xsa_347_entry_written_field_by_field() {
+    const ALL: u64 = 0x37;
+    const READ: u64 = 0x31;
+    for planted in [true, false] {
+        let mut plain = Plain::new();
+        plain.speculate();
+        if planted {
+            // What a cleared entry has in the other fields.
+            plain.store(0x3000, 0x55_5000 | ALL);
+            plain.speculate();
+        }
+        plain.store(0x3000, 0x55_5000 | READ);
+        plain.speculate();
+        let widened = plain.complete();
+        assert_eq!(widened.iter().any(|finding| finding.why == Why::Rights), planted);
+    }
+    // The library's entries are one store.
+    let map = Op::Map { start: 0, pages: 4, output: 0, rights: 1, grouped: false };
+    assert!(sequence(&ept(), &[map]).iter().all(|(_, findings)| findings.is_empty()));
 }
 
 /// An update reads an entry, and stores it anew: a dirty bit that hardware set in between is gone

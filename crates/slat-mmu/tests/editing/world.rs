@@ -55,6 +55,8 @@ pub(crate) struct Subject<F: Encode> {
     pub(crate) flush: fn(&mut Checker<F>, &Gather<'_>),
     /// No plan is carried out: what the gather names goes, and not a copy more.
     pub(crate) literal: bool,
+    /// Guests whose stage 1 is off.
+    pub(crate) flat_stage1: bool,
 }
 
 impl<F: Encode> Subject<F> {
@@ -74,6 +76,7 @@ impl<F: Encode> Subject<F> {
             forbids_execution: true,
             flush,
             literal: false,
+            flat_stage1: false,
         }
     }
 
@@ -328,7 +331,9 @@ where
     let words = 64 * subject.page() / F::Word::SIZE.bytes();
     let cells: Vec<_> = (0..words).map(|_| <F::Word as Word>::Atomic::default()).collect();
     let arena = Arena::<F::Word>::new(TABLES, &cells).unwrap();
-    let checker = RefCell::new(Checker::new(subject.format));
+    let checker = Checker::new(subject.format);
+    let checker = if subject.flat_stage1 { checker.with_flat_stage1() } else { checker };
+    let checker = RefCell::new(checker);
     let source = Watched { arena: &arena, checker: &checker, root: Cell::new(None) };
     let tables = Tables::create(subject.format, &arena, &source).unwrap();
     let root = source.root.get().unwrap();

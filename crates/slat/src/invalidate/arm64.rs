@@ -10,8 +10,7 @@ use crate::format::arm64::Granule;
 /// What the processor can do, and how far the invalidation reaches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capabilities {
-    /// The tables' granule. AArch32's short descriptors have none: a section is 1 MiB, which no
-    /// operand made here is rounded to. Their gathers take `most_operations: 0`.
+    /// The tables' granule. Tables of AArch32 state are [`arm32`](super::arm32)'s.
     pub granule: Granule,
     /// The tables use 52-bit addresses by `DS`: range operands count in 64 KiB.
     pub lpa2: bool,
@@ -21,8 +20,9 @@ pub struct Capabilities {
     pub level_hints: bool,
     /// Broadcast to the inner-shareable domain; otherwise this CPU alone.
     pub broadcast: bool,
-    /// Stage-1 leaves may be global (`nG` clear): `ASIDE1` passes them by, so that a whole ASID is
-    /// `VMALLE1`.
+    /// Stage-1 leaves may be global (`nG` clear). `ASIDE1` passes them by, so that a whole ASID is
+    /// `VMALLE1`; and the entries above them, which never are global, may be held under any ASID
+    /// (D8.16.1), so that a changed table is named for all.
     pub global_pages: bool,
     /// More operations than this become one of the whole VMID or ASID.
     pub most_operations: u64,
@@ -70,14 +70,29 @@ pub enum Operation {
     Rvae1,
     /// `RVALE1`: a range, last level.
     Rvale1,
+    /// `VAAE1`: stage 1, one address of every ASID, any level.
+    Vaae1,
+    /// `RVAAE1`: a range of them.
+    Rvaae1,
     /// `ASIDE1`: one ASID.
     Aside1,
     /// `ALLE1`: stages 1 and 2 of every VMID.
     Alle1,
+    /// `VAE2`: EL2's own, one address, any level.
+    Vae2,
+    /// `VALE2`: likewise, last level.
+    Vale2,
+    /// `RVAE2`: a range of them.
+    Rvae2,
+    /// `RVALE2`: a range, last level.
+    Rvale2,
+    /// `ALLE2`: all of EL2's own.
+    Alle2,
 }
 
 /// Emits what completes `gather`, to be executed with the gather's VMID in `VTTBR_EL2` (and, for
-/// [`Context::Stage1`] of a guest, `HCR_EL2.TGE` clear).
+/// [`Context::Stage1`] of a guest, `HCR_EL2.TGE` clear); for [`Context::El2`] and [`Context::All`] at
+/// EL2.
 pub fn plan(gather: &Gather<'_>, capabilities: &Capabilities, mut emit: impl FnMut(Instruction)) {
     if gather.is_empty() {
         return;
@@ -115,28 +130,53 @@ pub fn plan(gather: &Gather<'_>, capabilities: &Capabilities, mut emit: impl FnM
                     tlbi(Operation::Aside1, id)
                 });
             } else {
-                let (one, range) = if gather.tables_changed() {
-                    (Operation::Vae1, Operation::Rvae1)
-                } else {
-                    (Operation::Vale1, Operation::Rvale1)
+                let (id, one, range) = match gather.tables_changed() {
+                    false => (id, Operation::Vale1, Operation::Rvale1),
+                    true if capabilities.global_pages => (0, Operation::Vaae1, Operation::Rvaae1),
+                    true => (id, Operation::Vae1, Operation::Rvae1),
                 };
-                by_address(gather, capabilities, |address| match address {
-                    // VA[55:12] in bits 43:0: what is above is neither address nor level hint.
-                    Covered::One { address, hint } => {
-                        let page = address >> 12 & 0xfff_ffff_ffff;
-                        emit(tlbi(one, id | hint << 44 | page));
-                    }
-                    Covered::Range(operand) => emit(tlbi(range, id | operand)),
-                });
+                by_virtual_address(gather, capabilities, id, one, range, &mut emit);
+            }
+            emit(Instruction::Dsb);
+        }
+        Context::El2 => {
+            if operations(gather, capabilities) > capabilities.most_operations {
+                emit(tlbi(Operation::Alle2, 0));
+            } else {
+                let (one, range) = match gather.tables_changed() {
+                    false => (Operation::Vale2, Operation::Rvale2),
+                    true => (Operation::Vae2, Operation::Rvae2),
+                };
+                by_virtual_address(gather, capabilities, 0, one, range, &mut emit);
             }
             emit(Instruction::Dsb);
         }
         _ => {
             emit(tlbi(Operation::Alle1, 0));
+            emit(tlbi(Operation::Alle2, 0));
             emit(Instruction::Dsb);
         }
     }
     emit(Instruction::Isb);
+}
+
+/// Names every page by `one` or `range`, under the ASID of `id`.
+fn by_virtual_address(
+    gather: &Gather<'_>,
+    capabilities: &Capabilities,
+    id: u64,
+    one: Operation,
+    range: Operation,
+    emit: &mut impl FnMut(Instruction),
+) {
+    by_address(gather, capabilities, |address| {
+        let (operation, operand) = match address {
+            // VA[55:12] in bits 43:0: what is above is neither address nor level hint.
+            Covered::One { address, hint } => (one, hint << 44 | address >> 12 & 0xfff_ffff_ffff),
+            Covered::Range(operand) => (range, operand),
+        };
+        emit(Instruction::Tlbi { operation, operand: id | operand });
+    });
 }
 
 enum Covered {
