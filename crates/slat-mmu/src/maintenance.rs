@@ -11,7 +11,7 @@
 use alloc::vec::Vec;
 
 use crate::array::BadGeometry;
-use crate::tlb::{Space, Tag, Tlb, TlbConfig};
+use crate::tlb::{Entry, Space, Tag, Tlb, TlbConfig};
 use crate::walker::{Caches, Kept, WalkerConfig};
 
 pub mod amd;
@@ -62,21 +62,30 @@ pub struct Item {
     pub start: u64,
     /// log2 of how many bytes it translates.
     pub shift: u8,
+    /// log2 of the size of the leaf that a translation was made from, which it may be a piece of
+    /// ([`Entry::leaf`]); 0 where it is none.
+    pub leaf: u8,
 }
 
 /// Input addresses are compared without the bits that sign extension or a tag repeats.
 const INPUT: u64 = (1 << 56) - 1;
 
 impl Item {
-    /// Whether it translates this address.
-    pub fn covers(&self, address: u64) -> bool {
-        (self.start ^ address) & INPUT & (!0 << self.shift) == 0
+    /// log2 of the aligned range that it has to be named with any address of
+    /// ([`Entry::whole`]).
+    pub fn whole(&self) -> u8 {
+        self.shift.max(self.leaf)
     }
 
-    /// Whether it translates any of `bytes` bytes from `start`.
+    /// Whether it translates this address, or is a piece of a leaf that does.
+    pub fn covers(&self, address: u64) -> bool {
+        (self.start ^ address) & INPUT & (!0 << self.whole()) == 0
+    }
+
+    /// Whether it translates any of `bytes` bytes from `start`, or is a piece of a leaf that does.
     pub fn overlaps(&self, start: u64, bytes: u64) -> bool {
-        let (start, own) = (start & INPUT, self.start & INPUT);
-        own <= start.saturating_add(bytes - 1) && own + ((1u64 << self.shift) - 1) >= start
+        let (start, own) = (start & INPUT, self.start & INPUT & (!0 << self.whole()));
+        own <= start.saturating_add(bytes - 1) && own + ((1u64 << self.whole()) - 1) >= start
     }
 
     /// Whether it is a translation of virtual addresses, or a table entry on the way to one.
@@ -141,20 +150,24 @@ impl Core {
     /// any operation that names table entries of some id, whatever the address.
     pub fn invalidate(&mut self, names: impl Fn(&Item) -> bool) {
         let Core { tlb, caches, tags } = self;
-        let keep = |tag, what, start, shift| {
+        let keep = |tag, what, start, shift, leaf| {
             let identity = tags.identity(tag);
-            identity.is_some_and(|identity| !names(&Item { identity, what, start, shift }))
+            identity.is_some_and(|identity| !names(&Item { identity, what, start, shift, leaf }))
         };
-        tlb.retain(|held| keep(held.tag, What::Translation, held.va, held.entry.shift));
+        tlb.retain(|held| {
+            let Entry { shift, leaf, .. } = held.entry;
+            keep(held.tag, What::Translation, held.va, shift, leaf)
+        });
         caches.retain(|kept: &Kept| {
             let what = if kept.is_table { What::Table } else { What::Translation };
-            keep(kept.tag, what, kept.start, kept.shift)
+            keep(kept.tag, what, kept.start, kept.shift, kept.leaf)
         });
         let everywhere = |identity| Item {
             identity,
             what: What::Table,
             start: 0,
             shift: INPUT.count_ones() as u8,
+            leaf: 0,
         };
         if tags.0.iter().any(|&identity| names(&everywhere(identity))) {
             caches.clear_page_walk();

@@ -76,8 +76,8 @@ impl Caches {
     fn retain_nested(&mut self, keep: &mut impl FnMut(&Kept) -> bool) {
         self.stage2.retain(keep);
         self.nested_tlb.retain(&mut |held| {
-            let (start, shift) = (held.va, held.entry.shift);
-            keep(&Kept { tag: held.tag, is_table: false, start, shift })
+            let Entry { shift, leaf, .. } = held.entry;
+            keep(&Kept { tag: held.tag, is_table: false, start: held.va, shift, leaf })
         });
     }
 
@@ -275,7 +275,7 @@ impl Caches {
             .with(Rights::DIRTY, !context.dirty_tracked)
             .with(Rights::GLOBAL, !found.is_flat() && context.globals.has(&found));
         Ok(Walked {
-            entry: Entry { base: spa & !((1u64 << shift) - 1), shift, rights },
+            entry: Entry { base: spa & !((1u64 << shift) - 1), shift, leaf: own.leaf, rights },
             guest_shift: found.shift,
             host_shift: host.shift,
         })

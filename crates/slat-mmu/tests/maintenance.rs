@@ -9,7 +9,7 @@ use slat::{EntryLayout, Gpa, Gva, References, Regime, SliceMemory, Spa, Stage};
 use slat_mmu::array::Geometry;
 use slat_mmu::cores::Cores;
 use slat_mmu::maintenance::{Addresses, Core, Identity, Item, What, amd, arm64, intel, riscv};
-use slat_mmu::tlb::{BankConfig, Entry, Rights, TlbConfig};
+use slat_mmu::tlb::{BankConfig, Entry, Rights, Served, TlbConfig};
 use slat_mmu::walker::{Context, Design, Globals, WalkCacheConfig, WalkerConfig};
 
 /// Two addresses, 2 MiB apart.
@@ -31,7 +31,8 @@ impl Held {
                 ("t@b", B, What::Table, 21),
             ] {
                 let identity = Identity { vm, ep4ta, addresses };
-                held.push((format!("{name}{place}"), Item { identity, what, start, shift }));
+                let item = Item { identity, what, start, shift, leaf: 0 };
+                held.push((format!("{name}{place}"), item));
             }
         };
         for &(name, vm, ep4ta) in machines {
@@ -276,7 +277,7 @@ fn arm_encodings() {
     let operand = 1 << 46 | upper >> 12 & ((1 << 37) - 1);
     let Some((operation, _)) = decode(0, 2, 3, operand) else { panic!("RVAAE1IS") };
     let identity = Identity { vm: 0, ep4ta: None, addresses: Addresses::Global };
-    let item = Item { identity, what: What::Translation, start: upper, shift: 12 };
+    let item = Item { identity, what: What::Translation, start: upper, shift: 12, leaf: 12 };
     assert!(arm64::names(&operation, 0, &item), "{operation:?}");
     let ipa = A >> 12;
     let rows = [(0, 1, inner), (4, 1, local), (4, 0, outer)];
@@ -308,7 +309,7 @@ fn several_cores() {
         for number in 0..3 {
             let core = cores.core(number).unwrap();
             let space = core.tags.space(vm, None, 1).unwrap();
-            let entry = Entry { base: A, shift: 12, rights: Rights::ALL };
+            let entry = Entry { base: A, shift: 12, leaf: 12, rights: Rights::ALL };
             core.tlb.insert(A, space, Kind::Read, entry);
         }
         cores
@@ -467,7 +468,7 @@ fn walks_pay_for_what_was_dropped() {
     let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
     let mut cost = |core: &mut Core| {
         let (served, _) = core.tlb.find(0x5000, space, Kind::Read, true);
-        if served != slat_mmu::tlb::Served::Miss {
+        if served != Served::Miss {
             return 0;
         }
         let counted = References::default();
@@ -500,13 +501,110 @@ fn walks_pay_for_what_was_dropped() {
     assert_eq!(cost(&mut core), 5);
     core.intel(&Invept { kind: 1, eptp: 8 << 12 | 0x1e }, &one);
     assert_eq!(cost(&mut core), cold);
-    core.tlb.insert(
-        0x9000,
-        space,
-        Kind::Read,
-        Entry { base: 0x9000, shift: 12, rights: Rights::default().with(Rights::GLOBAL, true) },
-    );
+    let rights = Rights::default().with(Rights::GLOBAL, true);
+    let global = Entry { base: 0x9000, shift: 12, leaf: 12, rights };
+    core.tlb.insert(0x9000, space, Kind::Read, global);
     core.intel(&MovCr3 { pcid: 1, keep: false }, &one);
     let held: Vec<u64> = core.tlb.iter().map(|held| held.va).collect();
     assert_eq!(held, [0x9000, 0x9000], "the global page, in both levels");
+}
+
+/// Which of two pieces of a guest's page of 2 MiB are still held after `operation`, where the host's pages
+/// are of 4 KiB, and where only the first level has arrays too small for it.
+fn pieces_held_after(operation: &dyn Fn(&mut Core)) -> [[bool; 2]; 2] {
+    let mut bytes = vec![0; 16 * 4096];
+    let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    let mut poke = |at, entry| memory.poke(Spa::new(at), EntryLayout::LE64, entry).unwrap();
+    // The guest's tables at pages 1 to 3, EPT's at 8 to 11: the first 64 KiB lie one to one.
+    for (at, entry) in [(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0xe7), (0x8000, 0x9007)] {
+        poke(at, entry);
+    }
+    poke(0x9000, 0xa007);
+    poke(0xa000, 0xb007);
+    (0..16).for_each(|page| poke(0xb000 + 8 * page, page << 12 | 0x37));
+    let long = Long::four(Controls::default(), Processor::default());
+    let stage1 = Stage::<_, Gva, Gpa>::new(long, 0x1000);
+    let regime = Regime::default();
+    let small = BankConfig::new(Geometry::full(4), &[12]);
+    [true, false].map(|nested| {
+        let tlb = TlbConfig {
+            load: vec![small],
+            second: vec![BankConfig::new(Geometry::full(4), &[12, 21])],
+            largest: 30,
+            first_smashes: true,
+            ..TlbConfig::default()
+        };
+        let mut core = Core::new(&tlb, &WalkerConfig::NONE).unwrap();
+        let space = core.tags.space(1, None, 1).unwrap();
+        let walk = |core: &mut Core, memory: &mut SliceMemory<'_, Spa>, va| {
+            let gva = Gva::new(va);
+            let (globals, dirty_tracked) = (Globals::None, true);
+            let (stage1, regime, vm) = (&stage1, &regime, space.own);
+            if nested {
+                let stage2 =
+                    &Stage::<_, Gpa, Spa>::new(Ept::four(ept::Features::default()), 0x8000);
+                let context = Context { stage1, stage2, regime, space, vm, globals, dirty_tracked };
+                core.caches.walk(&context, memory, gva, Kind::Read, true, &()).unwrap()
+            } else {
+                let stage2 = &Stage::<_, Gpa, Spa>::new(Flat::new("off", 2, 64), ());
+                let context = Context { stage1, stage2, regime, space, vm, globals, dirty_tracked };
+                core.caches.walk(&context, memory, gva, Kind::Read, true, &()).unwrap()
+            }
+        };
+        for va in [0, 0x1000] {
+            let entry = walk(&mut core, &mut memory, va).entry;
+            assert_eq!(entry.shift, if nested { 12 } else { 21 });
+            core.tlb.insert(va, space, Kind::Read, entry);
+        }
+        operation(&mut core);
+        [0, 0x1000].map(|va| core.tlb.find(va, space, Kind::Read, true).0 != Served::Miss)
+    })
+}
+
+/// An invalidation of one address takes all that a TLB keeps of its page, in however many pieces (Intel
+/// SDM 3A 5.10.2.3, and the others' manuals alike).
+#[test]
+fn every_piece_of_a_page_goes_with_any_of_its_addresses() {
+    let current = intel::Current { vpid: 1, pcid: 1, ep4ta: None };
+    let (va, pcid) = (0x1f_f000, 1);
+    use intel::Operation::{Invlpg, Invpcid, Invvpid, PageFault};
+    for operation in [
+        Invlpg { va },
+        Invpcid { kind: 0, pcid, va },
+        Invvpid { kind: 0, vpid: 1, va },
+        PageFault { va },
+    ] {
+        let held = pieces_held_after(&|core| core.intel(&operation, &current));
+        assert_eq!(held, [[false; 2]; 2], "{operation:?}");
+    }
+    use amd::Operation::{Invlpga, Invlpgb};
+    for operation in [
+        amd::Operation::Invlpg { asid: 1, pcid, va },
+        amd::Operation::Invpcid { asid: 1, kind: 0, pcid, va },
+        Invlpga { va, asid: 1 },
+        Invlpgb { rax: va | 1 | 4 | 8, ecx: 0, edx: 1 },
+    ] {
+        let held = pieces_held_after(&|core| core.amd(&operation));
+        assert_eq!(held, [[false; 2]; 2], "{operation:?}");
+    }
+    let fence = riscv::Operation::HfenceVvma { rs1: Some(va), rs2: Some(1) };
+    assert_eq!(pieces_held_after(&|core| core.riscv(&fence, 0)), [[false; 2]; 2]);
+    // VALE1 with the level of the block as its hint; with that of pages, all may stay.
+    let hinted = |leaf| {
+        let range = arm64::Range { leaf: Some(leaf), ..arm64::Range::page(va, true) };
+        pieces_held_after(&|core| core.arm64(&arm64::Operation::Vae1(1, range), 1))
+    };
+    assert_eq!(hinted(21), [[false; 2]; 2]);
+    assert_eq!(hinted(12), [[true; 2]; 2]);
+    let other = pieces_held_after(&|core| core.intel(&Invlpg { va: 0x20_0000 }, &current));
+    assert_eq!(other, [[true; 2]; 2]);
+    // Of a guest physical page, what a nested TLB keeps of it.
+    let identity = Identity { vm: 1, ep4ta: None, addresses: Addresses::GuestPhysical };
+    let item = Item { identity, what: What::Translation, start: A, shift: 12, leaf: 21 };
+    let by_ipa = |ipa| arm64::Operation::Ipas2e1(arm64::Range::page(ipa, true));
+    assert!(arm64::names(&by_ipa(A + 0x1f_f000), 1, &item));
+    assert!(!arm64::names(&by_ipa(A + 0x20_0000), 1, &item));
+    let by_gpa = |gpa| riscv::Operation::HfenceGvma { rs1: Some(gpa >> 2), rs2: None };
+    assert!(riscv::names(&by_gpa(A + 0x1f_f000), 0, &item));
+    assert!(!riscv::names(&by_gpa(A + 0x20_0000), 0, &item));
 }

@@ -357,6 +357,8 @@ impl SlowTlb {
     }
 
     fn insert(&mut self, va: u64, space: Space, kind: Kind, mut entry: Entry) {
+        // Pieces of it go with it.
+        entry.leaf = entry.shift;
         // The largest size that is permitted and that one of the two levels has.
         let mut sizes = self.first(kind).sizes();
         sizes.extend(self.second.sizes());
@@ -489,7 +491,9 @@ fn tlbs_serve_and_keep_what_the_model_does() {
                     }
                     1 => {
                         tlb.retain(|held| !held.covers(va));
-                        model.retain(|&(page, shift, _), _| page != va >> shift);
+                        model.retain(|&(page, shift, _), entry| {
+                            page << shift >> entry.leaf != va >> entry.leaf
+                        });
                     }
                     _ => {
                         tlb.retain(|held| held.entry.rights.has(Rights::GLOBAL));
@@ -521,8 +525,9 @@ fn tlbs_serve_and_keep_what_the_model_does() {
                     let rights = rights.with(Rights::GLOBAL, va >> shift & 3 == 3);
                     let base = (step << 31) + (va >> shift << shift);
                     let base = base >> shift << shift;
-                    tlb.insert(va, space, kind, Entry { base, shift, rights });
-                    model.insert(va, space, kind, Entry { base, shift, rights });
+                    let entry = Entry { base, shift, rights, ..Entry::default() };
+                    tlb.insert(va, space, kind, entry);
+                    model.insert(va, space, kind, entry);
                 }
             }
             if step % 128 == 0 {
@@ -553,13 +558,13 @@ fn sizes_without_an_array() {
     for (size, kept) in [(21, vec![(21, 0x4020_0000)]), (30, vec![(21, 0x4020_0000)])] {
         let mut tlb = Tlb::new(&config).unwrap();
         let base = 0x4020_0000u64 >> size << size;
-        let entry = Entry { base, shift: size, rights: Rights::default() };
+        let entry = Entry { base, shift: size, ..Entry::default() };
         tlb.insert(0x20_3000, space, Kind::Read, entry);
         let held: Vec<_> = tlb.iter().map(|held| (held.entry.shift, held.entry.base)).collect();
         assert_eq!(held, kept);
     }
     let mut tlb = Tlb::new(&config).unwrap();
-    let entry = Entry { base: 0x5_0000, shift: 16, rights: Rights::default() };
+    let entry = Entry { base: 0x5_0000, shift: 16, ..Entry::default() };
     tlb.insert(0x1_3000, space, Kind::Read, entry);
     let held: Vec<_> = tlb.iter().map(|held| (held.entry.shift, held.entry.base)).collect();
     assert_eq!(held, [(12, 0x5_3000), (12, 0x5_3000)]);
@@ -576,7 +581,7 @@ fn write_through_a_clean_entry_walks_again() {
     let mut tlb = Tlb::new(&config).unwrap();
     let space = Space { own: Tag::new(1).unwrap(), global: Tag::new(2).unwrap() };
     let clean = Rights::ALL;
-    let entry = Entry { base: 0x5000, shift: 12, rights: clean };
+    let entry = Entry { base: 0x5000, shift: 12, leaf: 12, rights: clean };
     tlb.insert(0x1000, space, Kind::Read, entry);
     assert_eq!(tlb.find(0x1008, space, Kind::Read, false), (Served::First, entry));
     assert_eq!(tlb.find(0x1008, space, Kind::Write, false).0, Served::Miss);

@@ -74,7 +74,7 @@ impl Machine {
             self.dirty.insert(page);
         }
         let rights = Rights::ALL.with(Rights::DIRTY, self.dirty.contains(&page));
-        self.tlb.insert(va, SPACE, kind, Entry { base: page, shift, rights });
+        self.tlb.insert(va, SPACE, kind, Entry { base: page, shift, leaf: shift, rights });
     }
 
     fn served(&mut self, kind: Kind, served: Served, times: u64) {

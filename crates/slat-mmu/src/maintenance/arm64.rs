@@ -67,7 +67,7 @@ impl Range {
             What::Table => self.leaf.is_none(),
             // Contiguous or joined leaves are of the hinted level too: they are smaller than a leaf
             // of the level above, which is at least 2^9 times as large in every granule.
-            What::Translation => self.leaf.is_none_or(|leaf| item.shift < leaf + 9),
+            What::Translation => self.leaf.is_none_or(|leaf| item.whole() < leaf + 9),
         };
         level && hinted && item.overlaps(self.start, self.bytes.max(1))
     }

@@ -36,6 +36,10 @@ pub struct Entry {
     pub rights: Rights,
     /// log2 of its size.
     pub shift: u8,
+    /// log2 of the size of the leaf that it was made from, by the tables that its input addresses are
+    /// looked up in; 0 for a page of its own. It may be a piece of that, where the other stage's pages
+    /// are smaller or the array has no larger size; or some such leaves joined.
+    pub leaf: u8,
 }
 
 impl Entry {
@@ -43,7 +47,17 @@ impl Entry {
     #[inline]
     pub(crate) fn part(self, va: u64, shift: u8) -> Entry {
         let within = va & ((1u64 << self.shift) - 1) & (!0 << shift);
-        Entry { base: self.base + within, shift, ..self }
+        let leaf = if self.leaf == 0 { self.shift } else { self.leaf };
+        Entry { base: self.base + within, shift, leaf, ..self }
+    }
+
+    /// log2 of the aligned range that has to be named with any address of it: an invalidation of one
+    /// address takes every piece that is held of the page that the tables give it (Intel SDM 3A 5.10.2.3,
+    /// Arm ARM D8.16.5, the RISC-V privileged architecture's SFENCE.VMA: all entries of the leaf that
+    /// contains the address).
+    #[inline]
+    pub fn whole(self) -> u8 {
+        self.shift.max(self.leaf)
     }
 
     /// Where `va`, an address of the page, lies.

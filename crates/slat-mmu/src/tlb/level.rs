@@ -171,9 +171,11 @@ impl Held {
         Held { tag: key as u16, va: key >> 18 << shift, entry: *entry }
     }
 
-    /// Whether the page holds this address. Input addresses are compared as TLBs do, without the
-    /// bits that sign extension repeats.
+    /// Whether an invalidation of this address names it: whether the page holds it, or the tables'
+    /// larger page that it is a piece of ([`Entry::whole`]). Input addresses are compared as TLBs do,
+    /// without the bits that sign extension repeats.
     pub fn covers(&self, va: u64) -> bool {
-        (self.va ^ va) & ((1 << 46) - 1) << 12 >> self.entry.shift << self.entry.shift == 0
+        let whole = self.entry.whole();
+        (self.va ^ va) & ((1 << 46) - 1) << 12 >> whole << whole == 0
     }
 }

@@ -7,6 +7,8 @@ use crate::tlb::{Entry, Rights};
 
 /// log2 of the page that a stage that is off counts as.
 const OFF_SHIFT: u8 = 30;
+/// log2 of the page that an address of such a stage names.
+const OFF_LEAF: u8 = 12;
 
 /// What a TLB may keep of one stage's leaf, which has just served `access`. Rights to fetch are worth
 /// knowing where they are in `asked`.
@@ -25,7 +27,7 @@ pub(super) fn entry_of<F: Format, O: Address>(
         let rights = Rights::ALL
             .with(Rights::DIRTY.or(Rights::TABLES), true)
             .with(Rights::FOR_USERS.or(Rights::FOR_SUPERVISORS), true);
-        return Entry { base, shift: OFF_SHIFT, rights };
+        return Entry { base, shift: OFF_SHIFT, leaf: OFF_LEAF, rights };
     }
     let page = format.page(found, regime);
     let (fetch, write) = (access.kind == Kind::Execute, access.kind == Kind::Write);
@@ -86,7 +88,7 @@ pub(super) fn entry_of<F: Format, O: Address>(
             .with(Rights::FOR_USERS, page.user || alike)
             .with(Rights::FOR_SUPERVISORS, !page.user || alike);
     }
-    Entry { base: found.base, shift: found.shift, rights }
+    Entry { base: found.base, shift: found.shift, leaf: found.shift, rights }
 }
 
 /// What the format's rules say of another access through the same leaf.

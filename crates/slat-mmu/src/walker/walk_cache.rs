@@ -38,6 +38,9 @@ pub struct Kept {
     pub start: u64,
     /// log2 of how many bytes.
     pub shift: u8,
+    /// log2 of the size of the leaf that a translation was made from ([`Entry::leaf`](crate::tlb::Entry::leaf));
+    /// 0 for a table entry.
+    pub leaf: u8,
 }
 
 /// Where a level's entries are: nowhere, or in the array of this number.
@@ -114,7 +117,8 @@ impl WalkCache {
     pub(super) fn retain(&mut self, keep: &mut impl FnMut(&Kept) -> bool) {
         for array in &mut self.arrays {
             array.retain(|key, &Table { shift, .. }| {
-                keep(&Kept { tag: key as u16, is_table: true, start: key >> 19 << shift, shift })
+                let start = key >> 19 << shift;
+                keep(&Kept { tag: key as u16, is_table: true, start, shift, leaf: 0 })
             });
         }
     }

@@ -264,7 +264,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         let vm = self.start.vm;
         let goes = move |tag: u16| is_of(vm, tag) && goes(tag);
         for core in self.cores(reach) {
-            core.tlb.retain(|held| !(goes(held.tag) && pages.meets(held.va, held.entry.shift)));
+            core.tlb.retain(|held| !(goes(held.tag) && pages.meets(held.va, held.entry.whole())));
             if tables {
                 core.caches.retain_stage1(|tag| !goes(tag));
             }
