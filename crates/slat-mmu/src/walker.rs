@@ -231,26 +231,25 @@ impl Caches {
         };
         let found = mapped.found;
         // Fill stage 1's walk cache with the tables that were passed and their places.
-        let count = passed.count.get();
-        if count != 0 {
-            let mut path = cached.map_or(Path::START, |table| table.from.path);
-            for (nth, table) in passed.tables[..count].iter().enumerate() {
-                let (entry, next) = table.get();
-                let level = found.level + (count - 1 - nth) as u8;
-                format.join(&mut path, entry, level + 1);
-                let place =
-                    guest.places.iter().find(|(gpa, spa)| *gpa == next & !0xfff && *spa != 0);
-                let placed = place.map_or(u64::MAX, |(_, spa)| *spa);
-                let from = Partial { level, table: next, path };
-                let table = Table { from, placed, shift: 0 };
-                self.stage1.insert(format, address.raw(), space.own, table);
-            }
+        let mut path = cached.map_or(Path::START, |table| table.from.path);
+        for (level, entry, next) in passed.tables() {
+            format.join(&mut path, entry, level);
+            let place = guest.places.iter().find(|(gpa, spa)| *gpa == next & !0xfff && *spa != 0);
+            let placed = place.map_or(u64::MAX, |(_, spa)| *spa);
+            let from = Partial { level: level - 1, table: next, path };
+            let table = Table { from, placed, shift: 0 };
+            self.stage1.insert(format, address.raw(), space.own, table);
         }
         let mut own = entry_of(format, &mapped, &access, regime, Rights::ALL);
         if self.coalesces != 0 && found.level == 0 && !found.is_flat() {
             let at = guest.last;
             own.shift = coalesce::joined(format, guest.memory, at, &found, &access, self.coalesces);
             own.base = found.base >> own.shift << own.shift;
+        }
+        // The hypervisor's tables send no more there than what their entry translates.
+        if let Some(level) = passed.restarted() {
+            let shift = own.shift.min(format.shift(level) as u8);
+            own = own.part(address.raw(), shift);
         }
         // The final guest physical address.
         let through = Access {

@@ -1,11 +1,15 @@
 //! TLBs and walk caches of every make beside the plain two-stage walk, on random tables that nobody
 //! changes: the same places, the same faults, the same accessed and dirty bits.
 
+use slat::format::Format;
 use slat::format::ept::{self, Ept};
+use slat::format::flat::Flat;
 use slat::format::x86::Controls;
+use slat::format::x86::hlat::{self, Hlat};
 use slat::format::x86::long::{Long, Processor};
 use slat::{
-    Access, EntryLayout, Gpa, Gva, Kind, Privilege, Regime, SliceMemory, Spa, Stage, Updates,
+    Access, EntryLayout, Gpa, Gva, Kind, Memory, Outside, Privilege, Regime, SliceMemory, Spa,
+    Stage, Updates, Value,
 };
 use slat_mmu::array::Geometry;
 use slat_mmu::tlb::{Asked, BankConfig, Served, Space, Tag, Tlb, TlbConfig};
@@ -117,6 +121,38 @@ fn world(stream: &mut Stream, accessed_dirty: bool) -> Vec<u8> {
     bytes
 }
 
+/// Memory of several processors: at one update in three, another one sets the bits just before.
+struct Contended<'a, 'b> {
+    memory: SliceMemory<'a, Spa>,
+    stream: &'b mut Stream,
+}
+
+impl Memory for Contended<'_, '_> {
+    type Address = Spa;
+    type Fault = Outside<Spa>;
+
+    fn read(
+        &mut self,
+        address: Spa,
+        layout: EntryLayout,
+        access: &Access,
+    ) -> Result<Value, Self::Fault> {
+        self.memory.read(address, layout, access)
+    }
+
+    fn compare_exchange(
+        &mut self,
+        address: Spa,
+        layout: EntryLayout,
+        current: u64,
+        new: u64,
+        access: &Access,
+    ) -> Result<bool, Self::Fault> {
+        let won = self.memory.compare_exchange(address, layout, current, new, access)?;
+        Ok(won && !self.stream.one_in(3))
+    }
+}
+
 fn configs() -> Vec<(&'static str, WalkerConfig)> {
     let small = Geometry::lru(4, 2);
     let intel = WalkerConfig::intel(WalkCacheConfig::by_level([
@@ -189,6 +225,7 @@ fn caches_change_no_translation() {
             let (mut own, mut plain) = (start.clone(), start.clone());
             let mut tlb = Tlb::new(&tlbs).unwrap();
             let mut caches = Caches::new(&config).unwrap();
+            let mut contention = Stream(0x9e37_79b9 + round);
             let context = Context {
                 stage1: &stage1,
                 stage2: &stage2,
@@ -216,7 +253,8 @@ fn caches_change_no_translation() {
                 let (served, entry) = tlb.find_for(va, space, kind, asks);
                 let found = if served == Served::Miss {
                     walks += 1;
-                    let mut memory = SliceMemory::new(Spa::new(0), &mut own);
+                    let memory = SliceMemory::new(Spa::new(0), &mut own);
+                    let mut memory = Contended { memory, stream: &mut contention };
                     let walked = caches.walk(&context, &mut memory, Gva::new(va), kind, user, &());
                     walked.ok().map(|walked| {
                         joined += u64::from(walked.entry.shift == 14);
@@ -241,4 +279,85 @@ fn caches_change_no_translation() {
     let counts = [hits, faults, walks, joined];
     let least = [5_000, 10_000, 20_000, 200];
     assert!(counts.iter().zip(least).all(|(&count, least)| count > least), "{counts:?}");
+}
+
+/// Where a native machine with Intel's caches finds each of these addresses, one after the other.
+fn found<F: Format>(stage1: &Stage<F, Gva, Gpa>, bytes: &mut [u8], addresses: &[u64]) -> Vec<u64> {
+    let full = Geometry::full(8);
+    let levels = WalkCacheConfig::by_level([full, full, full, Geometry::NONE]);
+    let mut caches = Caches::new(&WalkerConfig::intel(levels)).unwrap();
+    let tag = |number| Tag::new(number).unwrap();
+    let context = Context {
+        stage1,
+        stage2: &Stage::new(Flat::new("off", 2, 64), ()),
+        regime: &Regime::default(),
+        space: Space { own: tag(1), global: tag(2) },
+        vm: tag(3),
+        globals: Globals::None,
+        dirty_tracked: true,
+    };
+    let sizes = BankConfig::new(Geometry::full(8), &[12, 21]);
+    let tlbs = TlbConfig { load: vec![sizes], largest: 30, ..TlbConfig::default() };
+    let mut tlb = Tlb::new(&tlbs).unwrap();
+    let mut find = |va| {
+        let (served, entry) = tlb.find(va, context.space, Kind::Read, false);
+        if served != Served::Miss {
+            return entry.place(va);
+        }
+        let mut memory = SliceMemory::new(Spa::new(0), bytes);
+        let walked = caches.walk(&context, &mut memory, Gva::new(va), Kind::Read, false, &());
+        let entry = walked.unwrap().entry;
+        tlb.insert(va, context.space, Kind::Read, entry);
+        entry.place(va)
+    };
+    addresses.iter().map(|&va| find(va)).collect()
+}
+
+/// A walk that passes an entry twice sets its accessed bit at the first pass, and starts over at the
+/// second, which still holds the entry of before: what it passed until then is not what the walk that
+/// succeeded has passed.
+#[test]
+fn a_walk_that_starts_over_caches_what_it_passed_last() {
+    let mut bytes = vec![0; 16 * PAGE as usize];
+    // PML4 at page 1, which names itself in entry 1 and a PDPT at page 2 in entry 3.
+    for (at, entry) in [
+        (PAGE + 8, PAGE | 3),
+        (PAGE + 8 * 3, (2 * PAGE) | 3),
+        (PAGE + 8 * 5, (9 * PAGE) | 3),
+        (2 * PAGE + 8 * 4, (4 * PAGE) | 3),
+        (2 * PAGE + 8 * 5, (5 * PAGE) | 3),
+    ] {
+        poke(&mut bytes, at, entry);
+    }
+    let long = Long::four(Controls::default(), Processor::default());
+    let stage1 = Stage::<_, Gva, Gpa>::new(long, PAGE).with_updates(Updates::OnSuccess);
+    // The PDPT seen as a page table: its entries as pages.
+    let page = |c: u64| 1 << 39 | 1 << 30 | 3 << 21 | c << 12;
+    assert_eq!(found(&stage1, &mut bytes, &[page(4), page(5)]), [4 * PAGE, 5 * PAGE]);
+}
+
+/// HLAT (Intel SDM 3A 5.5.5): the restart of one page concerns no other, neither the tables of the
+/// ordinary root nor the rest of a large page there.
+#[test]
+fn a_restart_concerns_what_its_entry_translates() {
+    let mut bytes = vec![0; 16 * PAGE as usize];
+    // The guest's tables at pages 1 to 3, with a page of 2 MiB; the hypervisor's at 5 to 8.
+    for (at, entry) in [
+        (PAGE, (2 * PAGE) | 3),
+        (2 * PAGE, (3 * PAGE) | 3),
+        (3 * PAGE, 0x40_0083),
+        (5 * PAGE, (6 * PAGE) | 3),
+        (6 * PAGE, (7 * PAGE) | 3),
+        (7 * PAGE, (8 * PAGE) | 3),
+        (8 * PAGE, hlat::RESTART | 3),
+        (8 * PAGE + 8, 0x9_0003),
+    ] {
+        poke(&mut bytes, at, entry);
+    }
+    let long = Long::four(Controls::default(), Processor::default());
+    let root = hlat::Root { hlatp: 5 * PAGE, cr3: PAGE };
+    for updates in [Updates::Never, Updates::OnSuccess] {
+        let stage1 = Stage::<_, Gva, Gpa>::new(Hlat::new(long, 0), root).with_updates(updates);
+        assert_eq!(found(&stage1, &mut bytes, &[0x10, PAGE, 0]), [0x40_0010, 0x9_0000, 0x40_0000]);
+    }
 }

@@ -87,18 +87,12 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
             Some(from) => walk_from(stage2, from, &mut memory, gpa, access, regime, &passed)?,
             None => slat::walk(stage2, &mut memory, gpa, access, regime, &passed)?,
         };
-        let count = passed.count.get();
-        if count != 0 {
-            let mut path = from.map_or(Path::START, |from| from.path);
-            for (nth, table) in passed.tables[..count].iter().enumerate() {
-                let (entry, next) = table.get();
-                // The last table that was passed is the leaf's own.
-                let level = mapped.found.level + (count - 1 - nth) as u8;
-                format.join(&mut path, entry, level + 1);
-                let from = Partial { level, table: next, path };
-                let table = Table { from, placed: u64::MAX, shift: 0 };
-                self.walk_cache.insert(format, gpa.raw(), self.vm, table);
-            }
+        let mut path = from.map_or(Path::START, |from| from.path);
+        for (level, entry, next) in passed.tables() {
+            format.join(&mut path, entry, level);
+            let from = Partial { level: level - 1, table: next, path };
+            let table = Table { from, placed: u64::MAX, shift: 0 };
+            self.walk_cache.insert(format, gpa.raw(), self.vm, table);
         }
         if let Some((old, new, level)) = passed.updated.get() {
             // What a read would not have set is the dirty flag.

@@ -10,8 +10,12 @@ use super::config::LEVELS;
 /// Sees the tables that one stage's walk passes, its leaf and what it sets, and hands all on to
 /// another observer.
 pub(super) struct Passed<'a, W> {
-    pub(super) tables: [Cell<(u64, u64)>; LEVELS],
-    pub(super) count: Cell<usize>,
+    /// By the level of the entry: it, and the table that it names.
+    tables: [Cell<(u64, u64)>; LEVELS],
+    /// The levels of those that were passed, as bits.
+    levels: Cell<u32>,
+    /// Level of the entry that sent the walk to the ordinary root (HLAT, Intel SDM 3A 5.5.5).
+    restarted: Cell<Option<u8>>,
     /// Where the last entry was read.
     pub(super) leaf_at: Cell<u64>,
     /// The last entry that was updated: before, after, and its level.
@@ -24,11 +28,32 @@ impl<'a, W: Observer> Passed<'a, W> {
     pub(super) fn new(next: &'a W) -> Self {
         Passed {
             tables: [const { Cell::new((0, 0)) }; LEVELS],
-            count: Cell::new(0),
+            levels: Cell::new(0),
+            restarted: Cell::new(None),
             leaf_at: Cell::new(0),
             updated: Cell::new(None),
             next,
         }
+    }
+
+    /// The tables that were passed, from the top: the level of the entry, it, and the table that it
+    /// names. Those of the ordinary root are not among them after a restart: an entry of them serves
+    /// only addresses that the hypervisor's tables send there.
+    #[inline(always)]
+    pub(super) fn tables(&self) -> impl Iterator<Item = (u8, u64, u64)> {
+        let mut left = self.levels.get();
+        core::iter::from_fn(move || {
+            let level = left.checked_ilog2()?;
+            left &= !(1 << level);
+            let (entry, next) = self.tables.get(level as usize)?.get();
+            Some((level as u8, entry, next))
+        })
+    }
+
+    /// The level of the entry that sent the walk to the ordinary root, if one did.
+    #[inline(always)]
+    pub(super) fn restarted(&self) -> Option<u8> {
+        self.restarted.get()
     }
 }
 
@@ -39,11 +64,23 @@ impl<W: Observer> Observer for Passed<'_, W> {
     fn step(&self, step: &Step) {
         self.next.step(step);
         self.leaf_at.set(step.entry_address);
-        if let Decoded::Table { next } = step.decoded
-            && let Some(slot) = self.tables.get(self.count.get())
-        {
-            slot.set((step.entry, next));
-            self.count.set(self.count.get() + 1);
+        if self.restarted.get().is_some() {
+            return;
+        }
+        // A walk goes down, and starts over where another processor changed an entry under its
+        // update: what it passed at this level or below is of the attempt before.
+        let level = usize::from(step.level);
+        let above = self.levels.get() & !1 << level;
+        self.levels.set(above);
+        match step.decoded {
+            Decoded::Table { next } => {
+                if let Some(slot) = self.tables.get(level) {
+                    slot.set((step.entry, next));
+                    self.levels.set(above | 1 << level);
+                }
+            }
+            Decoded::Restart => self.restarted.set(Some(step.level)),
+            _ => {}
         }
     }
 
