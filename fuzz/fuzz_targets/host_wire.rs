@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 
 use libfuzzer_sys::fuzz_target;
-use slat_sim::host::migrate::{Arrival, receive};
+use slat_sim::host::migrate::{Arrival, announced, receive};
 use slat_sim::host::{Host, HostSpec, Message, Owner, Policies};
 use slat_sim::hypervisor::Hypervisor;
 use slat_sim::preset::Processor;
@@ -49,7 +49,9 @@ fuzz_target!(|bytes: &[u8]| {
     .expect("a host");
     let unused = host.memory.owned(Owner::Unused);
     let folder = tempfile::tempdir().expect("a folder");
-    match receive(&mut host, folder.path(), &mut Says(bytes), &mut ()) {
+    let mut link = Says(bytes);
+    let Ok(hello) = announced(&mut link) else { return };
+    match receive(&mut host, folder.path(), hello, &mut link, &mut ()) {
         // Nobody has recorded that anything is paused.
         Ok(Arrival::Here { .. }) => panic!("taken from nobody"),
         Ok(_) | Err(_) => assert_eq!(host.memory.owned(Owner::Unused), unused),

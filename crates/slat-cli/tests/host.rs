@@ -283,17 +283,18 @@ mod killed {
         let (mut lost, mut survived) = (0, 0);
         for victim in 0..2 {
             let steps = whole.sides[victim].steps.clone();
-            assert!(steps.len() > 9, "{steps:?}");
+            assert!(steps.len() >= 9, "{steps:?}");
             for (nth, step) in steps.iter().enumerate() {
                 let Run { sides, folder } = run(&text, Some((victim, nth)));
                 check_journal(folder.path());
                 assert!(sides[victim].report.is_none(), "{step}: it was killed");
                 let survivor = &sides[1 - victim];
                 let done = |what: &str| survivor.steps.iter().any(|step| step.contains(what));
-                // Whether the surviving host has, at the crash or on its way to it, everything.
+                // Whether the surviving host has, at the crash or on its way to it, everything. What the
+                // source has once the destination's record is there is a copy of the past.
                 let holds_all = match victim {
                     0 => done("destination: found the digest right"),
-                    _ => !done("source: discarded its copy"),
+                    _ => !sides[1].steps.iter().any(|step| step.contains("recorded that it runs")),
                 };
                 let report = survivor.report.as_ref().unwrap().to_string();
                 let now = has(survivor);
@@ -313,7 +314,9 @@ mod killed {
                         assert_eq!(state, State::Lost { host: "a".to_owned() }, "{step}");
                         assert!(report.contains("vm is lost: host a went down"), "{report}");
                     } else {
-                        assert!(report.contains("has not said since that it runs"), "{report}");
+                        // Which of the two depends on whether the lock was seen to be free.
+                        let told = ["went down with host b", "recorded that it runs it"];
+                        assert!(told.iter().any(|text| report.contains(text)), "{report}");
                     }
                 }
                 // A source that had sent everything was survived by its machine.

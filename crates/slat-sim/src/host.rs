@@ -187,7 +187,7 @@ impl Host {
         let backings = if self.spec.policies.overcommit {
             Vec::new()
         } else {
-            self.make_room(spec.bytes)?;
+            self.make_room(spec.bytes + self.shadow_bytes(spec.bytes))?;
             self.memory.allocate(owner, &ranges, largest, spec.node).map_err(|short| {
                 HostError::NotEnough {
                     partition: spec.name.clone(),
@@ -254,6 +254,15 @@ impl Host {
             .map_err(|error| HostError::Parent { host: self.spec.name.clone(), error })
     }
 
+    /// Memory for the shadow tables of a guest with this much: a 16th of it, room for its tables and
+    /// pieces of large pages. None where the processor walks a second stage.
+    fn shadow_bytes(&self, bytes: u64) -> u64 {
+        match self.means {
+            Means::SecondStage(_) => 0,
+            Means::Shadow(_) => (bytes / 16).next_multiple_of(PAGE).max(64 * PAGE),
+        }
+    }
+
     fn translation(&mut self, number: u32, bytes: u64) -> Result<Translation, Error> {
         match self.means {
             Means::SecondStage(_) => {
@@ -261,16 +270,17 @@ impl Host {
                     .map(Translation::SecondStage)
             }
             Means::Shadow(discipline) => {
-                // A 16th of the guest's memory: room for its tables and pieces of large pages.
-                let size = (bytes / 16).next_multiple_of(PAGE).max(64 * PAGE);
-                let got = self
-                    .memory
-                    .allocate(Owner::Hypervisor, &[(0, size)], 0, 0)
-                    .ok()
-                    .filter(|got| got.len() == 1)
-                    .ok_or(Error::NoFrame { at: 0, bytes: size })?;
-                let shadow = Shadow::new(discipline, got[0].spa, size);
-                Ok(Translation::Shadow(shadow))
+                let size = self.shadow_bytes(bytes);
+                let got = self.memory.allocate(Owner::Hypervisor, &[(0, size)], 0, 0);
+                match got.as_deref() {
+                    Ok(&[one]) => Ok(Translation::Shadow(Shadow::new(discipline, one.spa, size))),
+                    pieces => {
+                        for piece in pieces.unwrap_or_default() {
+                            self.memory.release(piece.spa, piece.bytes);
+                        }
+                        Err(Error::NoFrame { at: 0, bytes: size })
+                    }
+                }
             }
         }
     }

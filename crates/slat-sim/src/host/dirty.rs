@@ -84,18 +84,26 @@ impl Partition {
     /// Where the hypervisor has no memory for the tables of small pages; nothing is logged then.
     pub(super) fn start_log(&mut self, memory: &SystemMemory) -> Result<(), Error> {
         let end = self.ranges.last().map_or(0, |(start, bytes)| start + bytes);
-        let parts = self.parts();
-        if let Translation::SecondStage(tables) = self.translation {
-            for (gpa, bytes) in parts {
-                tables.split(memory.pool(), gpa, bytes, &mut self.flushes)?;
-            }
-        }
         self.log = Some(DirtyBits::new(end));
-        if let Translation::Shadow(shadow) = &mut self.translation {
-            // What was filled before is of large pages, and writable.
-            shadow.zap();
+        let begun = self.split_for_log(memory).and_then(|()| self.dirty(memory).map(|_| ()));
+        if begun.is_err() {
+            // What was split until then becomes large again.
+            self.stop_log(memory)?;
         }
-        self.dirty(memory)?;
+        begun
+    }
+
+    fn split_for_log(&mut self, memory: &SystemMemory) -> Result<(), Error> {
+        let parts = self.parts();
+        match &mut self.translation {
+            Translation::SecondStage(tables) => {
+                for (gpa, bytes) in parts {
+                    tables.split(memory.pool(), gpa, bytes, &mut self.flushes)?;
+                }
+            }
+            // What was filled before is of large pages, and writable.
+            Translation::Shadow(shadow) => shadow.zap(),
+        }
         Ok(())
     }
 
@@ -166,5 +174,37 @@ impl Partition {
             Translation::Shadow(shadow) => shadow.zap(),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slat::edit::FrameSource;
+
+    use super::super::tests::{host, partition};
+    use super::*;
+
+    #[test]
+    fn a_log_that_has_no_room_to_begin_leaves_pages_large() {
+        for processor in ["nehalem", "haswell", "barcelona"] {
+            let mut host = host(processor, "kvm-3.0", &[64 << 20]);
+            host.power_on(&partition("a", 16 << 20)).unwrap();
+            let pool = host.memory.pool();
+            let mut taken: Vec<_> = std::iter::from_fn(|| pool.take(PAGE)).collect();
+            // Room for three of the eight tables.
+            for frame in taken.drain(..3) {
+                pool.put(frame);
+            }
+            let used = pool.used();
+            let (vm, memory) = host.both("a").unwrap();
+            vm.start_log(memory).unwrap_err();
+            assert_eq!(memory.pool().used(), used, "{processor}");
+            assert!(vm.dirty(memory).unwrap().is_empty(), "nothing is logged");
+            for frame in taken {
+                host.memory.pool().put(frame);
+            }
+            host.run("a", 500).unwrap();
+            assert_eq!(host.partition("a").unwrap().exits.total(), 0, "and all is writable");
+        }
     }
 }

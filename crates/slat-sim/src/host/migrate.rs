@@ -9,7 +9,7 @@
 //!   **lock** and a **record** ([`ownership`]). Only who holds the lock runs the guest, or writes
 //!   the record; a host that dies lets the lock go, and nothing else does.
 //! * The record says who may run: a host that runs it, or anyone who has the complete state with a
-//!   certain digest, once the source has paused for good.
+//!   certain digest, once the source has paused for good or saved it to a file.
 //! * Whoever is left after a crash takes the lock, reads the record, and knows.
 
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ mod destination;
 pub mod ownership;
 mod source;
 
-pub use destination::{Arrival, receive};
+pub use destination::{Arrival, announced, receive};
 pub use source::{Departure, Left, send};
 
 use ownership::OwnershipError;
@@ -220,12 +220,15 @@ mod tests {
         thread::scope(|scope| {
             let receiving = scope.spawn(move || {
                 let mut there = there;
-                let arrival = receive(&mut two, folder, &mut there, &mut ()).unwrap();
+                let hello = announced(&mut there);
+                let arrival = match hello {
+                    Ok(hello) => receive(&mut two, folder, hello, &mut there, &mut ()).unwrap(),
+                    Err(why) => Arrival::StayedThere { why: why.into() },
+                };
                 (two, arrival)
             });
             let mut link = Breaking { stream: here, left: breaks_after };
-            let departure =
-                send(&mut one, &mut ownership, &mut link, &Plan::default(), &mut ()).unwrap();
+            let departure = send(&mut one, &mut ownership, &mut link, &Plan::default(), &mut ());
             drop(link);
             let destination = receiving.join().unwrap();
             if let Departure::Kept { .. } = departure {
@@ -317,12 +320,13 @@ mod tests {
         thread::scope(|scope| {
             let folder = folder.path();
             let receiving = scope.spawn(move || {
-                let arrival = receive(&mut two, folder, &mut there, &mut ()).unwrap();
+                let hello = announced(&mut there).unwrap();
+                let arrival = receive(&mut two, folder, hello, &mut there, &mut ()).unwrap();
                 assert!(matches!(arrival, Arrival::Here { .. }), "{arrival:?}");
                 (two, arrival)
             });
             let plan = Plan { most_rounds: 2, ..Plan::default() };
-            send(&mut one, &mut ownership, &mut here, &plan, &mut ()).unwrap();
+            let _ = send(&mut one, &mut ownership, &mut here, &plan, &mut ());
             let (mut two, _arrival) = receiving.join().unwrap();
             two.run("vm", 500).unwrap();
             let vm = two.partition("vm").unwrap();
@@ -358,6 +362,52 @@ mod tests {
         assert!(kept > 5 && moved > 5, "{kept} kept, {moved} moved");
     }
 
+    /// Puts a directory where the record is, once the guest is paused.
+    struct Spoils<'a>(&'a std::path::Path);
+
+    impl Watch for Spoils<'_> {
+        fn step(&mut self, name: &'static str) {
+            if name == "source: recorded that it is paused" {
+                std::fs::remove_file(self.0).unwrap();
+                std::fs::create_dir(self.0).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn where_the_record_cannot_be_read_nobody_runs_it_and_nothing_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("vm.record");
+        let mut one = host("haswell", "kvm-3.0", &[32 << 20]);
+        one.power_on(&partition("vm", 8 << 20)).unwrap();
+        one.run("vm", 500).unwrap();
+        let mut ownership = Ownership::open(folder.path(), "vm").unwrap();
+        ownership.begin("test").unwrap();
+        let digest = one.partition("vm").unwrap().digest(&one.memory);
+        let mut depart = |one: &mut Host, watch: &mut Spoils<'_>| {
+            let (here, there) = UnixStream::pair().unwrap();
+            thread::scope(|scope| {
+                // Accepts, hears all, and goes away.
+                scope.spawn(move || {
+                    let mut there = there;
+                    if announced(&mut there).is_ok() {
+                        tell(&mut there, &Message::Accept).unwrap();
+                        while !matches!(Message::read(&mut there), Ok(Message::Last(_)) | Err(_)) {}
+                    }
+                });
+                let (mut here, plan) = (here, Plan { steps_per_chunk: 0, ..Plan::default() });
+                send(one, &mut ownership, &mut here, &plan, watch)
+            })
+        };
+        let departure = depart(&mut one, &mut Spoils(&record));
+        assert!(matches!(departure, Departure::Suspended { .. }), "{departure:?}");
+        // Before it is paused there is nothing to know: it goes on.
+        let departure = depart(&mut one, &mut Spoils(&record));
+        assert!(matches!(departure, Departure::Kept { .. }), "{departure:?}");
+        assert!(ownership.holds(), "nobody else can take it");
+        assert_eq!(one.partition("vm").unwrap().digest(&one.memory), digest);
+    }
+
     #[test]
     fn a_destination_without_memory_refuses_and_the_source_goes_on() {
         let folder = tempfile::tempdir().unwrap();
@@ -370,11 +420,11 @@ mod tests {
         thread::scope(|scope| {
             let folder = folder.path();
             scope.spawn(move || {
-                let arrival = receive(&mut two, folder, &mut there, &mut ()).unwrap();
+                let hello = announced(&mut there).unwrap();
+                let arrival = receive(&mut two, folder, hello, &mut there, &mut ()).unwrap();
                 assert!(matches!(arrival, Arrival::StayedThere { .. }), "{arrival:?}");
             });
-            let departure =
-                send(&mut one, &mut ownership, &mut here, &Plan::default(), &mut ()).unwrap();
+            let departure = send(&mut one, &mut ownership, &mut here, &Plan::default(), &mut ());
             let Departure::Kept { why } = departure else { panic!("{departure:?}") };
             assert!(why.to_string().contains("16 MiB"), "{why}");
         });

@@ -113,7 +113,13 @@ impl Parent {
         memory: &mut SystemMemory,
         bytes: u64,
     ) -> Result<u64, ParentError> {
-        let take = (bytes.div_ceil(PAGE)).min(self.could_page_out() / PAGE) as usize;
+        let take = bytes.div_ceil(PAGE).min(self.could_page_out() / PAGE) as usize;
+        self.write_out(memory, take)
+    }
+
+    /// Pages out this many of its pages, those that have not been used for longest first. Returns how
+    /// many bytes became unused.
+    fn write_out(&mut self, memory: &mut SystemMemory, take: usize) -> Result<u64, ParentError> {
         let Some(file) = &mut self.file else { return Ok(0) };
         let mut resident: Vec<(u64, usize)> = self
             .pages
@@ -123,7 +129,8 @@ impl Parent {
             .map(|(number, page)| (page.used, number))
             .collect();
         resident.sort_unstable();
-        for &(_, number) in &resident[..take] {
+        resident.truncate(take);
+        for &(_, number) in &resident {
             let Place::Memory(spa) = self.pages[number].place else { continue };
             let slot = self.free_slots.pop().unwrap_or_else(|| {
                 self.slots += 1;
@@ -137,7 +144,7 @@ impl Parent {
             memory.release(spa, PAGE);
             self.paged_out += 1;
         }
-        Ok(take as u64 * PAGE)
+        Ok(resident.len() as u64 * PAGE)
     }
 
     /// The parent reads and writes one of its pages; says whether its content was what it had
@@ -155,8 +162,9 @@ impl Parent {
         let spa = match page.place {
             Place::Memory(spa) => spa,
             Place::File(slot) => {
+                // One of its own gives way, however few are left: as many are there afterwards.
                 if memory.owned(Owner::Unused) < PAGE {
-                    self.page_out(memory, PAGE)?;
+                    self.write_out(memory, 1)?;
                 }
                 let got = memory
                     .allocate(Owner::Parent, &[(0, PAGE)], 0, 0)
@@ -213,6 +221,19 @@ mod tests {
         assert_eq!(parent.paged_in, 224);
         assert_eq!(parent.page_out(&mut memory, PAGE).unwrap(), PAGE);
         assert_eq!(parent.file_bytes(), 224 * PAGE, "slots are used again");
+    }
+
+    #[test]
+    fn a_page_comes_back_in_place_of_another_where_nothing_is_unused() {
+        let mut memory = SystemMemory::new(&[8 << 20], &[], 2 << 20).unwrap();
+        let mut parent = Parent::new(&mut memory, 1 << 20, true).unwrap();
+        parent.page_out(&mut memory, 1 << 20).unwrap();
+        let unused = memory.owned(Owner::Unused);
+        memory.allocate(Owner::Partition(0), &[(0, unused)], 1, 0).unwrap();
+        for number in 0..256 {
+            assert!(parent.touch(&mut memory, number).unwrap(), "page {number}");
+            assert_eq!(parent.resident(), 32);
+        }
     }
 
     #[test]

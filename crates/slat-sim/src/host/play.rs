@@ -6,12 +6,12 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
-use super::migrate::ownership::{Ownership, State};
+use super::migrate::ownership::{Ownership, OwnershipError, State};
 use super::migrate::{self, Arrival, Departure, Watch};
 use super::played::{Event, Followed, HostReport, Moved, Outcome, Played};
 use super::scenario::{Do, Scenario, Step};
-use super::transport::{self, Door};
-use super::{Host, PartitionSpec, size};
+use super::transport::{self, Door, Link};
+use super::{Hello, Host, PartitionSpec, size};
 
 /// How a scenario is played.
 #[derive(Debug, Default)]
@@ -113,7 +113,12 @@ struct Player<'a> {
     hosts: BTreeMap<String, Result<Host, String>>,
     /// Where partitions move: the locks that are held here.
     owned: BTreeMap<String, Ownership>,
+    /// Partitions that are paused here since a migration failed, each with its access to its lock
+    /// and the reason.
+    suspended: BTreeMap<String, (Ownership, String)>,
     door: Option<Door>,
+    /// Partitions that other hosts brought before it was their turn.
+    early: Vec<(Hello, Link)>,
     eyes: Eyes,
     events: Vec<Event>,
 }
@@ -146,7 +151,9 @@ pub fn play(
         options,
         hosts: BTreeMap::new(),
         owned: BTreeMap::new(),
+        suspended: BTreeMap::new(),
         door,
+        early: Vec::new(),
         eyes: Eyes::new(options)?,
         events: Vec::new(),
     };
@@ -238,6 +245,8 @@ impl Player<'_> {
             Do::Stop { partition } => {
                 let host = self.host(name)?;
                 host.stop(partition).map_err(|error| error.to_string())?;
+                // What is suspended here is for the record to say, not for this host to end.
+                self.suspended.remove(partition);
                 if let Some(mut ownership) = self.owned.remove(partition) {
                     ownership.end().map_err(|error| error.to_string())?;
                 }
@@ -245,6 +254,7 @@ impl Player<'_> {
             }
             Do::Run { partition, steps } => {
                 let (partition, steps) = (partition.clone(), *steps);
+                self.may_run(&partition)?;
                 let Some(Ok(host)) = self.hosts.get_mut(name) else {
                     return Err(format!("host {name} is not here"));
                 };
@@ -257,6 +267,8 @@ impl Player<'_> {
                 let left = exits(host) - before;
                 return Ok(Event::done(format!("{steps} steps, {left} exits")));
             }
+            Do::Save { partition } => return self.save(name, partition, &saved(partition)),
+            Do::Restore { partition } => return self.restore(name, partition, &saved(partition)),
             _ => {}
         }
         let host = self.host(name)?;
@@ -271,14 +283,6 @@ impl Player<'_> {
                     followed: Some(followed),
                     ..Event::default()
                 });
-            }
-            Do::Save { partition } => {
-                host.save(partition, &saved(partition)).map_err(|error| error.to_string())?;
-                "saved to a file, and stopped".to_owned()
-            }
-            Do::Restore { partition } => {
-                let name = host.restore(&saved(partition)).map_err(|error| error.to_string())?;
-                format!("{name} is as it was saved: digests are equal")
             }
             Do::Parent { pages } => {
                 let (memory, parent) = (&mut host.memory, &mut host.parent);
@@ -314,7 +318,12 @@ impl Player<'_> {
                     ..Event::default()
                 });
             }
-            Do::Start { .. } | Do::Stop { .. } | Do::Run { .. } | Do::Migrate { .. } => {
+            Do::Start { .. }
+            | Do::Stop { .. }
+            | Do::Run { .. }
+            | Do::Save { .. }
+            | Do::Restore { .. }
+            | Do::Migrate { .. } => {
                 unreachable!("done above")
             }
         };
@@ -329,25 +338,44 @@ impl Player<'_> {
             if count > 1 {
                 spec.name = format!("{}-{number}", spec.name);
             }
-            if migrates {
-                let mut ownership =
-                    Ownership::open(&directory, &spec.name).map_err(|error| error.to_string())?;
-                let before = ownership.begin(name).map_err(|error| error.to_string())?;
-                if let Some(State::Running { host } | State::Lost { host }) =
-                    before.map(|record| record.state)
-                {
-                    self.events.push(Event {
-                        host: name.to_owned(),
-                        action: "start".to_owned(),
-                        partition: Some(spec.name.clone()),
-                        text: format!("its last life was lost with host {host}"),
-                        ..Event::default()
-                    });
-                }
-                self.owned.insert(spec.name.clone(), ownership);
+            if !migrates {
+                self.host(name)?.power_on(&spec).map_err(|error| error.to_string())?;
+                continue;
             }
-            let host = self.host(name)?;
-            host.power_on(&spec).map_err(|error| error.to_string())?;
+            let mut ownership =
+                Ownership::open(&directory, &spec.name).map_err(|error| error.to_string())?;
+            // Recorded once it has its memory, and before it runs: a start that is refused leaves the
+            // lock and the record as they were.
+            if !ownership.try_lock().map_err(|error| error.to_string())? {
+                return Err(OwnershipError::Held(spec.name).to_string());
+            }
+            self.host(name)?.power_on(&spec).map_err(|error| error.to_string())?;
+            let before = match ownership.begin(name) {
+                Ok(before) => before,
+                Err(error) => {
+                    self.host(name)?.stop(&spec.name).map_err(|error| error.to_string())?;
+                    return Err(error.to_string());
+                }
+            };
+            let text = match before.map(|record| record.state) {
+                Some(State::Running { host } | State::Lost { host }) => {
+                    Some(format!("its last life was lost with host {host}"))
+                }
+                Some(State::Saved { host, .. }) => {
+                    Some(format!("what host {host} saved of it is given up"))
+                }
+                _ => None,
+            };
+            if let Some(text) = text {
+                self.events.push(Event {
+                    host: name.to_owned(),
+                    action: "start".to_owned(),
+                    partition: Some(spec.name.clone()),
+                    text,
+                    ..Event::default()
+                });
+            }
+            self.owned.insert(spec.name.clone(), ownership);
         }
         let host = self.host(name)?;
         let last = if count > 1 { format!("{}-{count}", spec.name) } else { spec.name.clone() };
@@ -362,6 +390,55 @@ impl Player<'_> {
             report.pages_text(),
             report.translation
         )))
+    }
+
+    /// Where partitions move, one runs under its lock alone.
+    fn may_run(&self, partition: &str) -> Result<(), String> {
+        if !self.scenario.migrates() || self.owned.contains_key(partition) {
+            return Ok(());
+        }
+        Err(match self.suspended.get(partition) {
+            Some((_, why)) => why.clone(),
+            None => format!("partition {partition} is not in this host's hands"),
+        })
+    }
+
+    /// Saves a partition. Where partitions move, its record says from then on that whoever restores
+    /// this state may run it, once.
+    fn save(&mut self, name: &str, partition: &str, path: &Path) -> Result<Event, String> {
+        self.may_run(partition)?;
+        let host = self.host(name)?;
+        let digest = host.save(partition, path).map_err(|error| error.to_string())?;
+        if let Some(mut ownership) = self.owned.remove(partition) {
+            ownership.saved(name, digest).map_err(|error| error.to_string())?;
+        }
+        Ok(Event::done("saved to a file, and stopped"))
+    }
+
+    fn restore(&mut self, name: &str, partition: &str, path: &Path) -> Result<Event, String> {
+        if !self.scenario.migrates() {
+            let restored = self.host(name)?.restore(path).map_err(|error| error.to_string())?;
+            return Ok(Event::done(format!("{restored} is as it was saved: digests are equal")));
+        }
+        let mut ownership = Ownership::open(&self.options.directory, partition)
+            .map_err(|error| error.to_string())?;
+        let due = ownership.claim_saved().map_err(|error| error.to_string())?;
+        let host = self.host(name)?;
+        let restored = host.restore(path).map_err(|error| error.to_string())?;
+        let found = host.partition(&restored).map(|one| one.digest(&host.memory));
+        let wrong = match found {
+            Ok(found) if found == due && restored == partition => match ownership.begin(name) {
+                Ok(_) => None,
+                Err(error) => Some(error.to_string()),
+            },
+            _ => Some(format!("{} is not what was last saved of {partition}", path.display())),
+        };
+        if let Some(wrong) = wrong {
+            host.stop(&restored).map_err(|error| error.to_string())?;
+            return Err(wrong);
+        }
+        self.owned.insert(restored.clone(), ownership);
+        Ok(Event::done(format!("{restored} is as it was saved: digests are equal")))
     }
 
     fn depart(
@@ -380,9 +457,7 @@ impl Player<'_> {
             return Err(format!("host {from} is not here"));
         };
         let log = host.partition(partition).map(|one| one.logged_by().name());
-        let departure = migrate::send(host, &mut ownership, &mut link, plan, &mut self.eyes)
-            .map_err(|error| error.to_string())?;
-        match departure {
+        match migrate::send(host, &mut ownership, &mut link, plan, &mut self.eyes) {
             Departure::HandedOver { rounds, digest, confirmed, left } => {
                 let (last, copied) =
                     rounds.split_last().map_or((0, 0), |(last, before)| (last.pages, before.len()));
@@ -390,7 +465,7 @@ impl Player<'_> {
                     "to host {to}: {copied} rounds while it ran, {last} pages while it was paused"
                 );
                 if !confirmed {
-                    text.push_str("; the destination has not said since that it runs it");
+                    text.push_str("; it recorded that it runs it, and has not said so");
                 }
                 let moved = Moved::sent(&rounds, digest, log.unwrap_or_default(), &left);
                 Ok(Event { text, moved: Some(moved), ..Event::default() })
@@ -402,6 +477,11 @@ impl Player<'_> {
             Departure::LostThere { host } => {
                 Err(format!("it was handed over, and went down with host {host}"))
             }
+            Departure::Suspended { why } => {
+                let text = format!("it is paused on host {from}, and runs nowhere: {why}");
+                self.suspended.insert(partition.to_owned(), (ownership, text.clone()));
+                Err(text)
+            }
         }
     }
 
@@ -409,12 +489,25 @@ impl Player<'_> {
         let Some(door) = &self.door else {
             return Err("partitions move between processes only".to_owned());
         };
-        let mut link = door.wait().map_err(|error| format!("no host came: {error}"))?;
+        // Others may come before: each waits for its turn.
+        let early = self.early.iter().position(|(hello, _)| hello.name == *partition);
+        let (hello, mut link) = match early {
+            Some(index) => self.early.swap_remove(index),
+            None => loop {
+                let mut link = door.wait().map_err(|error| format!("no host came: {error}"))?;
+                let hello = migrate::announced(&mut link)
+                    .map_err(|error| format!("{partition} did not come: {error}"))?;
+                if hello.name == *partition {
+                    break (hello, link);
+                }
+                self.early.push((hello, link));
+            },
+        };
         let directory = self.options.directory.clone();
         let Some(Ok(host)) = self.hosts.get_mut(to) else {
             return Err(format!("host {to} did not start"));
         };
-        let arrival = migrate::receive(host, &directory, &mut link, &mut self.eyes)
+        let arrival = migrate::receive(host, &directory, hello, &mut link, &mut self.eyes)
             .map_err(|error| error.to_string())?;
         match arrival {
             Arrival::Here { ownership, digest, translations, source_lost, window } => {
@@ -434,7 +527,7 @@ impl Player<'_> {
                 }
                 Ok(Event { text, moved: Some(moved), ..Event::default() })
             }
-            Arrival::StayedThere { why, .. } => Err(format!("{partition} did not come: {why}")),
+            Arrival::StayedThere { why } => Err(format!("{partition} did not come: {why}")),
             Arrival::SourceLost { name, host } => {
                 Err(format!("{name} is lost: host {host} went down with it before the hand-over"))
             }
@@ -457,5 +550,118 @@ impl Player<'_> {
             hosts,
             events: self.events,
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::host::migrate::ownership::Record;
+
+    /// Plays one host's part of a scenario of which `steps` are the steps, and in which partitions move.
+    fn part(directory: &Path, only: &str, steps: &str) -> Vec<Event> {
+        let mut text = "name = \"part\"\nabout = \"x\"\n".to_owned();
+        for host in ["a", "b", "c", "d", "e"] {
+            text += &format!(
+                "[[host]]\nname = \"{host}\"\nprocessor = \"haswell\"\nhypervisor = \"kvm-3.0\"\n\
+                 memory = [\"32M\"]\n"
+            );
+        }
+        text += steps;
+        text += "[[step]]\ndo = \"migrate\"\nhost = \"d\"\npartition = \"z\"\nto = \"e\"\n";
+        let scenario = Scenario::parse("part", &text).unwrap();
+        let options = Options {
+            only: Some(only.to_owned()),
+            directory: directory.to_owned(),
+            ..Options::default()
+        };
+        play(&scenario, &options, &mut |_| {}).unwrap().events
+    }
+
+    fn step(what: &str, host: &str, more: &str) -> String {
+        format!("[[step]]\ndo = \"{what}\"\nhost = \"{host}\"\npartition = \"p\"\n{more}\n")
+    }
+
+    fn record(directory: &Path) -> Option<Record> {
+        Ownership::open(directory, "p").unwrap().read().unwrap()
+    }
+
+    #[test]
+    fn what_was_saved_is_restored_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, size) = (folder.path(), "memory = \"8M\"");
+        let life = [
+            step("start", "a", size),
+            step("run", "a", ""),
+            step("save", "a", ""),
+            step("restore", "a", ""),
+            step("restore", "a", "refused = true"),
+            step("run", "a", ""),
+            step("save", "a", ""),
+            // It runs nowhere now.
+            step("run", "a", "refused = true"),
+        ];
+        let events = part(dir, "a", &life.concat());
+        assert!(events.iter().all(|event| event.outcome != Outcome::Failed), "{events:?}");
+        assert!(matches!(record(dir).unwrap().state, State::Saved { .. }));
+        let older = std::fs::read(dir.join("p.saved")).unwrap();
+        let there = [step("restore", "b", ""), step("run", "b", ""), step("save", "b", "")];
+        let events = part(dir, "b", &there.concat());
+        assert!(events.iter().all(|event| event.outcome == Outcome::Done), "{events:?}");
+        // An older state than the last is not gone on with, nor is one that another host runs.
+        std::fs::write(dir.join("p.saved"), older).unwrap();
+        let events = part(dir, "a", &step("restore", "a", "refused = true"));
+        assert!(events[0].text.contains("is not what was last saved"), "{events:?}");
+        let mut other = Ownership::open(dir, "p").unwrap();
+        other.begin("c").unwrap();
+        let events = part(dir, "a", &step("restore", "a", "refused = true"));
+        assert!(events[0].text.contains("in the hands of another host"), "{events:?}");
+        drop(other);
+        let events = part(dir, "a", &step("restore", "a", "refused = true"));
+        assert!(events[0].text.contains("was not saved, or has run since"), "{events:?}");
+    }
+
+    #[test]
+    fn a_start_that_is_refused_leaves_lock_and_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = [
+            step("start", "a", "memory = \"64M\"\nrefused = true"),
+            step("start", "a", "memory = \"8M\""),
+            step("stop", "a", ""),
+            step("start", "a", "memory = \"64M\"\nrefused = true"),
+        ];
+        let events = part(folder.path(), "a", &refused.concat());
+        assert!(events.iter().all(|event| event.outcome != Outcome::Failed), "{events:?}");
+        assert_eq!(record(folder.path()), Some(Record { generation: 1, state: State::Stopped }));
+    }
+
+    #[test]
+    fn each_migration_takes_the_partition_that_it_is_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let steps = [
+            step("start", "a", "memory = \"8M\""),
+            step("start", "b", "memory = \"8M\"").replace("\"p\"", "\"q\""),
+            step("migrate", "a", "to = \"c\""),
+            step("migrate", "b", "to = \"c\"").replace("\"p\"", "\"q\""),
+        ]
+        .concat();
+        let (dir, steps) = (folder.path(), steps.as_str());
+        thread::scope(|scope| {
+            // The second to be taken comes first.
+            let second = scope.spawn(move || part(dir, "b", steps));
+            let both = scope.spawn(move || part(dir, "c", steps));
+            thread::sleep(Duration::from_millis(300));
+            let first = part(dir, "a", steps);
+            for events in [first, second.join().unwrap(), both.join().unwrap()] {
+                for event in &events {
+                    assert_eq!(event.outcome, Outcome::Done, "{events:?}");
+                    let due = if event.step == 1 || event.step == 3 { "p" } else { "q" };
+                    assert_eq!(event.partition.as_deref(), Some(due));
+                }
+            }
+        });
     }
 }

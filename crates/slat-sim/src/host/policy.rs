@@ -120,7 +120,8 @@ impl Host {
                     known.insert(Box::new(content), (name.clone(), page, spa));
                     continue;
                 };
-                // The first of its content becomes shared with the second.
+                // The first of its content becomes shared with the second. Where the second cannot be
+                // mapped, the first alone shares it, and gets it back whole when it stops or writes.
                 self.join(&first, at, keep)?;
                 self.join(&name, page, keep)?;
                 self.memory.release(spa, PAGE);
@@ -134,11 +135,14 @@ impl Host {
     fn join(&mut self, name: &str, page: u64, keep: u64) -> Result<(), HostError> {
         let failed = self.tables_error(name);
         let (partition, memory) = self.both(name)?;
-        if partition.shared.insert(page, keep).is_none() {
-            partition.carve(page);
-            partition.remap(memory, page, Some((keep, false))).map_err(&failed)?;
-            memory.join_share(keep);
+        if partition.shared.contains_key(&page) {
+            return Ok(());
         }
+        partition.carve(page);
+        // Counted when it is mapped: where the tables have no room, it keeps what it has.
+        partition.remap(memory, page, Some((keep, false))).map_err(&failed)?;
+        partition.shared.insert(page, keep);
+        memory.join_share(keep);
         Ok(())
     }
 }
@@ -183,6 +187,39 @@ mod tests {
         host.stop("b").unwrap();
         assert_eq!(host.memory.owned(Owner::Shared), 0);
         assert_eq!(host.memory.pool().used(), 0);
+    }
+
+    #[test]
+    fn sharing_that_the_tables_have_no_room_for_takes_nothing_away() {
+        use slat::edit::FrameSource;
+        // How many splits succeed: none, the first partition's alone, both.
+        for frames in 0..3 {
+            let mut host = host("westmere", "kvm-3.0", &[64 << 20]);
+            host.spec.policies.share = true;
+            for name in ["a", "b"] {
+                host.power_on(&partition(name, 8 << 20)).unwrap();
+                host.run(name, 500).unwrap();
+            }
+            let digest = |host: &Host, name| host.partition(name).unwrap().digest(&host.memory);
+            let before = digest(&host, "a");
+            let unused = host.memory.owned(Owner::Unused);
+            let pool = host.memory.pool();
+            let mut taken: Vec<_> = std::iter::from_fn(|| pool.take(PAGE)).collect();
+            for frame in taken.drain(..frames) {
+                pool.put(frame);
+            }
+            host.share().unwrap_err();
+            assert_eq!([digest(&host, "a"), digest(&host, "b")], [before; 2]);
+            host.stop("b").unwrap();
+            assert_eq!(digest(&host, "a"), before, "{frames}: what b had was a's too");
+            for frame in taken {
+                host.memory.pool().put(frame);
+            }
+            host.run("a", 500).unwrap();
+            host.stop("a").unwrap();
+            assert_eq!(host.memory.owned(Owner::Shared), 0);
+            assert_eq!(host.memory.owned(Owner::Unused), unused + (16 << 20));
+        }
     }
 
     #[test]

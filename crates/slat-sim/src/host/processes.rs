@@ -37,7 +37,9 @@ pub fn play_by_processes(
         events: Vec::new(),
         hosts: Vec::new(),
     };
-    for (host, child) in std::mem::take(&mut children.0) {
+    // One after the other out of the guard: where one ends without a report, the others end with it.
+    children.0.reverse();
+    while let Some((host, child)) = children.0.pop() {
         let failed = PlayError::io(format!("the process of host {host}"));
         let output = child.wait_with_output().map_err(failed)?;
         let part = part(&output).ok_or_else(|| PlayError::NoReport {

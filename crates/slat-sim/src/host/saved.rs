@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::partition::Partition;
 use super::wire::{CHUNK, Hello, Last, Message, PageOf, WireError};
-use super::{Host, HostError, PartitionSpec, Stage1};
+use super::{Digest, Host, HostError, PartitionSpec, Stage1};
 
 /// What a saved partition begins with.
 const MAGIC: &[u8; 8] = b"SLATVM\r\n";
@@ -135,15 +135,17 @@ impl Host {
         Ok(fits && partition.last(memory) == *last)
     }
 
-    /// Writes a partition to a file, which is there wholly or not at all, and stops it.
+    /// Writes a partition to a file, which is there wholly or not at all, and stops it. Returns the
+    /// digest of what was saved.
     ///
     /// # Errors
     /// Of the file; the partition goes on then.
-    pub fn save(&mut self, name: &str, path: &Path) -> Result<(), SaveError> {
+    pub fn save(&mut self, name: &str, path: &Path) -> Result<Digest, SaveError> {
         let file = path.display().to_string();
         let failed =
             |error: std::io::Error| SaveError::File { file: file.clone(), error: error.into() };
         let partition = self.partition(name)?;
+        let last = partition.last(&self.memory);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut temporary =
             tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
@@ -162,7 +164,7 @@ impl Host {
                     Message::Pages(pages).write(&mut to).map_err(failed)?;
                 }
             }
-            Message::Last(partition.last(&self.memory)).write(&mut to).map_err(failed)?;
+            Message::Last(last).write(&mut to).map_err(failed)?;
             to.flush().map_err(failed)?;
         }
         temporary.as_file().sync_all().map_err(failed)?;
@@ -173,7 +175,7 @@ impl Host {
             folder.sync_all().map_err(failed)?;
         }
         self.stop(name)?;
-        Ok(())
+        Ok(last.digest)
     }
 
     /// Starts the partition that a file holds. Returns its name.

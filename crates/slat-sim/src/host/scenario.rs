@@ -295,6 +295,16 @@ mod tests {
             "{HOST}[[step]]\ndo = \"run\"\nhost = \"a\"\npartition = \"p\"\nsteps = 99999999999\n"
         );
         assert!(error(&many).starts_with("mine.toml, line 12: steps: "), "{}", error(&many));
+        let rounds = format!(
+            "{HOST}{}[[step]]\ndo = \"migrate\"\nhost = \"a\"\npartition = \"p\"\nto = \"b\"\n\
+             most_rounds = 0\n",
+            HOST[HOST.find("[[host]]").unwrap()..].replace("\"a\"", "\"b\"")
+        );
+        assert!(
+            error(&rounds).ends_with("most_rounds: 0 is not from 1 to 1000"),
+            "{}",
+            error(&rounds)
+        );
         let stray = format!("{HOST}[[step]]\ndo = \"share\"\nhost = \"a\"\nseed = 3\n");
         assert_eq!(error(&stray), "mine.toml, line 8: seed: do = \"share\" has no such field");
         let word = error(&format!("{HOST}[[step]]\ndo = \"fly\"\n"));

@@ -131,6 +131,10 @@ impl SystemMemory {
         if holes.iter().any(|(start, bytes)| (start | bytes) % PAGE != 0 || *bytes == 0) {
             return Err("a hole begins and ends at a multiple of 4 KiB".to_owned());
         }
+        let ends = |(start, bytes): &(u64, u64)| start.checked_add(*bytes);
+        if holes.iter().any(|hole| ends(hole).is_none_or(|end| end > 2 * MAX_BYTES)) {
+            return Err(format!("a hole ends at {} at most", size(2 * MAX_BYTES)));
+        }
         let mut memory = SystemMemory {
             nodes: Vec::new(),
             extents: BTreeMap::new(),
@@ -145,7 +149,7 @@ impl SystemMemory {
             while left > 0 {
                 let room = match next_hole.peek() {
                     Some(&(hole, size)) if hole <= at => {
-                        let end = hole.saturating_add(size).min(2 * MAX_BYTES);
+                        let end = hole + size;
                         if end > at {
                             memory.extents.insert(at, (end - at, Owner::Hole));
                             at = end;

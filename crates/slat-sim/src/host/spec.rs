@@ -61,6 +61,9 @@ pub(super) fn ranges(bytes: u64, holes: &[(u64, u64)]) -> Result<Vec<(u64, u64)>
         if (start | bytes) % PAGE != 0 || bytes == 0 {
             return Err("a hole begins and ends at a multiple of 4 KiB".to_owned());
         }
+        if start.checked_add(bytes).is_none_or(|end| end > 2 * MAX_BYTES) {
+            return Err(format!("a hole ends at {} at most", size(2 * MAX_BYTES)));
+        }
         if start < LEAST || start < at {
             return Err(format!("a hole lies above {} and apart from others", size(LEAST)));
         }
@@ -71,7 +74,7 @@ pub(super) fn ranges(bytes: u64, holes: &[(u64, u64)]) -> Result<Vec<(u64, u64)>
             ranges.push((at, start - at));
             left -= start - at;
         }
-        at = start.saturating_add(bytes).min(2 * MAX_BYTES);
+        at = start.saturating_add(bytes);
     }
     ranges.push((at, left));
     Ok(ranges)

@@ -22,7 +22,8 @@ use super::exits::Cause;
 use super::partition::{Partition, Translation};
 use super::spa::{Owner, PAGE, SystemMemory};
 use super::{Host, PartitionSpec};
-use crate::hypervisor::BeforePaging;
+use crate::hypervisor::{BeforePaging, Means};
+use crate::preset::SecondStage;
 
 mod cpu;
 mod program;
@@ -192,12 +193,21 @@ pub(super) fn show(host: &mut Host, name: &str) -> Result<Shown, String> {
     let means = host.spec.hypervisor.before_paging(&host.spec.processor);
     let spec =
         PartitionSpec { name: name.to_owned(), bytes: BYTES, holes: Vec::new(), node: 0, seed: 0 };
-    host.create(&spec).map_err(|error| error.to_string())?;
-    let failed = host.tables_error(name);
-    let (partition, memory) = host.both(name).map_err(|error| error.to_string())?;
-    if let Translation::SecondStage(super::SecondTables::Arm(_)) = partition.translation {
+    if matches!(host.means, Means::SecondStage(SecondStage::Arm)) {
         return Err("the guest before paging that is shown is an x86 one".to_owned());
     }
+    host.create(&spec).map_err(|error| error.to_string())?;
+    let shown = boot(host, name, means);
+    // One that did not get through its boot is not a partition of the host's.
+    if shown.is_err() {
+        host.stop(name).map_err(|error| error.to_string())?;
+    }
+    shown
+}
+
+fn boot(host: &mut Host, name: &str, means: BeforePaging) -> Result<Shown, String> {
+    let failed = host.tables_error(name);
+    let (partition, memory) = host.both(name).map_err(|error| error.to_string())?;
     if means != BeforePaging::Directly {
         // A page of memory that the guest does not know of.
         let page = (IDENTITY_MAP, PAGE);
@@ -205,7 +215,11 @@ pub(super) fn show(host: &mut Host, name: &str) -> Result<Shown, String> {
             .allocate(Owner::Partition(partition.number), &[page], 0, 0)
             .map_err(|short| short.to_string())?;
         partition.ranges.push(page);
-        partition.add(memory, got).map_err(|error| failed(error).to_string())?;
+        let spa = got[0].spa;
+        if let Err(error) = partition.add(memory, got) {
+            memory.release(spa, PAGE);
+            return Err(failed(error).to_string());
+        }
         let mut directory = [0u32; 1024];
         identity_map(&mut directory);
         for (index, pair) in directory.as_chunks::<2>().0.iter().enumerate() {
@@ -214,8 +228,7 @@ pub(super) fn show(host: &mut Host, name: &str) -> Result<Shown, String> {
         }
     }
     program::load(&mut |gpa, word| partition.poke(memory, gpa, word));
-    let shown = run(partition, memory, means)?;
-    Ok(shown)
+    run(partition, memory, means)
 }
 
 fn run(

@@ -9,7 +9,7 @@ use super::guest::Vcpu;
 use super::spa::{Frame, PAGE};
 
 /// The version of this format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Pages of one message.
 pub const CHUNK: usize = 64;
 /// No message is longer.
@@ -67,11 +67,7 @@ pub enum Message {
     Ready,
     /// The source has given the lock up.
     Go,
-    /// The destination has the lock, and has recorded that it took the partition.
-    Taken,
-    /// The source no longer has the partition.
-    Discarded,
-    /// The destination runs it.
+    /// The destination has the lock, and has recorded that it runs the partition.
     Running,
 }
 
@@ -113,8 +109,6 @@ impl Message {
             Message::Last(_) => "last",
             Message::Ready => "ready",
             Message::Go => "go",
-            Message::Taken => "taken",
-            Message::Discarded => "discarded",
             Message::Running => "running",
         }
     }
@@ -167,9 +161,7 @@ impl Message {
             }
             Message::Ready => 7,
             Message::Go => 8,
-            Message::Taken => 9,
-            Message::Discarded => 10,
-            Message::Running => 11,
+            Message::Running => 9,
         };
         let mut all = Vec::with_capacity(body.len() + 5);
         all.push(kind);
@@ -247,9 +239,7 @@ impl Message {
             }
             7 => Message::Ready,
             8 => Message::Go,
-            9 => Message::Taken,
-            10 => Message::Discarded,
-            11 => Message::Running,
+            9 => Message::Running,
             _ => return Err(WireError::Format("its kind is unknown")),
         };
         if !body.0.is_empty() {
@@ -328,7 +318,7 @@ mod tests {
         round_trip(Message::RoundEnd(3));
         let vcpu = Vcpu { roots: [1, 2], tables: [3, 4], pages: 5, active: 1, random: 6, steps: 7 };
         round_trip(Message::Last(Last { vcpu, digest: Digest(1 << 90), translations: 9 }));
-        for message in [Message::Accept, Message::Ready, Message::Go, Message::Taken] {
+        for message in [Message::Accept, Message::Ready, Message::Go, Message::Running] {
             round_trip(message);
         }
     }

@@ -27,8 +27,6 @@ pub enum Arrival {
     },
     /// It stayed with the source, which runs it.
     StayedThere {
-        /// The partition, where it was said.
-        name: Option<String>,
         /// Why.
         why: MigrateError,
     },
@@ -42,29 +40,34 @@ pub enum Arrival {
     },
 }
 
-/// Receives a partition over `link`, whose lock and record are in `directory`.
+/// Which partition comes over a link that another host has just opened.
+///
+/// # Errors
+/// Of the link, and where something else comes.
+pub fn announced(link: &mut impl Read) -> Result<Hello, WireError> {
+    match Message::read(link)? {
+        Message::Hello(hello) => Ok(hello),
+        got => Err(WireError::Unexpected { due: "hello", got: got.name() }),
+    }
+}
+
+/// Receives the partition that was [`announced`] over `link`, whose lock and record are in
+/// `directory`.
 ///
 /// # Errors
 /// Only where it cannot be known who has it: of the record.
 pub fn receive(
     host: &mut Host,
     directory: &Path,
+    hello: Hello,
     link: &mut (impl Read + Write),
     watch: &mut impl Watch,
 ) -> Result<Arrival, MigrateError> {
-    let hello = match Message::read(link) {
-        Ok(Message::Hello(hello)) => hello,
-        Ok(got) => {
-            let why = WireError::Unexpected { due: "hello", got: got.name() }.into();
-            return Ok(Arrival::StayedThere { name: None, why });
-        }
-        Err(why) => return Ok(Arrival::StayedThere { name: None, why: why.into() }),
-    };
     let mut ownership = Ownership::open(directory, &hello.name)?;
     watch.step("destination: heard what comes");
     if let Err(error) = host.create_from(&hello) {
         let _ = tell(link, &Message::Refuse(error.to_string()));
-        return Ok(Arrival::StayedThere { name: Some(hello.name), why: error.into() });
+        return Ok(Arrival::StayedThere { why: error.into() });
     }
     let filled = fill(host, &hello, link, watch);
     let outcome = match filled {
@@ -78,7 +81,7 @@ pub fn receive(
         }
         Ok(Claimed::StayedThere(why)) => {
             host.stop(&hello.name)?;
-            Ok(Arrival::StayedThere { name: Some(hello.name), why })
+            Ok(Arrival::StayedThere { why })
         }
         Ok(Claimed::SourceLost) => {
             host.stop(&hello.name)?;
@@ -138,17 +141,20 @@ fn gone(
     // A process that dies lets its link go before its lock.
     for _ in 0..LOOKS {
         if ownership.try_lock()? {
-            let record = ownership.read()?;
-            if let Some(Record {
-                generation,
-                state: State::Running { .. } | State::Paused { .. },
-            }) = record
-            {
-                let state = State::Lost { host: hello.host.clone() };
-                ownership.write(&Record { generation, state })?;
-            }
+            let lost = match ownership.read()? {
+                Some(Record {
+                    generation,
+                    state: State::Running { .. } | State::Paused { .. },
+                }) => {
+                    let state = State::Lost { host: hello.host.clone() };
+                    ownership.write(&Record { generation, state })?;
+                    true
+                }
+                // It went on, and was switched off or saved since.
+                _ => false,
+            };
             ownership.unlock()?;
-            return Ok(Claimed::SourceLost);
+            return Ok(if lost { Claimed::SourceLost } else { Claimed::StayedThere(why) });
         }
         std::thread::sleep(PAUSE);
         // A source that lives and goes on says so in the record, or has never paused.
@@ -196,25 +202,18 @@ fn claim(
         }
     }
     watch.step("destination: has the lock");
-    let generation = hello.generation;
-    let taken = State::Taken { host: here.clone(), digest };
-    ownership.write(&Record { generation, state: taken })?;
-    watch.step("destination: recorded that it took it");
-    // With the lock here, what the source does no longer matters, whether it is there or not.
-    let parted = told
-        .and_then(|()| tell(link, &Message::Taken))
-        .and_then(|()| due(link, &Message::Discarded));
-    watch.step("destination: the source has discarded its copy, or is gone");
-    let running = State::Running { host: here };
-    // Where the source has discarded its copy, this is the only one: it is not given up for a
-    // record that cannot be written (no space left). The lock is here, nobody else has the state.
-    if let Err(error) = ownership.write(&Record { generation: generation + 1, state: running })
-        && parted.is_err()
+    let running = Record { generation: hello.generation + 1, state: State::Running { host: here } };
+    // From this record on it runs here and nowhere else; without it, the source takes it back. Which
+    // of the two, after an error, is for the record to say.
+    if let Err(error) = ownership.write(&running)
+        && ownership.read()?.as_ref() != Some(&running)
     {
-        return Err(error.into());
+        ownership.unlock()?;
+        let _ = tell(link, &Message::Refuse(error.to_string()));
+        return Ok(Claimed::StayedThere(error.into()));
     }
     watch.step("destination: recorded that it runs it");
-    let told = parted.and_then(|()| tell(link, &Message::Running));
+    let told = told.and_then(|()| tell(link, &Message::Running));
     let (partition, memory) = host.both(&hello.name)?;
     let translations = partition.translations_digest(memory) == last.translations;
     Ok(Claimed::Here { digest, translations, source_lost: told.is_err() })

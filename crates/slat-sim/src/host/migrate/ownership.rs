@@ -26,9 +26,10 @@ pub enum State {
         /// The digest of the complete state.
         digest: Digest,
     },
-    /// This host has taken it and has not run it. Without the lock it never will: as `Paused`.
-    Taken {
-        /// The destination.
+    /// This host has saved it to a file and stopped it. Whoever restores the state with this digest
+    /// may run it, once.
+    Saved {
+        /// The host that saved it.
         host: String,
         /// The digest of the complete state.
         digest: Digest,
@@ -78,6 +79,9 @@ pub enum OwnershipError {
     /// Another host runs it.
     #[error("the virtual machine {0} is in the hands of another host that runs now")]
     Held(String),
+    /// It is not what a file holds.
+    #[error("the virtual machine {0} was not saved, or has run since: start it anew")]
+    NotSaved(String),
 }
 
 /// One host's access to a virtual machine's lock and record.
@@ -212,6 +216,41 @@ impl Ownership {
         Ok(before)
     }
 
+    /// The virtual machine was saved to a file, with this digest, and does not run any more. The lock
+    /// is let go.
+    ///
+    /// # Errors
+    /// Of the files; the record may still say then that this host runs it.
+    pub fn saved(&mut self, host: &str, digest: Digest) -> Result<(), OwnershipError> {
+        if let Some(Record { generation, .. }) = self.read()?
+            && self.held
+        {
+            self.write(&Record {
+                generation,
+                state: State::Saved { host: host.to_owned(), digest },
+            })?;
+        }
+        self.unlock()
+    }
+
+    /// Takes the lock of a virtual machine that was saved. Returns the digest of what was saved:
+    /// with this state, [`Ownership::begin`] is right.
+    ///
+    /// # Errors
+    /// Where another host has it, or the record says anything but that it was saved.
+    pub fn claim_saved(&mut self) -> Result<Digest, OwnershipError> {
+        if !self.try_lock()? {
+            return Err(OwnershipError::Held(self.name.clone()));
+        }
+        match self.read()?.map(|record| record.state) {
+            Some(State::Saved { digest, .. }) => Ok(digest),
+            _ => {
+                self.unlock()?;
+                Err(OwnershipError::NotSaved(self.name.clone()))
+            }
+        }
+    }
+
     /// The virtual machine is switched off.
     ///
     /// # Errors
@@ -228,15 +267,15 @@ impl Ownership {
 
 impl std::fmt::Display for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut text = format!("slat-vm 1\ngeneration {}\n", self.generation);
+        let mut text = format!("slat-vm 2\ngeneration {}\n", self.generation);
         match &self.state {
             State::Running { host } => writeln!(text, "running {host}")?,
             State::Paused { host, digest } => {
                 writeln!(text, "paused {host}")?;
                 writeln!(text, "digest {digest}")?;
             }
-            State::Taken { host, digest } => {
-                writeln!(text, "taken {host}")?;
+            State::Saved { host, digest } => {
+                writeln!(text, "saved {host}")?;
                 writeln!(text, "digest {digest}")?;
             }
             State::Stopped => writeln!(text, "stopped -")?,
@@ -263,8 +302,8 @@ impl Record {
             let pair = lines.next().and_then(|text| text.split_once(' '));
             pair.ok_or_else(|| wrong(line, "a word and a value are due"))
         };
-        if next(1)? != ("slat-vm", "1") {
-            return Err(wrong(1, "`slat-vm 1` is due"));
+        if next(1)? != ("slat-vm", "2") {
+            return Err(wrong(1, "`slat-vm 2` is due"));
         }
         let generation = match next(2)? {
             ("generation", number) => {
@@ -283,7 +322,7 @@ impl Record {
         let state = match state {
             "running" => State::Running { host },
             "paused" => State::Paused { host, digest: digest()? },
-            "taken" => State::Taken { host, digest: digest()? },
+            "saved" => State::Saved { host, digest: digest()? },
             "stopped" => State::Stopped,
             "lost" => State::Lost { host },
             _ => return Err(wrong(3, "the state is unknown")),
@@ -302,7 +341,7 @@ mod tests {
         for state in [
             State::Running { host: host.clone() },
             State::Paused { host: host.clone(), digest },
-            State::Taken { host: host.clone(), digest },
+            State::Saved { host: host.clone(), digest },
             State::Stopped,
             State::Lost { host },
         ] {
@@ -313,7 +352,7 @@ mod tests {
                 assert!(Record::parse("x", &text[..cut]).is_err(), "{cut} bytes of {text}");
             }
         }
-        let error = Record::parse("x", "slat-vm 1\ngeneration 1\nstolen a\n").unwrap_err();
+        let error = Record::parse("x", "slat-vm 2\ngeneration 1\nstolen a\n").unwrap_err();
         assert_eq!(error.to_string(), "x, line 3: the state is unknown");
     }
 

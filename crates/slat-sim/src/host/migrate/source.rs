@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use super::super::digest::Digest;
-use super::super::wire::{CHUNK, Message, PageOf};
+use super::super::wire::{CHUNK, Last, Message, PageOf};
 use super::super::{Exits, Host, HostError, PAGE, WINDOW};
 use super::ownership::{Ownership, Record, State};
 use super::{MigrateError, PAUSE, Plan, Round, Watch, due, hear, run, tables, tell};
@@ -17,7 +17,7 @@ pub enum Departure {
         rounds: Vec<Round>,
         /// The digest of what was handed over.
         digest: Digest,
-        /// Whether the destination has said that it runs it.
+        /// Whether the destination has said that it runs it; else the record did.
         confirmed: bool,
         /// What it left behind.
         left: Left,
@@ -33,6 +33,12 @@ pub enum Departure {
         /// The destination.
         host: String,
     },
+    /// It is paused here: who may run it is not known, or cannot be recorded. This host still has
+    /// its state, and the lock where it had it; nobody runs it.
+    Suspended {
+        /// Why.
+        why: MigrateError,
+    },
 }
 
 /// What a partition leaves behind where it was.
@@ -45,47 +51,52 @@ pub struct Left {
 }
 
 /// Sends the partition of the name of `ownership`, whose lock this host holds, over `link`. The
-/// guest runs meanwhile.
-///
-/// # Errors
-/// Only where this host can neither run it nor know who does: of the record, or of its own tables.
+/// guest runs meanwhile. Whatever goes wrong, the answer says whether it may run here.
 pub fn send(
     host: &mut Host,
     ownership: &mut Ownership,
     link: &mut (impl Read + Write),
     plan: &Plan,
     watch: &mut impl Watch,
-) -> Result<Departure, MigrateError> {
+) -> Departure {
     let name = ownership.name().to_owned();
-    let generation = ownership.read()?.map_or(0, |record| record.generation);
     let mut rounds = Vec::new();
-    if let Err(why) = copy(host, &name, generation, link, plan, watch, &mut rounds) {
+    let copied = (|| -> Result<(u64, Vec<u64>, Last, Left), MigrateError> {
+        let generation = ownership.read()?.map_or(0, |record| record.generation);
+        copy(host, &name, generation, link, plan, watch, &mut rounds)?;
+        // From here on the guest is paused. The pages of the last round are not sent yet.
+        watch.step("source: paused");
         let failed = tables(host, &name);
         let (partition, memory) = host.both(&name)?;
-        partition.stop_log(memory).map_err(failed)?;
-        return Ok(Departure::Kept { why });
-    }
-    // From here on the guest is paused. The pages of the last round are not sent yet.
-    watch.step("source: paused");
-    let failed = tables(host, &name);
-    let (partition, memory) = host.both(&name)?;
-    let left = partition.dirty(memory).map_err(&failed)?;
-    partition.stop_log(memory).map_err(&failed)?;
-    let last = partition.last(memory);
-    let left_behind =
-        Left { window: partition.follow(memory, WINDOW), exits: partition.exits.clone() };
+        let left = partition.dirty(memory).map_err(failed)?;
+        let window = partition.follow(memory, WINDOW);
+        let behind = Left { window, exits: partition.exits.clone() };
+        Ok((generation, left, partition.last(memory), behind))
+    })();
+    let (generation, left, last, behind) = match copied {
+        Ok(copied) => copied,
+        // Nothing is recorded: with the lock here, the guest goes on. Its log may stay on; that
+        // costs time alone.
+        Err(why) => {
+            if let Ok((partition, memory)) = host.both(&name) {
+                let _ = partition.stop_log(memory);
+            }
+            return Departure::Kept { why };
+        }
+    };
     let digest = last.digest;
-    let paused = State::Paused { host: host.spec.name.clone(), digest };
-    // Where that fails, the destination has not got all: with the lock here, the guest goes on.
-    if let Err(why) = ownership.write(&Record { generation, state: paused }) {
-        let state = State::Running { host: host.spec.name.clone() };
-        let _ = ownership.write(&Record { generation, state });
-        return Ok(Departure::Kept { why: why.into() });
+    let paused =
+        Record { generation, state: State::Paused { host: host.spec.name.clone(), digest } };
+    // Where that fails, the destination has not got all.
+    if let Err(why) = ownership.write(&paused) {
+        return take_back(host, ownership, generation, why.into());
     }
     watch.step("source: recorded that it is paused");
 
-    let mut discarded = false;
     let handed = (|| -> Result<(), MigrateError> {
+        let failed = tables(host, &name);
+        let (partition, memory) = host.both(&name)?;
+        partition.stop_log(memory).map_err(failed)?;
         rounds.push(pages(host, &name, &left, link, 0, watch)?);
         tell(link, &Message::Last(last))?;
         watch.step("source: sent the last of it");
@@ -95,21 +106,45 @@ pub fn send(
         watch.step("source: let the lock go");
         tell(link, &Message::Go)?;
         watch.step("source: told the destination to take it");
-        due(link, &Message::Taken)?;
-        watch.step("source: heard that it is taken");
-        host.stop(&name)?;
-        discarded = true;
-        watch.step("source: discarded its copy");
-        tell(link, &Message::Discarded)?;
         due(link, &Message::Running)
     })();
+    let over = |confirmed| Departure::HandedOver { rounds, digest, confirmed, left: behind };
     match handed {
-        Ok(()) => Ok(Departure::HandedOver { rounds, digest, confirmed: true, left: left_behind }),
-        Err(why) => {
-            let over =
-                Departure::HandedOver { rounds, digest, confirmed: false, left: left_behind };
-            if discarded { Ok(over) } else { settle(host, ownership, generation, over, why) }
+        // The copy here is a stale one from the moment that the destination's record was there.
+        Ok(()) => {
+            watch.step("source: heard that it runs there");
+            discard(host, &name);
+            watch.step("source: discarded its copy");
+            over(true)
         }
+        Err(why) => settle(host, ownership, generation, over(false), why),
+    }
+}
+
+/// The partition is another host's: what is here is no virtual machine any more.
+fn discard(host: &mut Host, name: &str) {
+    // It is there: nothing since has taken it away.
+    let _ = host.stop(name);
+}
+
+/// Nobody else has run it, and with the lock here nobody will: it runs here again, once that is
+/// recorded.
+fn take_back(
+    host: &mut Host,
+    ownership: &mut Ownership,
+    generation: u64,
+    why: MigrateError,
+) -> Departure {
+    if let Ok((partition, memory)) = host.both(ownership.name()) {
+        let _ = partition.stop_log(memory);
+    }
+    let running = State::Running { host: host.spec.name.clone() };
+    let record = Record { generation: generation + 1, state: running.clone() };
+    let Err(error) = ownership.write(&record) else { return Departure::Kept { why } };
+    match ownership.read() {
+        // What says so was never replaced, or was in spite of the error.
+        Ok(Some(Record { state, .. })) if state == running => Departure::Kept { why },
+        _ => Departure::Suspended { why: error.into() },
     }
 }
 
@@ -120,38 +155,36 @@ fn settle(
     generation: u64,
     over: Departure,
     why: MigrateError,
-) -> Result<Departure, MigrateError> {
+) -> Departure {
     let name = ownership.name().to_owned();
     loop {
-        let locked = ownership.try_lock()?;
-        let record = ownership.read()?;
+        let seen = ownership.try_lock().and_then(|locked| Ok((locked, ownership.read()?)));
+        let (locked, record) = match seen {
+            Ok(seen) => seen,
+            Err(error) => return Departure::Suspended { why: error.into() },
+        };
         match record.map(|record| (record.generation, record.state)) {
-            // Nobody has run it since, and with the lock here nobody will.
-            Some((of, State::Paused { .. } | State::Taken { .. }))
-                if of == generation && locked =>
-            {
-                let state = State::Running { host: host.spec.name.clone() };
-                ownership.write(&Record { generation: generation + 1, state })?;
-                return Ok(Departure::Kept { why });
+            Some((of, State::Paused { .. })) if of == generation && locked => {
+                return take_back(host, ownership, generation, why);
             }
             // The destination has the lock, and decides.
-            Some((of, State::Paused { .. } | State::Taken { .. })) if of == generation => {
-                std::thread::sleep(PAUSE);
-            }
-            Some((_, State::Running { host: there })) => {
-                host.stop(&name)?;
-                if locked {
-                    let state = State::Lost { host: there.clone() };
-                    ownership.write(&Record { generation: generation + 1, state })?;
-                    ownership.unlock()?;
-                    return Ok(Departure::LostThere { host: there });
+            Some((of, State::Paused { .. })) if of == generation => std::thread::sleep(PAUSE),
+            Some((of, State::Running { host: there })) => {
+                discard(host, &name);
+                if !locked {
+                    return over;
                 }
-                return Ok(over);
+                // It went down there. That this cannot be recorded changes nothing: the record says
+                // `running`, and no process has the lock.
+                let state = State::Lost { host: there.clone() };
+                let _ = ownership.write(&Record { generation: of, state });
+                let _ = ownership.unlock();
+                return Departure::LostThere { host: there };
             }
             _ => {
-                host.stop(&name)?;
-                ownership.unlock()?;
-                return Ok(over);
+                discard(host, &name);
+                let _ = ownership.unlock();
+                return over;
             }
         }
     }

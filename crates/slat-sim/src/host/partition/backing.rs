@@ -48,7 +48,8 @@ impl Partition {
     pub(super) fn back(&mut self, memory: &mut SystemMemory, page: u64) -> Result<(), ()> {
         let owner = Owner::Partition(self.number);
         let got = memory.allocate(owner, &[(page, PAGE)], 0, 0).map_err(|_| ())?;
-        self.add(memory, got).map_err(|_| ())
+        let spa = got[0].spa;
+        self.add(memory, got).map_err(|_| memory.release(spa, PAGE))
     }
 
     /// Maps new backing.

@@ -1,6 +1,7 @@
 //! From the words of the file to hosts and steps, each error with its line and field.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use toml::Spanned;
 
@@ -90,7 +91,7 @@ impl Source<'_> {
         let what = match text.r#do {
             Word::Start => {
                 let bytes = fields.need("memory", &text.memory)?.0;
-                let count = fields.within("count", &text.count, 1, MOST_STEPS as u32)?;
+                let count = fields.within("count", &text.count, 1, 1..=MOST_STEPS as u32)?;
                 let spec = PartitionSpec {
                     name: partition(&mut fields)?,
                     bytes,
@@ -103,7 +104,7 @@ impl Source<'_> {
             Word::Stop => Do::Stop { partition: partition(&mut fields)? },
             Word::Run => Do::Run {
                 partition: partition(&mut fields)?,
-                steps: fields.within("steps", &text.steps, 1000, MOST_GUEST_STEPS)?,
+                steps: fields.within("steps", &text.steps, 1000, 0..=MOST_GUEST_STEPS)?,
             },
             Word::Follow => Do::Follow {
                 partition: partition(&mut fields)?,
@@ -112,7 +113,7 @@ impl Source<'_> {
             Word::Save => Do::Save { partition: partition(&mut fields)? },
             Word::Restore => Do::Restore { partition: partition(&mut fields)? },
             Word::Parent => {
-                Do::Parent { pages: fields.within("pages", &text.pages, 1, MAX_BYTES / 4096)? }
+                Do::Parent { pages: fields.within("pages", &text.pages, 1, 0..=MAX_BYTES / 4096)? }
             }
             Word::Balloon => Do::Balloon {
                 partition: partition(&mut fields)?,
@@ -137,15 +138,20 @@ impl Source<'_> {
                         "steps_per_chunk",
                         &text.steps_per_chunk,
                         usual.steps_per_chunk,
-                        1_000_000,
+                        0..=1_000_000,
                     )?,
                     most_rounds: fields.within(
                         "most_rounds",
                         &text.most_rounds,
                         usual.most_rounds,
-                        1000,
+                        1..=1000,
                     )?,
-                    pause_at: fields.within("pause_at", &text.pause_at, usual.pause_at, 1 << 20)?,
+                    pause_at: fields.within(
+                        "pause_at",
+                        &text.pause_at,
+                        usual.pause_at,
+                        0..=1 << 20,
+                    )?,
                 };
                 Do::Migrate { partition: partition(&mut fields)?, to, plan }
             }
@@ -239,13 +245,13 @@ impl Fields<'_> {
         field: &str,
         value: &Option<Spanned<T>>,
         usual: T,
-        most: T,
+        fit: RangeInclusive<T>,
     ) -> Result<T, ScenarioError> {
         match value {
-            Some(value) if *value.get_ref() > most => Err(self.source.wrong(
+            Some(value) if !fit.contains(value.get_ref()) => Err(self.source.wrong(
                 value.span().start,
                 field,
-                format!("{} is more than {most}", value.get_ref()),
+                format!("{} is not from {} to {}", value.get_ref(), fit.start(), fit.end()),
             )),
             Some(value) => Ok(*value.get_ref()),
             None => Ok(usual),
