@@ -57,7 +57,7 @@ use core::ops::RangeInclusive;
 
 use slat::edit::Encode;
 use slat::format::{Decoded, Path};
-use slat::invalidate::Context;
+use slat::invalidate::{Context, LinearOwner};
 use slat::{Access, Address, Kind, Memory, Privilege, Purpose, Regime, Stage1Page};
 
 mod amd;
@@ -94,6 +94,8 @@ pub struct Checker<F> {
     caches_invalid: bool,
     /// The guests' stage 1 is off: combined translations have the addresses that stage 2 translates.
     flat_stage1: bool,
+    /// The root's entries are in registers (PAE).
+    root_in_registers: bool,
     /// Each id, and the root table that a processor runs on with it.
     spaces: Vec<(Context, Option<u64>)>,
     kept: BTreeSet<Key>,
@@ -117,6 +119,7 @@ impl<F: Encode> Checker<F> {
             regime: Regime::default(),
             caches_invalid: format.caches_invalid(),
             flat_stage1: false,
+            root_in_registers: format.root_in_registers(),
             spaces: Vec::new(),
             kept: BTreeSet::new(),
             stale: BTreeMap::new(),
@@ -240,7 +243,9 @@ impl<F: Encode> Checker<F> {
                             self.kept.insert(Key { what: What::Combined, ..key });
                         }
                     }
-                    Decoded::Empty if self.caches_invalid => {
+                    Decoded::Empty
+                        if self.caches_invalid || self.in_register(self.spaces[space].0, level) =>
+                    {
                         self.kept.insert(Key { entry: 0, ..key });
                     }
                     _ => {}
@@ -278,6 +283,21 @@ impl<F: Encode> Checker<F> {
 
     fn finding(&self, key: &Key, why: Why) -> Finding {
         Finding { copy: self.copy(key), why, entry: key.entry }
+    }
+
+    /// Whether processors have entries of this level, of tables for this id, in registers.
+    fn in_register(&self, context: Context, level: u8) -> bool {
+        self.root_in_registers && level == self.format.top() && !reads_on_demand(context)
+    }
+
+    /// Lets go of every copy that `reaches` names and that is in a TLB or another cache, not in a register.
+    fn uncache(&mut self, mut reaches: impl FnMut(&Copy) -> bool) {
+        let (registers, top) = (self.root_in_registers, self.format.top());
+        self.invalidate(|copy| {
+            let entry = matches!(copy.what, What::Table | What::Invalid) && copy.level == top;
+            let loaded = registers && entry && !reads_on_demand(copy.context);
+            !loaded && reaches(copy)
+        });
     }
 
     /// Lets go of every copy that `reaches` names: an invalidation of a machine of one's own.
@@ -378,6 +398,11 @@ impl<F: Encode> Checker<F> {
 fn asked(kind: Kind, stage: u8) -> Access {
     let page = (stage == 2).then_some(Stage1Page::FLAT);
     Access { page, ..Access::new(kind, Privilege::Supervisor) }
+}
+
+/// The PDPTEs of a guest under NPT are read from memory (AMD APM 2 15.25.10).
+fn reads_on_demand(context: Context) -> bool {
+    matches!(context, Context::Linear { owner: LinearOwner::Asid(_), .. })
 }
 
 fn parts(path: Path) -> (u64, u64, u64) {

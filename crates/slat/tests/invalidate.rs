@@ -116,6 +116,7 @@ fn amd_operands() {
         invlpgb_most: 7,
         invpcid: true,
         global_pages: true,
+        pae: false,
         most_pages: 64,
     };
     let plain = amd::Capabilities { invlpgb: false, ..all };
@@ -158,6 +159,7 @@ fn amd_host_without_broadcasts() {
         invlpgb_most: 0,
         invpcid: true,
         global_pages: true,
+        pae: false,
         most_pages: 64,
     };
     let local = amd::Capabilities { global_pages: false, ..all };

@@ -22,16 +22,16 @@ impl<F: Encode> Checker<F> {
     pub fn amd(&mut self, instruction: &Instruction) {
         match *instruction {
             Instruction::TlbControl { asid: None, value: 1 } => {
-                self.invalidate(|copy| asid_of(copy) != Some(HOST));
+                self.uncache(|copy| asid_of(copy) != Some(HOST));
             }
             Instruction::TlbControl { asid: Some(asid), value: 3 } if asid != HOST => {
-                self.invalidate(|copy| asid_of(copy) == Some(asid));
+                self.uncache(|copy| asid_of(copy) == Some(asid));
             }
             Instruction::TlbControl { .. } => {}
             // Translations from the guest's virtual addresses: no nested ones.
             Instruction::Invlpga { rax, ecx } => {
                 let input = self.input(rax);
-                self.invalidate(|copy| {
+                self.uncache(|copy| {
                     matches!(copy.context, Context::Linear { .. })
                         && asid_of(copy) == Some(ecx)
                         && input.is_some_and(|input| copy.overlaps(&(input..=input)))
@@ -41,13 +41,13 @@ impl<F: Encode> Checker<F> {
             Instruction::Invpcid { kind, descriptor: [id, address] } => {
                 self.invpcid(kind, id, address);
             }
-            Instruction::ReloadCr3 => self.invpcid(2, 0, 0),
+            Instruction::ReloadCr3 => self.invalidate(|copy| asid_of(copy) == Some(HOST)),
             Instruction::Invlpgb { .. } => self.amd.push(*instruction),
             Instruction::Tlbsync => {
                 for broadcast in core::mem::take(&mut self.amd) {
                     if let Instruction::Invlpgb { rax, ecx, edx } = broadcast {
                         let start = self.input(rax >> 12 << 12);
-                        self.invalidate(|copy| broadcast_reaches(copy, start, rax, ecx, edx));
+                        self.uncache(|copy| broadcast_reaches(copy, start, rax, ecx, edx));
                     }
                 }
             }
@@ -57,7 +57,7 @@ impl<F: Encode> Checker<F> {
     /// With EFER.TCE set, only the upper-level entries that lead to an address go with it (APM 2 3.1.7).
     fn invpcid(&mut self, kind: u64, id: u64, address: u64) {
         let input = self.input(address);
-        self.invalidate(|copy| match copy.context {
+        self.uncache(|copy| match copy.context {
             Context::Linear { owner: LinearOwner::Native, pcid } => {
                 let same = u64::from(pcid) == id & 0xfff;
                 match kind {

@@ -15,17 +15,17 @@ impl<F: Encode> Checker<F> {
     pub fn intel(&mut self, instruction: &Instruction) {
         match *instruction {
             Instruction::Invept { kind: 1, descriptor: [eptp, _] } => {
-                self.invalidate(|copy| {
+                self.uncache(|copy| {
                     matches!(copy.context, Context::Ept { eptp: held }
                         if (held ^ eptp) & EP4TA == 0)
                 });
             }
             Instruction::Invept { kind: 2, .. } => {
-                self.invalidate(|copy| matches!(copy.context, Context::Ept { .. }));
+                self.uncache(|copy| matches!(copy.context, Context::Ept { .. }));
             }
             Instruction::Invvpid { kind, descriptor: [vpid, address] } => {
                 let input = self.input(address);
-                self.invalidate(|copy| match copy.context {
+                self.uncache(|copy| match copy.context {
                     Context::Linear { owner: LinearOwner::Vpid(held), .. } => match kind {
                         0 => u64::from(held) == vpid & 0xffff && at(copy, input),
                         1 => u64::from(held) == vpid & 0xffff,
@@ -37,7 +37,7 @@ impl<F: Encode> Checker<F> {
             }
             Instruction::Invpcid { kind, descriptor: [id, address] } => {
                 let input = self.input(address);
-                self.invalidate(|copy| match copy.context {
+                self.uncache(|copy| match copy.context {
                     Context::Linear { owner: LinearOwner::Native, pcid } => match kind {
                         0 => u64::from(pcid) == id & 0xfff && at(copy, input),
                         1 => u64::from(pcid) == id & 0xfff,
@@ -50,13 +50,25 @@ impl<F: Encode> Checker<F> {
             // Every paging-structure-cache entry of the PCID goes with the page.
             Instruction::Invlpg { address } => {
                 let input = self.input(address);
-                self.invalidate(|copy| {
+                self.uncache(|copy| {
                     copy.context == HOST && (copy.what == What::Table || at(copy, input))
                 });
             }
             Instruction::ReloadCr3 => self.invalidate(|copy| {
                 matches!(copy.context, Context::Linear { owner: LinearOwner::Native, .. })
             }),
+            // What was cached by way of the registers stays.
+            Instruction::LoadPdptes { vpid } => {
+                let top = self.format.top();
+                self.invalidate(|copy| match copy.context {
+                    Context::Linear { owner: LinearOwner::Vpid(held), .. } => {
+                        vpid.is_none_or(|vpid| vpid == held)
+                            && copy.level == top
+                            && matches!(copy.what, What::Table | What::Invalid)
+                    }
+                    _ => false,
+                });
+            }
             Instruction::Invept { .. } => {}
         }
     }

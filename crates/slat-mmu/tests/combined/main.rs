@@ -176,6 +176,7 @@ fn on_amd<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
         invlpgb_most: 7,
         invpcid: true,
         global_pages: true,
+        pae: false,
         most_pages: 64,
     };
     amd::plan(gather, &capabilities, 0, |step| checker.amd(&step));

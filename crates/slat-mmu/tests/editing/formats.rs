@@ -29,6 +29,7 @@ pub(crate) const BROADCASTS: amd::Capabilities = amd::Capabilities {
     invlpgb_most: 7,
     invpcid: true,
     global_pages: true,
+    pae: false,
     most_pages: 64,
 };
 pub(crate) const RANGES: arm64::Capabilities = arm64::Capabilities {
@@ -51,6 +52,17 @@ fn on_intel<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
 fn on_intel_by_pcid<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
     let capabilities = intel::Capabilities { global_pages: false, ..Default::default() };
     intel::plan(gather, &capabilities, 0, |step| checker.intel(&step));
+}
+
+/// With PDPTEs in registers.
+pub(crate) fn on_intel_pae(checker: &mut Checker<Pae>, gather: &Gather<'_>) {
+    let capabilities = intel::Capabilities { pae: true, ..Default::default() };
+    intel::plan(gather, &capabilities, 0, |step| checker.intel(&step));
+}
+
+pub(crate) fn on_amd_pae(checker: &mut Checker<Pae>, gather: &Gather<'_>) {
+    let capabilities = amd::Capabilities { pae: true, ..BROADCASTS };
+    amd::plan(gather, &capabilities, 0, |step| checker.amd(&step));
 }
 
 fn on_amd<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
@@ -231,6 +243,15 @@ pub(crate) fn x86_five() -> Subject<Long> {
 pub(crate) fn x86_by_pcid() -> Subject<Long> {
     let format = Long::four(controls(), Processor::default());
     linear_of(format, LinearOwner::Native, on_intel_by_pcid).at_the_end()
+}
+
+/// Where PDPTEs are registers: of the host, or of a guest under a VPID.
+pub(crate) fn x86_pae_loaded(
+    owner: LinearOwner,
+    flush: fn(&mut Checker<Pae>, &Gather<'_>),
+) -> Subject<Pae> {
+    let subject = linear_of(Pae::new(controls(), Processor::default()), owner, flush);
+    Subject { context: Context::Linear { owner, pcid: 0 }, ..subject }
 }
 
 /// Of a guest on AMD.

@@ -5,9 +5,11 @@
 use proptest::prelude::*;
 use slat::format::arm32::Version;
 use slat::format::riscv::Scheme;
+use slat::invalidate::LinearOwner;
 
 mod flushes;
 mod formats;
+mod loaded;
 mod order;
 mod plain;
 mod stores;
@@ -35,6 +37,9 @@ proptest! {
         clean(x86_amd_host(), &ops);
         clean(x86_amd_host_by_page(), &ops);
         clean(x86_pae(), &ops);
+        clean(x86_pae_loaded(LinearOwner::Native, on_intel_pae), &ops);
+        clean(x86_pae_loaded(LinearOwner::Native, on_amd_pae), &ops);
+        clean(x86_pae_loaded(LinearOwner::Vpid(4), on_intel_pae), &ops);
         clean(x86_legacy(), &ops);
     }
 

@@ -292,6 +292,13 @@ pub trait Encode: Format + fmt::Debug {
         false
     }
 
+    /// Whether processors may hold the root's entries, invalid ones as well, in registers that are loaded
+    /// with the root register: until that is loaded again, a table that was linked there is not seen, and
+    /// one that was taken out is walked.
+    fn root_in_registers(&self) -> bool {
+        false
+    }
+
     /// Whether a live entry may not go from `old` to `new` directly: an invalid entry and an
     /// invalidation must come between (Arm's break-before-make).
     fn breaks(&self, old: u64, new: u64, level: u8) -> bool {

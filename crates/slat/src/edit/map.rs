@@ -185,7 +185,8 @@ impl Map<'_> {
         match X::replace::<F::Word>(cursor.cell(at, level), 0, entry) {
             Ok(()) => {
                 cursor.publish(at, level, 1);
-                if format.caches_invalid() {
+                let in_register = level == tables.top && format.root_in_registers();
+                if in_register || format.caches_invalid() {
                     cursor.note(at, reached, 1 << target, Effect::Stale);
                     cursor.gather().tables_changed();
                 }

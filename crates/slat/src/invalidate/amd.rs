@@ -22,6 +22,10 @@ pub struct Capabilities {
     pub invpcid: bool,
     /// The host's leaves may be global, so that INVPCID of one context is not enough.
     pub global_pages: bool,
+    /// The host's tables are those of PAE paging, whose PDPTEs are registers natively: no invalidation
+    /// reaches those, they are loaded again. In a guest under nested paging they are read on demand (APM
+    /// 2 15.25.10).
+    pub pae: bool,
     /// More pages than this are flushed with their whole ASID or PCID.
     pub most_pages: u64,
 }
@@ -68,7 +72,8 @@ pub enum Instruction {
         /// PCID; linear address.
         descriptor: [u64; 2],
     },
-    /// MOV to CR3 and CR4.PGE toggled, on this CPU: all of the host's, on processors without INVPCID.
+    /// MOV to CR3 and CR4.PGE toggled, on this CPU: all of the host's, on processors without INVPCID, and
+    /// the PDPTE registers with it.
     ReloadCr3,
 }
 
@@ -104,6 +109,11 @@ pub fn plan(
             }
             None => flush(capabilities, asid, emit),
         },
+        Context::Linear { owner: LinearOwner::Native, .. }
+            if capabilities.pae && gather.tables_changed() =>
+        {
+            emit(Instruction::ReloadCr3);
+        }
         Context::Linear { owner: LinearOwner::Native, pcid } if capabilities.invlpgb => {
             broadcast(gather, capabilities, 0, pcid, false, &mut emit);
         }
@@ -149,7 +159,7 @@ fn host(
 
 /// Everything of the host's.
 fn whole_host(capabilities: &Capabilities) -> Instruction {
-    if capabilities.invpcid {
+    if capabilities.invpcid && !capabilities.pae {
         Instruction::Invpcid { kind: 2, descriptor: [0, 0] }
     } else {
         Instruction::ReloadCr3

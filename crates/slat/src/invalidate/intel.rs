@@ -19,12 +19,15 @@ pub struct Capabilities {
     pub invpcid: bool,
     /// Leaves may be global, so that INVPCID of one context is not enough.
     pub global_pages: bool,
+    /// The tables are those of PAE paging, whose PDPTEs are registers (SDM 3A 5.4.1): no invalidation
+    /// reaches those, they are loaded again.
+    pub pae: bool,
     /// More pages than this are flushed with their whole context.
     pub most_pages: u64,
 }
 
 impl Default for Capabilities {
-    /// Everything exists, pages may be global, up to 32 are flushed one by one.
+    /// Everything exists, pages may be global, no tables are PAE's, up to 32 pages are flushed one by one.
     fn default() -> Self {
         Capabilities {
             invept_single: true,
@@ -32,6 +35,7 @@ impl Default for Capabilities {
             invvpid_single: true,
             invpcid: true,
             global_pages: true,
+            pae: false,
             most_pages: 32,
         }
     }
@@ -67,8 +71,16 @@ pub enum Instruction {
         /// Any linear address in the page.
         address: u64,
     },
-    /// MOV to CR3 and CR4.PGE toggled: everything, on processors without INVPCID.
+    /// MOV to CR3 and CR4.PGE toggled: everything, on processors without INVPCID, and the PDPTE
+    /// registers with it.
     ReloadCr3,
+    /// The guest's four PDPTEs are loaded again before it next runs: where it runs under EPT, the fields
+    /// 280Ah to 2811h of its VMCSs are written from its table; without EPT every VM entry loads them
+    /// (SDM 3C 28.3.2.4), so that an exit is enough.
+    LoadPdptes {
+        /// The guest; `None` for every one.
+        vpid: Option<u16>,
+    },
 }
 
 /// Emits the instructions that complete `gather`. `current_pcid` is what INVLPG acts on.
@@ -89,8 +101,12 @@ pub fn plan(
             emit(Instruction::Invept { kind: 1, descriptor: [eptp, 0] });
         }
         Context::Ept { .. } => emit(Instruction::Invept { kind: 2, descriptor: [0, 0] }),
-        Context::Linear { owner: LinearOwner::Vpid(vpid), .. } => {
-            let vpid = u64::from(vpid);
+        Context::Linear { owner: LinearOwner::Vpid(id), .. } => {
+            // First, so that nothing is cached by way of older ones any more.
+            if capabilities.pae && gather.tables_changed() {
+                emit(Instruction::LoadPdptes { vpid: Some(id) });
+            }
+            let vpid = u64::from(id);
             // A changed table entry may be cached for any address below it.
             let pages = Pages::few(gather, 12, 9, capabilities.most_pages);
             match pages.filter(|_| capabilities.invvpid_address && !gather.tables_changed()) {
@@ -108,9 +124,12 @@ pub fn plan(
         }
         // Every context, or one that this processor knows no id of.
         _ => {
+            if capabilities.pae {
+                emit(Instruction::LoadPdptes { vpid: None });
+            }
             emit(Instruction::Invept { kind: 2, descriptor: [0, 0] });
             emit(Instruction::Invvpid { kind: 2, descriptor: [0, 0] });
-            if capabilities.invpcid {
+            if capabilities.invpcid && !capabilities.pae {
                 emit(Instruction::Invpcid { kind: 2, descriptor: [0, 0] });
             } else {
                 emit(Instruction::ReloadCr3);
@@ -127,6 +146,10 @@ fn linear(
     current_pcid: u16,
     mut emit: impl FnMut(Instruction),
 ) {
+    if capabilities.pae && gather.tables_changed() {
+        emit(Instruction::ReloadCr3);
+        return;
+    }
     let id = u64::from(pcid & 0xfff);
     let pages = Pages::few(gather, 12, 9, capabilities.most_pages);
     match pages {

@@ -163,6 +163,10 @@ macro_rules! encode {
             self.0.caches_invalid()
         }
 
+        fn root_in_registers(&self) -> bool {
+            self.0.root_in_registers()
+        }
+
         fn breaks(&self, old: u64, new: u64, level: u8) -> bool {
             self.0.breaks(old, new, level)
         }

@@ -297,6 +297,12 @@ impl Encode for Long {
     }
 }
 
+/// Software walks the tables from memory ([`pae::Root::OnDemand`]), and so do processors in guests under
+/// NPT (AMD APM 2 15.25.10). All others have the four PDPTEs in registers, which a change of the root
+/// table reaches when they are loaded again: gathers say that tables changed, also where one was linked,
+/// and the planners load them where their `pae` is set. [`Tables::fault`](crate::edit::Tables::fault) and
+/// [`Walker::fault`](crate::edit::Walker::fault), which have no gather, are for addresses whose PDPTE is
+/// there already.
 impl Encode for Pae {
     type Word = u64;
 
@@ -305,6 +311,11 @@ impl Encode for Pae {
 
     fn root(&self, table: u64) -> pae::Root {
         pae::Root::OnDemand(table)
+    }
+
+    /// SDM 3A 5.4.1.
+    fn root_in_registers(&self) -> bool {
+        true
     }
 
     fn leaf(&self, attributes: &Attributes, level: u8) -> Result<u64, Refused> {

@@ -80,9 +80,11 @@ where
             tables.publish_one(table, at);
             return Ok(Served::Installed { level: 0 });
         }
+        let held = format.caches_invalid()
+            || format.root_in_registers() && tables.lowest(at)?.2 == tables.top;
         let served = tables.serve_any::<S, X>(self.source, address, output, level, leaves)?;
         if let Served::Installed { level } = served
-            && format.caches_invalid()
+            && held
         {
             let bytes = 1u64 << format.shift(level);
             self.note(at & !(bytes - 1), (at | (bytes - 1)) + 1, 1 << level, Effect::Stale);
