@@ -7,11 +7,11 @@
 
 use core::fmt;
 
-use crate::access::{Access, Kind, Privilege, Stage1Page};
+use crate::access::{Access, Kind, Privilege, Purpose, Stage1Page};
 use crate::address::{Address, Gpa};
 use crate::fault::{Cause, Failed, Reserved};
 use crate::format::{Decoded, Format, Found, MAX_LEVELS, Path, Start};
-use crate::memory::Memory;
+use crate::memory::{EntryLayout, Memory, Value};
 use crate::memory_type::StageType;
 use crate::regime::Regime;
 use crate::translate::Permissions;
@@ -55,8 +55,9 @@ pub enum Rule {
     /// No encoding is reserved, no block misaligned, no address too wide (EPT misconfiguration
     /// after a split; XSA-388, XSA-445: misaligned or mis-levelled large pages; XSA-301: width).
     Reserved,
-    /// While writes are logged no writable leaf is larger than the smallest page (write protection
-    /// of huge pages lost during dirty logging, twice in one hypervisor).
+    /// While writes are logged no writable leaf, and no group of leaves that a TLB may hold as one, is
+    /// larger than the smallest page (write protection of huge pages lost during dirty logging, twice in
+    /// one hypervisor).
     LargeWritableWhileLogging,
     /// All mappings of one frame have one memory type.
     MemoryTypeAlias,
@@ -170,6 +171,15 @@ pub trait Ground {
         true
     }
 
+    /// The first output address of an entry that translates nothing as it is and has a page all the same:
+    /// one whose valid bit the hypervisor took to see whether the guest uses the page, and gives back in
+    /// the fault that follows. Asked of invalid entries that are neither 0 nor [`Policy::frozen`]; such a
+    /// page is owned as a mapped one is. `None` says that the entry has none.
+    fn occupied(&mut self, entry: u64, level: u8) -> Option<u64> {
+        let _ = (entry, level);
+        None
+    }
+
     /// Notes that the frames are mapped; false where some of them were before, and no alias of them is
     /// declared. `true` always forgoes [`Rule::MappedTwice`].
     fn first_mapping(&mut self, base: u64, bytes: u64) -> bool {
@@ -215,18 +225,20 @@ impl<F: Format, M: Memory, G: Ground> Ground for OverStage2<'_, F, M, G> {
         self.ground.first_mapping(base, bytes)
     }
 
+    fn occupied(&mut self, entry: u64, level: u8) -> Option<u64> {
+        self.ground.occupied(entry, level)
+    }
+
     fn both_below(&mut self, base: u64, bytes: u64) -> bool {
         let mut at = base;
+        let format = &self.stage2.format;
+        let mut memory = Settled { format, memory: &mut self.memory };
         let last = base.saturating_add(bytes.saturating_sub(1));
         loop {
             let mut step = 1u64 << self.stage2.format.shift(0);
             let mut may = |kind| {
-                [Privilege::Supervisor, Privilege::User].into_iter().any(|privilege| {
-                    let page =
-                        Stage1Page { user: privilege == Privilege::User, ..Stage1Page::FLAT };
-                    let access = Access { page: Some(page), ..Access::new(kind, privilege) };
-                    let gpa = Gpa::new(at);
-                    match walk(self.stage2, &mut self.memory, gpa, &access, self.regime, &()) {
+                asked(kind).into_iter().any(|access| {
+                    match walk(self.stage2, &mut memory, Gpa::new(at), &access, self.regime, &()) {
                         Ok(found) => {
                             step = 1u64.checked_shl(found.found.shift.into()).unwrap_or(1 << 63);
                             true
@@ -249,6 +261,52 @@ impl<F: Format, M: Memory, G: Ground> Ground for OverStage2<'_, F, M, G> {
                 _ => return false,
             }
         }
+    }
+}
+
+/// The accesses of this kind by either privilege, through a page of the same.
+fn asked(kind: Kind) -> [Access; 2] {
+    [Privilege::Supervisor, Privilege::User].map(|privilege| {
+        let page = Stage1Page { user: privilege == Privilege::User, ..Stage1Page::FLAT };
+        Access { page: Some(page), ..Access::new(kind, privilege) }
+    })
+}
+
+/// Memory whose leaves are all accessed and dirty ([`Format::settled`]): what software is about to permit
+/// counts as permitted.
+struct Settled<'a, F, M> {
+    format: &'a F,
+    memory: &'a mut M,
+}
+
+impl<F: Format, M: Memory> Memory for Settled<'_, F, M> {
+    type Address = M::Address;
+    type Fault = M::Fault;
+
+    fn read(
+        &mut self,
+        address: M::Address,
+        layout: EntryLayout,
+        access: &Access,
+    ) -> Result<Value, M::Fault> {
+        let mut read = self.memory.read(address, layout, access)?;
+        if let Purpose::Table { level } = access.purpose
+            && let Decoded::Leaf { .. } = self.format.decode(read.value, level)
+        {
+            read.value = self.format.settled(read.value, level, true);
+        }
+        Ok(read)
+    }
+
+    fn compare_exchange(
+        &mut self,
+        address: M::Address,
+        layout: EntryLayout,
+        current: u64,
+        new: u64,
+        access: &Access,
+    ) -> Result<bool, M::Fault> {
+        self.memory.compare_exchange(address, layout, current, new, access)
     }
 }
 
@@ -417,6 +475,11 @@ impl<F: Format, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R
             Decoded::Empty if Some(entry) == self.policy.frozen => {
                 self.found(Rule::LeftFrozen, place, None);
             }
+            Decoded::Empty if entry != 0 => {
+                if let Some(base) = self.ground.occupied(entry, level) {
+                    self.owned(place, base, 1 << self.format.shift(level));
+                }
+            }
             Decoded::Empty | Decoded::Restart => {}
             Decoded::Reserved(reserved) => self.found(Rule::Reserved, place, Some(reserved)),
             Decoded::Table { next } if level > 0 => {
@@ -433,6 +496,16 @@ impl<F: Format, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R
         }
     }
 
+    /// The rules of who owns what an entry has.
+    fn owned(&mut self, place: Place, base: u64, bytes: u64) {
+        match self.ground.owner(base, bytes) {
+            Owner::Guest | Owner::Shared => {}
+            Owner::Tables => self.found(Rule::TableMapped, place, None),
+            Owner::Nobody => self.found(Rule::FreedFrame, place, None),
+            Owner::Other | Owner::Hypervisor => self.found(Rule::ForeignFrame, place, None),
+        }
+    }
+
     fn leaf(&mut self, place: Place, base: u64, shift: u8, path: Path) {
         let Place { input, level, entry, .. } = place;
         // Each entry of a contiguous group maps its own part.
@@ -441,29 +514,28 @@ impl<F: Format, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R
         let base = base | input & ((1u64 << shift) - 1) & !(bytes - 1);
         self.summary.leaves += 1;
         self.summary.bytes = self.summary.bytes.saturating_add(bytes);
-        match self.ground.owner(base, bytes) {
-            Owner::Guest | Owner::Shared => {}
-            Owner::Tables => self.found(Rule::TableMapped, place, None),
-            Owner::Nobody => self.found(Rule::FreedFrame, place, None),
-            Owner::Other | Owner::Hypervisor => self.found(Rule::ForeignFrame, place, None),
-        }
+        self.owned(place, base, bytes);
         let found = Found { entry, level, base, shift, path, input, kind: Kind::Read };
         let memory_type = self.format.memory_type(&found, self.regime);
         if self.ground.other_type(base, bytes, memory_type).is_some() {
             self.found(Rule::MemoryTypeAlias, place, None);
         }
-        // What any privilege may do.
-        let may = |kind| {
-            [Privilege::Supervisor, Privilege::User].into_iter().any(|privilege| {
-                let access = Access::new(kind, privilege);
-                self.format.check(&Found { kind, ..found }, &access, self.regime).is_ok()
+        // What any privilege may do, once software has set the accessed bit and, if asked, the dirty bit.
+        let may = |kind, dirty| {
+            let leaf = self.format.settled(entry, level, dirty);
+            asked(kind).iter().any(|access| {
+                let found = Found { kind, entry: leaf, ..found };
+                self.format.check(&found, access, self.regime).is_ok()
             })
         };
         let granted = Permissions {
-            read: may(Kind::Read),
-            write: may(Kind::Write),
-            execute: may(Kind::Execute),
+            read: may(Kind::Read, true),
+            write: may(Kind::Write, true),
+            execute: may(Kind::Execute, true),
         };
+        // The fault by which software sets the dirty bit is where a write is logged.
+        let unlogged = may(Kind::Write, false);
+        let large = self.format.span(entry, level) > self.format.shift(0);
         let Permissions { write, execute, .. } = granted;
         if granted.and(self.ground.most(input, base, bytes)) != granted {
             self.found(Rule::Widened, place, None);
@@ -471,14 +543,14 @@ impl<F: Format, M: Memory, G: Ground, R: FnMut(&Finding)> Auditor<'_, F, M, G, R
         if !self.ground.first_mapping(base, bytes) {
             self.found(Rule::MappedTwice, place, None);
         }
-        if self.policy.logging && write && level > 0 {
+        if self.policy.logging && unlogged && large {
             self.found(Rule::LargeWritableWhileLogging, place, None);
         }
         if self.policy.write_xor_execute && write && execute && self.ground.both_below(base, bytes)
         {
             self.found(Rule::WritableExecutable, place, None);
         }
-        if self.policy.no_executable_large && execute && level > 0 {
+        if self.policy.no_executable_large && execute && large {
             self.found(Rule::ExecutableLarge, place, None);
         }
     }

@@ -260,6 +260,25 @@ pub trait Format: Copy {
     /// and dirty bits set where this stage maintains them, else unchanged.
     fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64;
 
+    /// The leaf once software has answered the faults by which it sets accessed bits, and those by which
+    /// it sets dirty bits if `dirty`, where hardware sets none: what such a leaf permits is permitted at
+    /// the second attempt.
+    #[inline]
+    fn settled(&self, leaf: u64, level: u8, dirty: bool) -> u64 {
+        let _ = (level, dirty);
+        leaf
+    }
+
+    /// log2 of the range in bytes that the leaf says is mapped alike, which a TLB may hold as one: more
+    /// than its own where it is one of a contiguous group.
+    #[inline]
+    fn span(&self, leaf: u64, level: u8) -> u32 {
+        match self.decode(leaf, level) {
+            Decoded::Leaf { shift, .. } => shift.into(),
+            _ => self.shift(level),
+        }
+    }
+
     /// The memory type or attributes that this stage gives the page.
     fn memory_type(&self, found: &Found, regime: &Regime) -> StageType;
 

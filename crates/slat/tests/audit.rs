@@ -4,8 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use slat::audit::{Finding, Ground, OverStage2, Owner, Policy, Rule, Summary, audit};
-use slat::edit::{Arena, Leaves, Quiet, Slots, Step, Tables, ept};
+use slat::edit::{
+    Arena, Encode, Leaves, Quiet, Slots, Step, Tables, arm64, ept, riscv as riscv_entries,
+};
+use slat::format::Decoded;
+use slat::format::arm64::{Granule, Processor as ArmProcessor, Stage2};
 use slat::format::ept::{Ept, Features};
+use slat::format::riscv::{self, Scheme, Sv};
 use slat::invalidate::Context;
 use slat::memory_type::StageType;
 use slat::memory_type::x86::Type;
@@ -263,9 +268,175 @@ fn xsa_304_writable_and_executable_and_executable_large() {
     assert_eq!(rules(&findings), expected);
 }
 
+/// What tables of one leaf each break, of a format and attributes that the caller chooses.
+fn alone<F: Encode<Word = u64>>(
+    format: F,
+    attributes: &F::Attributes,
+    policy: Policy,
+    grouped: bool,
+    plant: impl Fn(u64) -> u64,
+) -> Vec<Rule> {
+    let cells: Vec<AtomicU64> = (0..16 * 512).map(|_| AtomicU64::new(0)).collect();
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let mut leaves = Leaves::new(&format, attributes).unwrap();
+    if grouped {
+        leaves = leaves.up_to(0).grouped();
+    }
+    let bytes = if grouped { 1u64 << format.group_shift(0).unwrap() } else { BLOCK };
+    let slots =
+        Slots { ranges: &mut [], detached: &mut [], pending: &mut [], report: |_| panic!() };
+    let mut cursor =
+        tables.cursor::<_, Quiet>(&arena, Context::All, slots, Gpa::new(0), 1 << 30).unwrap();
+    let mut map = cursor.map(Gpa::new(0), Spa::new(GUEST), bytes, &leaves).unwrap();
+    assert!(matches!(cursor.step(&mut map, u32::MAX), Ok(Step::Done)));
+    core::mem::forget(cursor.finish());
+    for cell in &cells {
+        let entry = cell.load(Ordering::Relaxed);
+        let level = if grouped { 0 } else { 1 };
+        if let Decoded::Leaf { base, .. } = format.decode(entry, level)
+            && base >= GUEST
+        {
+            cell.store(plant(entry), Ordering::Relaxed);
+        }
+    }
+    let mut bytes: Vec<u8> =
+        cells.iter().flat_map(|cell| cell.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    let mut found = BTreeMap::new();
+    let (root, regime) = (tables.root(), Regime::default());
+    let mut records = Records { aliases: true, ..Records::default() };
+    records.read_only.insert(GUEST);
+    let mut report = |finding: &Finding| {
+        found.insert(finding.rule.text(), finding.rule);
+    };
+    audit(&format, &root, &mut memory, &regime, &policy, &mut records, &mut report).unwrap();
+    found.into_values().collect()
+}
+
+const STRICT: Policy = Policy {
+    logging: true,
+    write_xor_execute: true,
+    no_executable_large: true,
+    table_budget: u64::MAX,
+    frozen: None,
+    most_tables: 1 << 20,
+};
+const RWX: Permissions = Permissions { read: true, write: true, execute: true };
+
+/// With mode-based execute control XU is the right of user pages to be executed (SDM 3C 30.3.3.1): a
+/// leaf with it alone is writable and executable all the same.
+#[test]
+fn execution_by_user_pages_alone_is_execution() {
+    const XU: u64 = 1 << 10;
+    let format =
+        Ept::four(Features { physical_bits: 40, mode_based_execute: true, ..Features::default() });
+    let write = Permissions { execute: false, ..RWX };
+    let attributes = ept::Attributes::new(write, Type::Wb);
+    let policy = Policy { logging: false, ..STRICT };
+    let rules = alone(format, &attributes, policy, false, |leaf| leaf & !4 & !XU);
+    assert_eq!(rules, [Rule::Widened], "writable, which the owner does not permit");
+    let rules = alone(format, &attributes, policy, false, |leaf| leaf & !4 | XU);
+    let expected = [Rule::Widened, Rule::ExecutableLarge, Rule::WritableExecutable];
+    assert_eq!(rules, expected);
+}
+
+/// A page that is merely old is what it will be once its accessed bit is set again. What software is
+/// asked to make dirty first is logged there.
+#[test]
+fn a_page_that_is_old_keeps_no_secret() {
+    let everything = [
+        Rule::Widened,
+        Rule::ExecutableLarge,
+        Rule::LargeWritableWhileLogging,
+        Rule::WritableExecutable,
+    ];
+    let processor = ArmProcessor { physical_bits: 40, ..ArmProcessor::default() };
+    let stage2 = Stage2::plain(Granule::Four, 40, &processor).unwrap();
+    let attributes = arm64::Stage2Attributes::new(RWX, arm64::Memory::WRITE_BACK);
+    for old in [0, 1 << 10] {
+        let rules = alone(stage2, &attributes, STRICT, false, |leaf| leaf & !old);
+        assert_eq!(rules, everything, "AF cleared: {}", old != 0);
+    }
+    // Svade: A is bit 6, D is bit 7.
+    let format = Sv::stage1(Scheme::Sv39, riscv::Features::default());
+    let attributes = riscv_entries::Attributes::new(RWX);
+    for old in [0, 1 << 6] {
+        let rules = alone(format, &attributes, STRICT, false, |leaf| leaf & !old);
+        assert_eq!(rules, everything, "A cleared: {}", old != 0);
+    }
+    for old in [1 << 7, 1 << 7 | 1 << 6] {
+        let rules = alone(format, &attributes, STRICT, false, |leaf| leaf & !old);
+        let logged = [Rule::Widened, Rule::ExecutableLarge, Rule::WritableExecutable];
+        assert_eq!(rules, logged, "the first write faults");
+    }
+}
+
+/// One TLB entry may serve a whole group: a write to its first page hides those to the others.
+#[test]
+fn a_group_that_is_writable_while_logging() {
+    let policy = Policy { logging: true, ..Policy::default() };
+    let expected = [Rule::Widened, Rule::LargeWritableWhileLogging];
+    let napot = Sv::stage2(Scheme::Sv39, riscv::Features::default());
+    let attributes =
+        riscv_entries::Attributes { user: true, ..riscv_entries::Attributes::new(RWX) };
+    assert_eq!(alone(napot, &attributes, policy, true, |leaf| leaf), expected);
+    let processor = ArmProcessor { physical_bits: 40, ..ArmProcessor::default() };
+    let attributes = arm64::Stage2Attributes::new(RWX, arm64::Memory::WRITE_BACK);
+    let stage2 = Stage2::plain(Granule::Four, 40, &processor).unwrap();
+    assert_eq!(alone(stage2, &attributes, policy, true, |leaf| leaf), expected);
+    // By themselves they are small.
+    let single = |leaf| stage2.ungrouped(leaf, 0, 0);
+    assert_eq!(alone(stage2, &attributes, policy, true, single), [Rule::Widened]);
+}
+
+/// XSA-393 (CVE-2022-23033): entries whose valid bit the hypervisor had taken were passed over when
+/// their frames were freed.
+#[test]
+fn xsa_393_a_freed_frame_in_an_entry_that_is_not_valid() {
+    /// Reads, writes and execution are gone; the address is still there.
+    struct Sampling(Records);
+    impl Ground for Sampling {
+        fn owner(&mut self, base: u64, bytes: u64) -> Owner {
+            self.0.owner(base, bytes)
+        }
+        fn first_visit(&mut self, table: u64, level: u8) -> bool {
+            self.0.first_visit(table, level)
+        }
+        fn occupied(&mut self, entry: u64, level: u8) -> Option<u64> {
+            assert_eq!((entry & 7, level), (0, 0));
+            Some(entry & 0x000f_ffff_ffff_f000)
+        }
+    }
+    for (owner, expected) in [
+        (Owner::Guest, None),
+        (Owner::Nobody, Some(Rule::FreedFrame)),
+        (Owner::Other, Some(Rule::ForeignFrame)),
+        (Owner::Tables, Some(Rule::TableMapped)),
+    ] {
+        let (mut bytes, root) = right();
+        let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+        let set = |memory: &mut SliceMemory<'_, Spa>, at: u64, entry: u64| {
+            memory.poke(Spa::new(at), EntryLayout::LE64, entry).unwrap();
+        };
+        set(&mut memory, address_of(page(PAGE)), page(PAGE) & !7);
+        // What is frozen or empty has no page.
+        set(&mut memory, address_of(page(2 * PAGE)), format().frozen());
+        set(&mut memory, address_of(page(3 * PAGE)), 0);
+        let mut ground = Sampling(Records::default());
+        ground.0.owners.insert(GUEST + PAGE, owner);
+        let policy = Policy { frozen: Some(format().frozen()), ..Policy::default() };
+        let (regime, mut findings) = (Regime::default(), vec![]);
+        let mut report = |finding: &Finding| findings.push(*finding);
+        audit(&format(), &root, &mut memory, &regime, &policy, &mut ground, &mut report).unwrap();
+        let expected: Vec<_> = expected.map(|rule| (rule, PAGE)).into_iter().collect();
+        let left = [(Rule::LeftFrozen, 2 * PAGE)];
+        assert_eq!(rules(&findings), [expected, left.to_vec()].concat());
+    }
+}
+
 #[test]
 fn what_was_left_frozen_and_what_cannot_be_read() {
-    use slat::edit::Encode;
     let policy = Policy { frozen: Some(format().frozen()), ..Policy::default() };
     let (findings, _) = audited(policy, |memory, _| {
         let entry = Spa::new(address_of(page(PAGE)));
@@ -387,6 +558,33 @@ fn writable_and_executable_in_both_stages_together() {
     assert_eq!(audit_stage1(Some(both)), [(Rule::WritableExecutable, 0)]);
     // Executable and not writable.
     assert_eq!(audit_stage1(Some(both & !2)), []);
+}
+
+/// The second stage's page is old, and permits everything at the second attempt.
+#[test]
+fn both_below_in_a_page_that_is_old() {
+    use slat::Stage;
+    let processor = ArmProcessor { physical_bits: 40, ..ArmProcessor::default() };
+    let format = Stage2::plain(Granule::Four, 40, &processor).unwrap();
+    let cells: Vec<AtomicU64> = (0..16 * 512).map(|_| AtomicU64::new(0)).collect();
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    for (at, permissions) in [(0, RWX), (PAGE, Permissions { execute: false, ..RWX })] {
+        let mut attributes = arm64::Stage2Attributes::new(permissions, arm64::Memory::WRITE_BACK);
+        attributes.accessed = false;
+        let leaves = Leaves::new(&format, &attributes).unwrap();
+        let (at, to) = (Gpa::new(at), Spa::new(GUEST + at));
+        tables.fault::<_, Quiet>(&arena, at, to, 0, &leaves).unwrap();
+    }
+    let mut bytes: Vec<u8> =
+        cells.iter().flat_map(|cell| cell.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let memory = SliceMemory::new(Spa::new(0), &mut bytes);
+    let stage2: Stage<_, Gpa, Spa> = Stage::new(format, tables.root());
+    let regime = Regime::default();
+    let ground = Records::default();
+    let mut over = OverStage2 { stage2: &stage2, memory, regime: &regime, ground };
+    assert!(over.both_below(0, PAGE));
+    assert!(!over.both_below(PAGE, PAGE));
 }
 
 /// A memory that counts how often it is read.

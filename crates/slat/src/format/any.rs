@@ -129,6 +129,14 @@ macro_rules! formats {
                 }
             }
 
+            fn settled(&self, leaf: u64, level: u8, dirty: bool) -> u64 {
+                match self { $(AnyFormat::$name(format, _) => format.settled(leaf, level, dirty),)* }
+            }
+
+            fn span(&self, leaf: u64, level: u8) -> u32 {
+                match self { $(AnyFormat::$name(format, _) => format.span(leaf, level),)* }
+            }
+
             fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
                 match self {
                     $(AnyFormat::$name(format, _) => format.memory_type(found, regime),)*

@@ -49,6 +49,14 @@ macro_rules! format {
             self.0.touched(entry, level, is_leaf, access)
         }
 
+        fn settled(&self, leaf: u64, level: u8, dirty: bool) -> u64 {
+            self.0.settled(leaf, level, dirty)
+        }
+
+        fn span(&self, leaf: u64, level: u8) -> u32 {
+            self.0.span(leaf, level)
+        }
+
         fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
             self.0.memory_type(found, regime)
         }

@@ -56,6 +56,11 @@ impl Descriptors {
         self.geometry.decode(entry, level)
     }
 
+    /// See [`crate::format::Format::span`].
+    pub(super) fn span(&self, leaf: u64, level: u8) -> u32 {
+        self.geometry.span(leaf, level)
+    }
+
     /// The root that a register names, or `None` where its bits 47:40 make an address size fault.
     /// `input_bits` and `level` decide how large it is.
     #[inline]

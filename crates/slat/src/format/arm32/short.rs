@@ -106,6 +106,11 @@ impl Leaf {
     }
 }
 
+/// `AP[0]` of a leaf.
+const fn access_flag(level: u8) -> u64 {
+    if level > 0 { bits::SECTION_AP0 } else { bits::PAGE_AP0 }
+}
+
 /// The domain of a table or section descriptor.
 #[inline]
 pub(crate) const fn domain(entry: u64) -> u8 {
@@ -373,7 +378,13 @@ impl Format for Short {
         if !is_leaf || !self.sets_access_flag {
             return entry;
         }
-        entry | if level > 0 { bits::SECTION_AP0 } else { bits::PAGE_AP0 }
+        entry | access_flag(level)
+    }
+
+    /// `AP[0]` is the access flag with `SCTLR.AFE` alone.
+    #[inline]
+    fn settled(&self, leaf: u64, level: u8, _: bool) -> u64 {
+        if self.access_flags { leaf | access_flag(level) } else { leaf }
     }
 
     fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {

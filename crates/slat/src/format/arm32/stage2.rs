@@ -233,6 +233,16 @@ impl Format for Stage2 {
         entry
     }
 
+    #[inline]
+    fn settled(&self, leaf: u64, _: u8, _: bool) -> u64 {
+        leaf | bits::AF
+    }
+
+    #[inline]
+    fn span(&self, leaf: u64, level: u8) -> u32 {
+        self.descriptors.span(leaf, level)
+    }
+
     fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
         if found.is_flat() {
             return StageType::Unspecified;

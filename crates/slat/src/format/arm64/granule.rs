@@ -180,6 +180,15 @@ impl Geometry {
         Some(self.shift(level) + entries)
     }
 
+    /// See [`crate::format::Format::span`].
+    #[inline]
+    pub(in crate::format) const fn span(&self, leaf: u64, level: u8) -> u32 {
+        match self.contiguous_shift(level) {
+            Some(shift) if leaf & bits::CONTIGUOUS != 0 => shift,
+            _ => self.shift(level),
+        }
+    }
+
     /// The output address that an entry holds, from bit `low` up.
     #[inline]
     const fn address(&self, entry: u64, low: u32) -> u64 {

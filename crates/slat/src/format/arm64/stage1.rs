@@ -513,6 +513,16 @@ impl Format for Stage1 {
         (entry | bits::AF) & !clean
     }
 
+    #[inline]
+    fn settled(&self, leaf: u64, _: u8, _: bool) -> u64 {
+        leaf | bits::AF
+    }
+
+    #[inline]
+    fn span(&self, leaf: u64, level: u8) -> u32 {
+        self.geometry().span(leaf, level)
+    }
+
     fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
         self.attributes(found, regime).map_or(StageType::Unspecified, StageType::Arm)
     }

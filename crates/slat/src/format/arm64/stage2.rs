@@ -332,6 +332,16 @@ impl Format for Stage2 {
         entry | bits::AF | dirty
     }
 
+    #[inline]
+    fn settled(&self, leaf: u64, _: u8, _: bool) -> u64 {
+        leaf | bits::AF
+    }
+
+    #[inline]
+    fn span(&self, leaf: u64, level: u8) -> u32 {
+        self.geometry.span(leaf, level)
+    }
+
     fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
         if found.is_flat() {
             return StageType::Unspecified;

@@ -348,6 +348,12 @@ impl Format for Sv {
         }
     }
 
+    /// "Svade".
+    #[inline]
+    fn settled(&self, leaf: u64, _: u8, dirty: bool) -> u64 {
+        leaf | bits::A | if dirty { bits::D } else { 0 }
+    }
+
     fn memory_type(&self, found: &Found, _: &Regime) -> StageType {
         if found.is_flat() || self.scheme == Scheme::Sv32 {
             return StageType::Pbmt(Pbmt::Pma);
