@@ -148,7 +148,10 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         let mut tables = Self::describe(format, 0, memory)?;
         let frame = tables.take(source, 0, tables.top)?;
         tables.root = frame.address();
-        tables.clear(&frame, tables.top)?;
+        if let Err(error) = tables.clear(&frame, tables.top) {
+            source.put(frame);
+            return Err(error);
+        }
         tables.memory.publish(tables.root, frame.bytes());
         Ok(tables)
     }

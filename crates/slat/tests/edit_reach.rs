@@ -247,6 +247,61 @@ fn a_view_of_an_upper_half_can_be_removed() {
     assert_eq!(views.get(0).unwrap().tables().translate(at).unwrap().output, Spa::new(0x5000));
 }
 
+/// The last page of an upper half is one of its addresses, although none comes after it.
+#[test]
+fn segments_end_with_the_last_page_of_an_upper_half() {
+    use slat::format::x86::Controls;
+    use slat::format::x86::long::{Long, Processor};
+    let format = Long::four(Controls::default(), Processor::default());
+    let cells: Vec<AtomicU64> = (0..16 * 512).map(|_| AtomicU64::new(0)).collect();
+    let arena = Arena::<u64>::new(LOW, &cells).unwrap();
+    let counts: Vec<AtomicU64> = (0..16).map(|_| 0.into()).collect();
+    let source = Counted::new(&arena, LOW, &counts);
+    let mut tables = Tables::<_, Gva, Spa, _>::create(format, &arena, &source).unwrap();
+    let leaves = Leaves::new(&format, &x86::Attributes::new(RWX)).unwrap();
+    let last = Gva::new(u64::MAX - 0xfff);
+    assert!(tables.fault::<_, Live>(&source, last, Spa::new(0x5000), 0, &leaves).is_ok());
+    let mut places: [Option<View<_, Gva, Spa, _>>; 1] = [const { None }; 1];
+    let views = Views::new(&mut places, tables, Context::All).unwrap();
+    let segments = |start: u64, bytes: u64| {
+        let mut found = Vec::new();
+        let each = |segment: slat::edit::Segment<Gva>| {
+            found.push((segment.start.raw(), segment.bytes));
+            Ok(())
+        };
+        views.segments(Gva::new(start), bytes, each).map(|()| found)
+    };
+    assert_eq!(segments(last.raw(), 0x1000), Ok(vec![(last.raw(), 0x1000)]));
+    let table = u64::MAX - 0x1f_ffff;
+    let expected = [(table - 0x1000, 0x1000), (table, 0x20_0000)];
+    assert_eq!(segments(table - 0x1000, 0x20_1000), Ok(expected.to_vec()));
+    assert_eq!(segments(last.raw(), 0), Ok(vec![]));
+    assert!(segments(last.raw(), 0x1001).is_err());
+}
+
+/// The root's frame goes back where its memory was not lent.
+#[test]
+fn tables_that_cannot_be_created_keep_no_frame() {
+    /// Gives out frames that are nowhere.
+    struct Elsewhere(Cell<i32>);
+    impl FrameSource for Elsewhere {
+        fn take(&self, bytes: u64) -> Option<Frame> {
+            self.0.set(self.0.get() + 1);
+            Some(Frame::new(1 << 30, bytes))
+        }
+        fn put(&self, _: Frame) {
+            self.0.set(self.0.get() - 1);
+        }
+    }
+    let cells: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    let arena = Arena::<u64>::new(LOW, &cells).unwrap();
+    let source = Elsewhere(Cell::new(0));
+    let format = Npt::four(true, slat::format::x86::long::Processor::default());
+    let created = Tables::<_, Gva, Spa, _>::create(format, &arena, &source);
+    assert!(matches!(created, Err(Error::NotLent { .. })));
+    assert_eq!(source.0.get(), 0);
+}
+
 /// A source that gives first what came back last gives another when it is asked again.
 #[test]
 fn a_refused_frame_does_not_hide_those_behind_it() {

@@ -118,6 +118,35 @@ fn a_table_stays_until_every_view_that_had_it_has_invalidated() {
     assert_eq!(source.count(table), 0, "the last that invalidated gives it back");
 }
 
+/// Two views have tables of their own that have a hole, and share a table beside it: that one is named
+/// once, as both's.
+#[test]
+fn a_shared_table_beside_a_hole_is_a_segment_of_its_own() {
+    views!(arena, source, views);
+    let (mut a, mut b) = (Storage::default(), Storage::default());
+    let mut cursor = views.all::<_, Live>(0, &source, a.slots(), Gpa::new(0), 3 * BLOCK).unwrap();
+    let small = leaves();
+    let map = cursor.map(Gpa::new(BLOCK), Spa::new(0), PAGE, &small).unwrap();
+    run(&mut cursor, map);
+    drop(cursor.finish());
+    let other = views.fork(0, Context::Ept { eptp: 0x101e }, &source).unwrap();
+    let mut owned = views.own::<_, Live>(other, &source, b.slots(), Gpa::new(0), PAGE).unwrap();
+    assert!(matches!(owned.step(99), Ok(Step::Done)));
+    let owned = completed(owned.finish());
+    let _ = owned.reclaim(views.get(other).unwrap().tables()).unwrap().into_source(&source);
+    let mut found = Vec::new();
+    let each = |segment: slat::edit::Segment<Gpa>| {
+        let both = segment.views.contains(0) && segment.views.contains(other);
+        found.push((segment.view, segment.start.raw() / BLOCK, segment.bytes / BLOCK, both));
+        Ok(())
+    };
+    views.segments(Gpa::new(0), 3 * BLOCK, each).unwrap();
+    let own = |view| [(view, 0, 1, false), (view, 2, 1, false)];
+    let mut expected = [own(0), own(other)].concat();
+    expected.insert(1, (0, 1, 1, true));
+    assert_eq!(found, expected);
+}
+
 /// A table that nothing shares for certain comes out by hand; one that something may share does not.
 #[test]
 fn shared_tables_come_out_to_the_source_that_counts_them() {

@@ -254,27 +254,32 @@ where
         Ok(Ended { view: taken, gather: Gather { inner } })
     }
 
-    /// Divides `bytes` bytes from `start` into stretches with one lowest table each, every such table
-    /// once, and names the views that share it. What all views must be asked (harvests of
+    /// Divides `bytes` bytes from `start` into stretches with one lowest table each, every place of such a
+    /// table once, and names the views that share it. What all views must be asked (harvests of
     /// accessed and dirty bits) or told is done once a segment, in the segment's view.
+    ///
+    /// # Errors
+    /// [`Error::OutsideInput`] where the range is not wholly translatable, and those of `each`.
     pub fn segments(
         &self,
         start: I,
         bytes: u64,
         mut each: impl FnMut(Segment<I>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let end = start.raw().checked_add(bytes).ok_or(Error::OutsideInput { at: u64::MAX })?;
+        let Some(less) = bytes.checked_sub(1) else { return Ok(()) };
+        // The last byte of all is that of an upper half: what comes after it is no number.
+        let last = start.raw().checked_add(less).ok_or(Error::OutsideInput { at: u64::MAX })?;
         for (number, view) in self.views.iter().enumerate() {
             let Some(view) = view else { continue };
             let mut at = start.raw();
-            while at < end {
+            loop {
                 let lowest = |view: &View<F, I, O, M>| {
                     let input = view.tables.strip(at).ok_or(Error::OutsideInput { at })?;
-                    view.tables.lowest(input).map(|(table, _, level)| (table, level))
+                    view.tables.lowest(input).map(|(table, _, level)| (table, level, input))
                 };
-                let (table, level) = lowest(view)?;
-                let reach = 1u64 << view.tables.reach(level).min(63);
-                let next = (at & !(reach - 1)).saturating_add(reach).min(end);
+                let (table, level, input) = lowest(view)?;
+                let end =
+                    at.saturating_add(view.tables.stretch(table, level, input)? - 1).min(last);
                 let mut views = ViewSet::default();
                 for (other, with) in self.views.iter().enumerate() {
                     if let Some(with) = with
@@ -285,12 +290,33 @@ where
                 }
                 // The first view that has the table speaks for it.
                 if views.0.trailing_zeros() as usize == number {
-                    each(Segment { start: I::new(at), bytes: next - at, views, view: number })?;
+                    let bytes = end - at + 1;
+                    each(Segment { start: I::new(at), bytes, views, view: number })?;
                 }
-                at = next;
+                if end == last {
+                    break;
+                }
+                at = end + 1;
             }
         }
         Ok(())
+    }
+}
+
+impl<F: Encode, I, O, M: TableMemory<F::Word>> Tables<F, I, O, M> {
+    /// How many bytes from `input` on the table of `level` at `table` is the lowest for: up to an entry
+    /// that points at a table, or to its end.
+    fn stretch(&self, table: u64, level: u8, input: u64) -> Result<u64, Error> {
+        let format = &self.format;
+        let cells = self.cells(table, level)?;
+        let page = 1u64 << format.shift(level);
+        let index = (input / page) as usize & (cells.len() - 1);
+        let is_lowest = |cell: &&Cell<F>| {
+            let entry = F::Word::load(cell, Ordering::Acquire);
+            level == 0 || !matches!(format.decode(entry, level), Decoded::Table { .. })
+        };
+        let others = cells[index + 1..].iter().take_while(is_lowest).count() as u64;
+        Ok((others + 1) * page - input % page)
     }
 }
 
