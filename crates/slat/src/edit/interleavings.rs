@@ -214,6 +214,35 @@ fn a_fault_beside_a_mapping_over_its_table_is_in_the_tables_or_retries() {
     });
 }
 
+/// Every entry of a table that a removal takes out is frozen, or was mapped: also of one that a fault links
+/// while the removal is on its way there, in a frame that held something else before.
+#[test]
+fn a_table_that_was_just_linked_is_frozen_before_it_is_taken_out() {
+    model(|| {
+        let world = World::with_pages(3);
+        let frame = world.frames.take(16).unwrap();
+        let number = (frame.address() - FIRST >> 12) as usize;
+        world.frames.put(frame);
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || match other.fault(2 * PAGE, 0) {
+            Ok(_) | Err(Error::Frozen { .. }) => {}
+            Err(error) => panic!("{error}"),
+        });
+        let thread = Mutex::new(Some(thread));
+        let flushed = || {
+            if let Some(thread) = thread.lock().unwrap().take() {
+                thread.join().unwrap();
+            }
+            let linked = world.cell(2 * PAGE).is_some();
+            let [first, second] = world.frames.cells(number);
+            let empty = |cell: &AtomicU64| cell.load(Ordering::Acquire) == 0;
+            assert!(linked || !empty(first) && !empty(second), "a fault may map in it");
+        };
+        let unmap = |c: &Cursor<'_, '_, _, _, _, _, _, _>| c.unmap(Gpa::new(0), ALL, ()).unwrap();
+        world.edit_and_flush(unmap, &mut (), None, flushed);
+    });
+}
+
 #[test]
 fn a_walker_never_meets_a_frame_that_was_given_back() {
     model(|| {

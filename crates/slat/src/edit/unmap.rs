@@ -138,7 +138,8 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
         // what went is noted.
         let stop = 'cells: loop {
             let Some((cell, others)) = rest.split_first() else { break None };
-            let entry = F::Word::load(cell, Ordering::Relaxed);
+            // What a fault has linked is followed.
+            let entry = F::Word::load(cell, Ordering::Acquire);
             if entry == 0
                 && breaks::<F, X>()
                 && removed.is_some()

@@ -21,6 +21,10 @@ impl Frames {
         }
     }
 
+    pub(super) fn cells(&self, number: usize) -> &[AtomicU64; 2] {
+        &self.cells[number]
+    }
+
     pub(super) fn left(&self) -> usize {
         self.free.lock().unwrap().len()
     }
