@@ -492,6 +492,61 @@ fn a_dropped_token_reports_and_frees_nothing() {
     assert_eq!(source.2.get(), out, "nothing came back");
 }
 
+/// Frames stop being taken out in the middle of a subtree: what is left of it is lost, and reported.
+#[test]
+fn a_subtree_that_was_half_taken_out_is_reported() {
+    let cells = cells(16);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(epts(), &arena, &arena).unwrap();
+    let leaves = Leaves::new(&epts(), &writable()).unwrap().up_to(0);
+    for taken in [1, 2] {
+        let mut storage = Storage::new();
+        let mut slots = storage.slots();
+        slots.report = |leak| LEAKS.set((leak.ranges, leak.subtrees, leak.frozen));
+        LEAKS.set((0, 0, 0));
+        let (at, bytes) = (Gpa::new(0), 2 * GIB);
+        let mut cursor = tables.cursor::<_, Live>(&arena, CONTEXT, slots, at, bytes).unwrap();
+        done!(cursor, cursor.map(Gpa::new(0), Spa::new(0), PAGE, &leaves));
+        done!(cursor, cursor.unmap(Gpa::new(0), GIB, ()));
+        let completed = cursor.finish().complete(&mut By(|_: &Gather<'_>| ())).unwrap();
+        assert_eq!(completed.detached(), 1, "a table of tables");
+        let mut reclaim = completed.reclaim(&tables).unwrap();
+        for _ in 0..taken {
+            arena.put(reclaim.next_frame(&mut ()).unwrap().unwrap());
+        }
+        drop(reclaim);
+        assert_eq!(LEAKS.get(), (0, 2 - taken, 0), "{taken} of 2 frames were taken out");
+    }
+}
+
+/// A split that was broken and never made: the table of its parts is linked nowhere and lost.
+#[test]
+fn a_dropped_split_reports_its_table() {
+    let processor = ArmProcessor { physical_bits: 40, ..ArmProcessor::default() };
+    let format = Stage2::plain(Granule::Four, 40, &processor).unwrap();
+    let cells = cells(16);
+    let arena = Arena::<u64>::new(0, &cells).unwrap();
+    let mut tables = Tables::<_, Gpa, Spa, _>::create(format, &arena, &arena).unwrap();
+    let attributes = arm64::Stage2Attributes::new(RWX, arm64::Memory::WRITE_BACK);
+    let leaves = Leaves::new(&format, &attributes).unwrap();
+    let mut storage = Storage::new();
+    let mut slots = storage.slots();
+    slots.report = |leak| LEAKS.set((leak.ranges, leak.subtrees, leak.frozen));
+    let mut cursor = tables.cursor::<_, Live>(&arena, CONTEXT, slots, Gpa::new(0), GIB).unwrap();
+    done!(cursor, cursor.map(Gpa::new(0), Spa::new(0), BLOCK, &leaves));
+    let mut split = cursor.split(Gpa::new(0), BLOCK, 0).unwrap();
+    let step = cursor.step(&mut split, 9).unwrap();
+    let gather = match step {
+        Step::Invalidate(gather) => gather,
+        _ => cursor.flush().unwrap(),
+    };
+    assert_eq!(gather.broken(), 1);
+    LEAKS.set((0, 0, 0));
+    drop(gather);
+    assert_eq!(LEAKS.get(), (1, 1, 1));
+    drop(cursor.finish());
+}
+
 #[test]
 fn a_broken_leaf_waits_for_its_own_invalidation() {
     let cells = cells(32);

@@ -207,7 +207,7 @@ where
         let mut inner = ready.inner;
         let tables = self.tables;
         let outcome = inner.make(tables, self.offset);
-        inner.abandon(&tables.format, |pending| {
+        inner.abandon(|pending| {
             // A table of parts of a page that went with the table above: nobody has seen it.
             if let Decoded::Table { next } = tables.format.decode(pending.entry, pending.level) {
                 self.source.put(Frame::new(next, tables.table_bytes(pending.level - 1)));
@@ -350,7 +350,10 @@ where
     pub(super) fn break_entry(&mut self, at: u64, level: u8, make: impl FnOnce(u64) -> u64) -> u64 {
         let was = self.freeze(at, level, 1);
         let entry = make(was);
-        self.gather().pend(Pending { at, level, entry, count: 1, grouped: false, lost: false });
+        let format = &self.tables.format;
+        let links = matches!(format.decode(entry, level), Decoded::Table { .. } if level > 0);
+        let pending = Pending { at, level, entry, count: 1, links, ..Pending::default() };
+        self.gather().pend(pending);
         let start = at & !((1u64 << self.tables.format.shift(level)) - 1);
         self.note(start, self.entry_end(at, level), 1 << level, Effect::Stale);
         was

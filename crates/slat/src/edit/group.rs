@@ -175,6 +175,7 @@ where
             entry,
             count: count as u32,
             grouped,
+            links: false,
             lost: false,
         });
         self.note(start, start + (1u64 << shift), 1 << level, Effect::Stale);

@@ -360,15 +360,8 @@ where
         cursor.publish(place, linked, 1);
         cursor.detach(place, lowest, depth);
         if breaks::<F, X>() {
-            let entry = 0;
-            cursor.gather().pend(Pending {
-                at: place,
-                level: linked,
-                entry,
-                count: 1,
-                grouped: false,
-                lost: false,
-            });
+            let level = linked;
+            cursor.gather().pend(Pending { at: place, level, count: 1, ..Pending::default() });
         }
         taken = true;
         cursor.spend(1);

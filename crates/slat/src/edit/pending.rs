@@ -22,6 +22,8 @@ pub struct Pending {
     pub(super) count: u32,
     /// Whether they are made into a group.
     pub(super) grouped: bool,
+    /// Whether a table is to be linked, which nobody else knows of.
+    pub(super) links: bool,
     /// The table in which they were is gone, and with it their place: what would be made there now
     /// belongs to whoever has that place since.
     pub(super) lost: bool,
@@ -35,13 +37,6 @@ impl Pending {
         };
         let leaf = member(format, self.entry, base, index, self.level);
         if self.grouped { format.grouped(leaf, self.level) } else { leaf }
-    }
-
-    /// Whether a table is to be linked, which nobody else knows of.
-    pub(super) fn links<F: Encode>(&self, format: &F) -> bool {
-        self.entry != 0
-            && self.level > 0
-            && matches!(format.decode(self.entry, self.level), Decoded::Table { .. })
     }
 
     /// The make half of break-before-make. `false` where the entries are gone: their table was

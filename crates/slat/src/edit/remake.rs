@@ -143,7 +143,7 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
             // Its place is gone, and may be another's by now: whoever changed a frozen entry broke the
             // protocol, and keeps what they wrote.
             Ok(false) | Err(Error::Occupied { .. }) => {
-                if self.to.links(&self.tables.format) {
+                if self.to.links {
                     self.lose(0);
                 }
             }
@@ -168,7 +168,7 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
         (self.since.report)(Leak {
             context: self.since.context,
             ranges: 0,
-            subtrees: usize::from(self.to.links(&self.tables.format)),
+            subtrees: usize::from(self.to.links),
             frozen,
         });
     }
@@ -240,6 +240,7 @@ where
             }
             Remake::Smaller => children.insert(self.children(at, level, said, base)?).entry(format),
         };
+        let links = children.is_some();
         let was = self.freeze(start, level, count);
         if let Some(mut children) = children {
             children.inherit(tables, was);
@@ -253,6 +254,7 @@ where
                 entry: made,
                 count: count as u32,
                 grouped: group.is_some(),
+                links,
                 lost: false,
             },
             start: self.address(start),

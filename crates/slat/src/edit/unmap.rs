@@ -331,16 +331,8 @@ fn finish<F, I, O, M, S, X>(
         if let Some(first) = removed {
             cursor.note(at, reached, 1 << level, Effect::Stale);
             if breaks::<F, X>() {
-                let (entry, shift) = (0, cursor.tables.format.shift(level));
-                let count = ((reached - first) >> shift) as u32;
-                cursor.gather().pend(Pending {
-                    at: first,
-                    level,
-                    entry,
-                    count,
-                    grouped: false,
-                    lost: false,
-                });
+                let count = ((reached - first) >> cursor.tables.format.shift(level)) as u32;
+                cursor.gather().pend(Pending { at: first, level, count, ..Pending::default() });
             }
         }
     }

@@ -201,11 +201,12 @@ impl<'g> Inner<'g> {
             .unwrap_or(&[])
     }
 
-    /// Number of entries that wait to be made, and of tables that can be linked nowhere any more.
+    /// Number of entries that wait to be made, and of tables that nothing else knows of: that wait to be
+    /// linked, or can be linked nowhere any more.
     pub(super) fn frozen(&self) -> (usize, usize) {
-        self.waiting().iter().fold((0, 0), |(frozen, lost), pending| match pending.lost {
-            true => (frozen, lost + 1),
-            false => (frozen + pending.count as usize, lost),
+        self.waiting().iter().fold((0, 0), |(frozen, tables), pending| {
+            let entries = if pending.lost { 0 } else { pending.count as usize };
+            (frozen + entries, tables + usize::from(pending.links))
         })
     }
 
@@ -228,7 +229,7 @@ impl<'g> Inner<'g> {
             let mut pending = slots.pending[index];
             if !pending.lost {
                 match pending.make(tables, offset) {
-                    Ok(false) if pending.links(&tables.format) => pending.lost = true,
+                    Ok(false) if pending.links => pending.lost = true,
                     Ok(_) => continue,
                     Err(error) => outcome = Err(error),
                 }
@@ -266,12 +267,8 @@ impl<'g> Inner<'g> {
     }
 
     /// Gives up what could not be made; `lost` is told of each table that can be linked nowhere.
-    pub(in crate::edit) fn abandon<F: Encode>(
-        &mut self,
-        format: &F,
-        mut lost: impl FnMut(&Pending),
-    ) {
-        self.waiting().iter().filter(|pending| pending.links(format)).for_each(&mut lost);
+    pub(in crate::edit) fn abandon(&mut self, lost: impl FnMut(&Pending)) {
+        self.waiting().iter().filter(|pending| pending.links).for_each(lost);
         self.pending = 0;
     }
 
@@ -307,12 +304,12 @@ impl Drop for Inner<'_> {
 impl Inner<'_> {
     #[cold]
     fn leak(&self) {
-        let (frozen, lost) = self.frozen();
+        let (frozen, tables) = self.frozen();
         if let Some(slots) = &self.slots {
             (slots.report)(Leak {
                 context: self.context,
                 ranges: if self.effect == Effect::None { 0 } else { self.ranges.max(1) as usize },
-                subtrees: self.detached as usize + lost,
+                subtrees: self.detached as usize + tables,
                 frozen,
             });
         }

@@ -127,8 +127,8 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
                     slots.detached.swap(own, left);
                 }
                 let Detached { table, level, start, shared } = slots.detached[left];
-                self.inner.detached = left as u32;
                 if shared && last.is_some_and(|last| !last(table)) {
+                    self.inner.detached = left as u32;
                     continue;
                 }
                 self.path[0] = Scan { table, index: 0, start, level };
@@ -138,11 +138,11 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
             let Scan { table, index, start, level } = self.path[at];
             let count = self.tables.entries(level);
             if index as usize >= count || level == 0 && !W::WATCHES {
-                self.depth = at;
+                self.leave(at);
                 return Ok(Some(Frame::new(table, self.tables.table_bytes(level))));
             }
             let Some(cells) = self.tables.memory.table(table, count) else {
-                self.depth = at;
+                self.leave(at);
                 return Err(Error::NotLent { table });
             };
             for (index, cell) in cells.iter().enumerate().skip(index as usize) {
@@ -170,6 +170,14 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
         }
     }
 
+    /// Goes on above the table at depth `at`. A subtree counts as detached until its last table is out.
+    fn leave(&mut self, at: usize) {
+        self.depth = at;
+        if at == 0 {
+            self.inner.detached -= 1;
+        }
+    }
+
     /// Gives every frame back to `source`.
     ///
     /// # Errors
@@ -189,7 +197,7 @@ impl<'g, F: Encode, I, O, M: TableMemory<F::Word>> Reclaim<'_, 'g, F, I, O, M> {
     /// # Errors
     /// `self`, where frames are left.
     pub fn finish(self) -> Result<Ready<'g>, Self> {
-        if self.depth > 0 || self.inner.detached > 0 {
+        if self.inner.detached > 0 {
             return Err(self);
         }
         Ok(Ready { inner: self.inner })

@@ -193,7 +193,7 @@ where
         let gather = self.gather();
         gather.note(address, last, 1, Effect::Stale);
         if breaks::<F, X>() {
-            gather.pend(Pending { at, level: 0, entry: 0, count: 1, grouped: false, lost: false });
+            gather.pend(Pending { at, count: 1, ..Pending::default() });
         }
     }
 }
