@@ -595,14 +595,14 @@ fn a_broken_leaf_waits_for_its_own_invalidation() {
     // Another cursor's invalidation proves nothing for this one.
     let mut stranger =
         shared.cursor(&lock, &arena, CONTEXT, other.slots(), Gpa::new(GIB), GIB).unwrap();
-    let theirs = proof(stranger.flush());
-    let moved = moved.make(&theirs).unwrap_err();
-    let ours = proof(cursor.flush());
+    let mut theirs = proof(stranger.flush());
+    let moved = moved.make(&mut theirs).unwrap_err();
+    let mut ours = proof(cursor.flush());
     let refused = cursor.resume(theirs).unwrap_err();
     assert_eq!(refused.error, Error::Foreign);
     let theirs = refused.ready.unwrap();
-    moved.make(&ours).unwrap();
-    divided.make(&ours).unwrap();
+    moved.make(&mut ours).unwrap();
+    divided.make(&mut ours).unwrap();
     cursor.resume(ours).unwrap();
     // A dropped half leaves the entry frozen, and says so.
     LEAKS.set((0, 0, 0));

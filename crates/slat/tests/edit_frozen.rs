@@ -160,9 +160,9 @@ fn a_broken_page_may_go_with_its_table() {
     let Ok(Step::Invalidate(gather)) = cursor.step(&mut unmap, 99) else { panic!("broken") };
     assert_eq!((gather.broken(), gather.detached()), (1, 1));
     let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
-    let ready = completed.reclaim(cursor.tables()).unwrap().into_source(&arena).unwrap();
+    let mut ready = completed.reclaim(cursor.tables()).unwrap().into_source(&arena).unwrap();
     let at = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect::<Vec<_>>();
-    assert!(broken.make(&ready).is_ok());
+    assert!(broken.make(&mut ready).is_ok());
     let now = cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect::<Vec<_>>();
     assert!(at == now, "nothing is written to a table that was given back");
     cursor.resume(ready).unwrap();
@@ -262,8 +262,8 @@ fn a_thaw_leaves_alone_what_others_broke() {
     assert_eq!(refused, Err(Error::Frozen { at: 3 * PAGE }));
     let gather = cursor.flush().unwrap();
     let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
-    let ready = completed.reclaim(shared.tables()).unwrap().into_source(&arena).unwrap();
-    assert!(broken.make(&ready).is_ok());
+    let mut ready = completed.reclaim(shared.tables()).unwrap().into_source(&arena).unwrap();
+    assert!(broken.make(&mut ready).is_ok());
     cursor.resume(ready).unwrap();
     drop(cursor.finish());
     let found = shared.walker().unwrap().translate(Gpa::new(PAGE)).map(|found| found.output);

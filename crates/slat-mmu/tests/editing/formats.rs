@@ -41,7 +41,7 @@ pub(crate) const RANGES: arm64::Capabilities = arm64::Capabilities {
     global_pages: false,
     most_operations: 32,
 };
-const SVINVAL: riscv::Capabilities =
+pub(crate) const SVINVAL: riscv::Capabilities =
     riscv::Capabilities { svinval: true, sv32: false, global_pages: false, most_pages: 64 };
 
 fn on_intel<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {

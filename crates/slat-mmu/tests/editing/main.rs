@@ -9,6 +9,7 @@ use slat::invalidate::LinearOwner;
 
 mod flushes;
 mod formats;
+mod invalid;
 mod loaded;
 mod order;
 mod plain;

@@ -371,8 +371,8 @@ fn nobody_installs_over_a_broken_entry() {
         let broken = cursor.break_leaf(Gpa::new(0), Remake::Smaller).unwrap();
         let gather = cursor.flush().unwrap();
         let completed = gather.complete(&mut By(|_: &Gather<'_>| ())).unwrap();
-        let ready = completed.ready().unwrap();
-        broken.make(&ready).unwrap();
+        let mut ready = completed.ready().unwrap();
+        broken.make(&mut ready).unwrap();
         cursor.resume(ready).unwrap();
         drop(cursor.finish());
         thread.join().unwrap();

@@ -19,13 +19,21 @@ mod near;
 /// What a fault found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Served {
-    /// Nothing was there; the page was installed. Where the format caches invalid entries
-    /// (RISC-V without Svvptc) the faulting CPU fences before it tries again.
+    /// Nothing was there; the page was installed, with the tables that lead to it where there were none.
+    ///
+    /// Where processors cache invalid entries ([`Encode::caches_invalid`]: RISC-V without Svvptc), the
+    /// faulting one fences before it tries again, and does not name the address: a fence with one orders
+    /// leaf entries alone, and the invalid entry that it holds may be that of a table (privileged
+    /// architecture, "Supervisor Memory-Management Fence Instruction"). A cursor notes that in its gather
+    /// ([`Cursor::fault`](super::Cursor::fault)).
     Installed {
         /// Its level.
         level: u8,
     },
     /// Something is there already: another fault was faster, or the access was denied.
+    ///
+    /// Where invalid entries are cached, the faulting processor fences here as well: it may hold the one
+    /// that was there before, and would fault for ever.
     Present {
         /// The entry.
         entry: u64,

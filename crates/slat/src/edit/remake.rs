@@ -36,11 +36,11 @@
 //! // One invalidation for both.
 //! let gather = cursor.flush().unwrap();
 //! let ready = gather.complete(&mut By(|_: &Gather<'_>| { /* TLBI, DSB */ })).unwrap();
-//! let ready = ready.ready().unwrap();
+//! let mut ready = ready.ready().unwrap();
 //!
 //! // The make half.
-//! moved.make(&ready).unwrap();
-//! divided.make(&ready).unwrap();
+//! moved.make(&mut ready).unwrap();
+//! divided.make(&mut ready).unwrap();
 //! cursor.resume(ready)?;
 //! # drop(cursor.finish());
 //! assert_eq!(tables.translate(Gpa::new(0x5000)).unwrap().output, Spa::new((2 << 30) + 0x5000));
@@ -53,7 +53,7 @@
 //! ```compile_fail
 //! # use slat::edit::{Broken, Encode, Ready, TableMemory};
 //! fn twice<F: Encode, I, O, M: TableMemory<F::Word>>(
-//!     broken: Broken<'_, F, I, O, M>, proof: &Ready<'_>,
+//!     broken: Broken<'_, F, I, O, M>, proof: &mut Ready<'_>,
 //! ) {
 //!     let _ = broken.make(proof);
 //!     let _ = broken.make(proof); // moved above
@@ -63,7 +63,7 @@
 //! ```compile_fail
 //! # use slat::edit::{Broken, Encode, Gather, TableMemory};
 //! fn early<F: Encode, I, O, M: TableMemory<F::Word>>(
-//!     broken: Broken<'_, F, I, O, M>, gather: &Gather<'_>,
+//!     broken: Broken<'_, F, I, O, M>, gather: &mut Gather<'_>,
 //! ) {
 //!     let _ = broken.make(gather); // a gather proves nothing yet
 //! }
@@ -128,6 +128,9 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
     /// Puts the new entry in place. It cannot fail for want of anything. Where the whole table in
     /// which the leaf was has been removed meanwhile, nothing is there to be made.
     ///
+    /// Where processors cache invalid entries (RISC-V), they may hold the frozen one: that is noted in
+    /// `proof`, and is of the next gather of the cursor that resumes with it.
+    ///
     /// Make a token with the proof of its own gather. A later proof covers it as well, but if its place
     /// was removed, mapped anew and broken again before, it is that break which this token makes, with
     /// what it was to be itself.
@@ -135,15 +138,22 @@ impl<F: Encode, I, O, M: TableMemory<F::Word>> Broken<'_, F, I, O, M> {
     /// # Errors
     /// The token, where `proof` is of another gather than the one that the break is in, or was
     /// completed before it.
-    pub fn make(self, proof: &Ready<'_>) -> Result<(), Self> {
+    pub fn make(self, proof: &mut Ready<'_>) -> Result<(), Self> {
         if !proof.covers(&self.since) {
             return Err(self);
         }
-        match self.to.make(self.tables, 0) {
+        let Pending { level, count, links, .. } = self.to;
+        let format = &self.tables.format;
+        let made = self.to.make(self.tables, 0);
+        if format.caches_invalid() && made != Ok(false) {
+            let bytes = u64::from(count) << format.shift(level);
+            proof.note(self.start, self.start + (bytes - 1), 1 << level, links);
+        }
+        match made {
             // Its place is gone, and may be another's by now: whoever changed a frozen entry broke the
             // protocol, and keeps what they wrote.
             Ok(false) | Err(Error::Occupied { .. }) => {
-                if self.to.links {
+                if links {
                     self.lose(0);
                 }
             }

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::{Break, Detached, Inner, Slots};
-use crate::edit::encode::Encode;
+use crate::edit::encode::{Effect, Encode};
 use crate::edit::frames::Frame;
 use crate::edit::group::around;
 use crate::edit::memory::TableMemory;
@@ -218,15 +218,24 @@ impl<'g> Ready<'g> {
         self.inner.id == id
     }
 
+    /// Notes what a broken entry was made into, for the next gather.
+    pub(in crate::edit) fn note(&mut self, start: u64, last: u64, levels: u8, tables: bool) {
+        self.inner.note(start, last, levels, Effect::Stale);
+        if tables {
+            self.inner.tables_changed();
+        }
+    }
+
     /// Whether it proves an invalidation after this break.
     pub(in crate::edit) fn covers(&self, broken: &Break) -> bool {
         self.inner.id == broken.id && self.inner.completed > broken.completed
     }
 
-    /// The storage, for another cursor; `None` where broken entries wait to be made by
-    /// [`Cursor::resume`](crate::edit::Cursor::resume), which [`Completed::reclaim`] would have made.
+    /// The storage, for another cursor; `None`, and reported, where broken entries wait to be made by
+    /// [`Cursor::resume`](crate::edit::Cursor::resume), which [`Completed::reclaim`] would have made, or
+    /// what [`Broken::make`](crate::edit::Broken::make) noted waits for a cursor.
     pub fn into_slots(mut self) -> Option<Slots<'g>> {
-        if self.inner.pending > 0 {
+        if !self.inner.is_clear() {
             return None;
         }
         self.inner.slots.take()
