@@ -5,7 +5,7 @@ use std::fmt;
 use slat::access::Stage1Page;
 use slat::format::{Decoded, Format, Found, Path, Start};
 use slat::memory::EntryLayout;
-use slat::memory_type::StageType;
+use slat::memory_type::{StageType, TypeBits};
 use slat::{Access, Cause, Denied, Kind, Purpose, Regime, Reserved, Why};
 
 /// What DACR says of the domain of a short descriptor of the first table.
@@ -231,8 +231,12 @@ impl<F: Format> Format for Lenient<F> {
         self.inner.touched(entry, level, is_leaf, &self.seen(access))
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        self.inner.memory_type(found, regime)
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        self.inner.type_bits(found)
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        self.inner.type_of(bits, kind, regime)
     }
 
     fn arch_level(&self, level: u8) -> i8 {
@@ -245,6 +249,10 @@ impl<F: Format> Format for Lenient<F> {
 
     fn after_restart(&self) -> Option<Self> {
         Some(Lenient { inner: self.inner.after_restart()?, ..*self })
+    }
+
+    fn guards(&self, found: &Found) -> bool {
+        self.inner.guards(found)
     }
 
     fn page(&self, found: &Found, regime: &Regime) -> Stage1Page {

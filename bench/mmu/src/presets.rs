@@ -15,7 +15,7 @@ fn hits(config: &TlbConfig, space: Space, pages: u64) -> f64 {
     let mut tlb = Tlb::new(config).expect("a preset's geometry can be");
     let rights = Rights::ALL.with(Rights::DIRTY, true);
     let fill = |tlb: &mut Tlb, page: u64| {
-        let entry = Entry { base: page * PAGE, shift: 12, leaf: 12, rights };
+        let entry = Entry { base: page * PAGE, shift: 12, leaf: 12, rights, ..Entry::default() };
         tlb.insert(page * PAGE, space, Kind::Read, entry);
     };
     (0..pages).for_each(|page| fill(&mut tlb, page));

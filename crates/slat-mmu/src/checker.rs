@@ -137,6 +137,13 @@ impl<F: Encode> Checker<F> {
         Checker { flat_stage1: true, ..self }
     }
 
+    /// The same processor with this state: what its PAT or MAIR makes of a leaf's memory type. Without
+    /// this it is as after reset, where leaves that a MAIR not known yet tells apart have different types.
+    #[must_use]
+    pub fn with_regime(self, regime: Regime) -> Self {
+        Checker { regime, ..self }
+    }
+
     /// The processor may run with this id and root table from now on; an id that was there before
     /// gets another root, and keeps its copies.
     pub fn run(&mut self, context: Context, root: u64) {

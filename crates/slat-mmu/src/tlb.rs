@@ -14,7 +14,7 @@ use crate::array::{BadGeometry, Geometry};
 mod entry;
 mod level;
 
-pub use entry::{Asked, Entry, Rights, Space, Tag};
+pub use entry::{Asked, Entry, Rights, Space, Tag, Types};
 pub use level::Held;
 pub(crate) use level::Level;
 

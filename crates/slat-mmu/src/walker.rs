@@ -11,7 +11,7 @@ use slat::{
 };
 
 use crate::array::{Array, BadGeometry};
-use crate::tlb::{Entry, Level, Rights, Space, Tag};
+use crate::tlb::{Entry, Level, Rights, Space, Tag, Types};
 
 mod coalesce;
 mod config;
@@ -272,9 +272,12 @@ impl Caches {
             .rights
             .both(host.rights)
             .with(Rights::DIRTY, !context.dirty_tracked)
-            .with(Rights::GLOBAL, !found.is_flat() && context.globals.has(&found));
+            .with(Rights::GLOBAL, !found.is_flat() && context.globals.has(&found))
+            .with(Rights::GUARDED, format.guards(&found));
+        let types = Types { stage1: own.types.stage1, stage2: host.types.stage2 };
+        let base = spa & !((1u64 << shift) - 1);
         Ok(Walked {
-            entry: Entry { base: spa & !((1u64 << shift) - 1), shift, leaf: own.leaf, rights },
+            entry: Entry { base, shift, leaf: own.leaf, rights, types },
             guest_shift: found.shift,
             host_shift: host.shift,
         })

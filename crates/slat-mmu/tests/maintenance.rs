@@ -309,7 +309,8 @@ fn several_cores() {
         for number in 0..3 {
             let core = cores.core(number).unwrap();
             let space = core.tags.space(vm, None, 1).unwrap();
-            let entry = Entry { base: A, shift: 12, leaf: 12, rights: Rights::ALL };
+            let entry =
+                Entry { base: A, shift: 12, leaf: 12, rights: Rights::ALL, ..Entry::default() };
             core.tlb.insert(A, space, Kind::Read, entry);
         }
         cores
@@ -502,7 +503,7 @@ fn walks_pay_for_what_was_dropped() {
     core.intel(&Invept { kind: 1, eptp: 8 << 12 | 0x1e }, &one);
     assert_eq!(cost(&mut core), cold);
     let rights = Rights::default().with(Rights::GLOBAL, true);
-    let global = Entry { base: 0x9000, shift: 12, leaf: 12, rights };
+    let global = Entry { base: 0x9000, shift: 12, leaf: 12, rights, ..Entry::default() };
     core.tlb.insert(0x9000, space, Kind::Read, global);
     core.intel(&MovCr3 { pcid: 1, keep: false }, &one);
     let held: Vec<u64> = core.tlb.iter().map(|held| held.va).collect();

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use slat::Kind;
+use slat::memory_type::TypeBits;
 use slat_mmu::array::{Array, Geometry, Replacement};
-use slat_mmu::tlb::{Asked, BankConfig, Entry, Rights, Served, Space, Tag, Tlb, TlbConfig};
+use slat_mmu::tlb::{Asked, BankConfig, Entry, Rights, Served, Space, Tag, Tlb, TlbConfig, Types};
 
 /// A small generator of its own, so that streams are the same everywhere.
 struct Stream(u64);
@@ -525,7 +526,11 @@ fn tlbs_serve_and_keep_what_the_model_does() {
                     let rights = rights.with(Rights::GLOBAL, va >> shift & 3 == 3);
                     let base = (step << 31) + (va >> shift << shift);
                     let base = base >> shift << shift;
-                    let entry = Entry { base, shift, rights, ..Entry::default() };
+                    let types = Types {
+                        stage1: TypeBits::new(stream.below(8) as u16),
+                        stage2: TypeBits::new(stream.below(16) as u16),
+                    };
+                    let entry = Entry { base, types, shift, rights, ..Entry::default() };
                     tlb.insert(va, space, kind, entry);
                     model.insert(va, space, kind, entry);
                 }
@@ -581,7 +586,7 @@ fn write_through_a_clean_entry_walks_again() {
     let mut tlb = Tlb::new(&config).unwrap();
     let space = Space { own: Tag::new(1).unwrap(), global: Tag::new(2).unwrap() };
     let clean = Rights::ALL;
-    let entry = Entry { base: 0x5000, shift: 12, leaf: 12, rights: clean };
+    let entry = Entry { base: 0x5000, shift: 12, leaf: 12, rights: clean, ..Entry::default() };
     tlb.insert(0x1000, space, Kind::Read, entry);
     assert_eq!(tlb.find(0x1008, space, Kind::Read, false), (Served::First, entry));
     assert_eq!(tlb.find(0x1008, space, Kind::Write, false).0, Served::Miss);

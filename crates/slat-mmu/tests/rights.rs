@@ -1,7 +1,7 @@
 //! What an entry permits beside the access that filled it: no more than a walk would.
 
 use slat::format::arm32::short::Short;
-use slat::format::arm64::{self, Granule, Stage2};
+use slat::format::arm64::{self, Granule, Stage1, Stage2, TranslationRegime};
 use slat::format::ept::{self, Ept};
 use slat::format::flat::Flat;
 use slat::format::x86::Controls;
@@ -9,7 +9,7 @@ use slat::format::x86::long::{Long, Processor};
 use slat::format::{Format, arm32};
 use slat::{EntryLayout, Gpa, Gva, Kind, Regime, SliceMemory, Spa, Stage, Updates};
 use slat_mmu::array::Geometry;
-use slat_mmu::tlb::{BankConfig, Rights, Space, Tag};
+use slat_mmu::tlb::{Asked, BankConfig, Rights, Space, Tag};
 use slat_mmu::walker::{Caches, Context, Globals, WalkerConfig};
 
 const PAGE: u64 = 4096;
@@ -44,11 +44,15 @@ impl<F1: Format, F2: Format> Machine<F1, F2> {
 
     /// What a TLB keeps after this access; `None` where it faults.
     fn fill(&mut self, va: u64, kind: Kind, user: bool) -> Option<Rights> {
+        self.fill_in(&Regime::default(), va, kind, user)
+    }
+
+    fn fill_in(&mut self, regime: &Regime, va: u64, kind: Kind, user: bool) -> Option<Rights> {
         let tag = Tag::new(1).unwrap();
         let context = Context {
             stage1: &self.stage1,
             stage2: &self.stage2,
-            regime: &Regime::default(),
+            regime,
             space: Space { own: tag, global: tag },
             vm: tag,
             globals: Globals::None,
@@ -118,6 +122,55 @@ fn what_supervisors_alone_may_write_is_not_kept_as_a_users() {
         }
         assert_eq!(machine.fill(0x123, Kind::Write, true).is_some(), user_writes);
     }
+}
+
+/// `SCTLR_EL1.EPAN` (FEAT_PAN3, Arm ARM D24.2): under PAN a privileged data access faults on pages that
+/// users can only fetch from, as on those that they can read. What an entry serves, a walk permits.
+#[test]
+fn enhanced_pan_guards_pages_that_users_fetch_from() {
+    const USER: u64 = 1 << 6;
+    const READ_ONLY: u64 = 1 << 7;
+    const UXN: u64 = 1 << 54;
+    let processor = arm64::Processor::default();
+    let accesses = || {
+        let kinds = [Kind::Read, Kind::Write, Kind::Execute];
+        kinds.into_iter().flat_map(|kind| {
+            [(false, false), (false, true), (true, false), (true, true)]
+                .map(|(user, pan)| (kind, user, pan))
+        })
+    };
+    let under = |pan: bool| {
+        let mut regime = Regime::default();
+        regime.arm.pan = pan;
+        regime
+    };
+    let (mut served, mut guarded) = (0, 0);
+    for (epan, bits) in [false, true].into_iter().flat_map(|epan| {
+        let pages = [0, USER].into_iter().flat_map(|user| [user, user | UXN]);
+        pages.flat_map(move |page| [(epan, page), (epan, page | READ_ONLY)])
+    }) {
+        let sctlr = 1 | if epan { 1 << 57 } else { 0 };
+        // 39 bits of input in either half, pages of 4 KiB, 40 bits of output.
+        let tcr = 25 | 25 << 16 | 2 << 30 | 2 << 32;
+        let stage1 = Stage1::new(TranslationRegime::El10, tcr, sctlr, 0, &processor).unwrap();
+        let root = arm64::Root { ttbr0: PAGE, ttbr1: 0 };
+        for (kind, user, pan) in accesses() {
+            let mut machine = Machine::new(stage1, root, Flat::new("off", 2, 40), ());
+            let leaf = 0x5000 | 3 | 3 << 8 | 1 << 10 | bits;
+            machine.poke(EntryLayout::LE64, &[(0x1000, 0x2003), (0x2000, 0x3003), (0x3000, leaf)]);
+            let Some(rights) = machine.fill_in(&under(pan), 0, kind, user) else { continue };
+            for (kind, user, pan) in accesses() {
+                let asked =
+                    Asked::new(kind, user).not_of_user(pan && !user && kind != Kind::Execute);
+                let walked = machine.fill_in(&under(pan), 0, kind, user).is_some();
+                assert!(walked || !asked.of(rights), "{epan} {bits:#x} {kind:?} {user} {pan}");
+                served += u32::from(asked.of(rights));
+                let readable = rights.has(Rights::READ) && !rights.has(Rights::USER);
+                guarded += u32::from(readable && kind == Kind::Read && !user && !walked);
+            }
+        }
+    }
+    assert!(served > 100 && guarded > 0, "{served} {guarded}");
 }
 
 /// SMAP (Intel SDM 3A 5.6.1) is a supervisor's matter: what its fetch leaves serves users' data.

@@ -1,5 +1,7 @@
 //! TLBs and walk caches of every make beside the plain two-stage walk, on random tables that nobody
-//! changes: the same places, the same faults, the same accessed and dirty bits.
+//! changes: the same places, the same memory types, the same faults, the same accessed and dirty bits.
+
+use std::collections::BTreeSet;
 
 use slat::format::Format;
 use slat::format::ept::{self, Ept};
@@ -58,7 +60,7 @@ fn place(frame: u64, order: u64) -> u64 {
 fn world(stream: &mut Stream, accessed_dirty: bool) -> Vec<u8> {
     let mut bytes = vec![0; MEMORY];
     let mut order = stream.below(FRAMES / 4);
-    let leaf = if accessed_dirty { 0x30 } else { 0x330 };
+    let mut leaf = if accessed_dirty { 0x30 } else { 0x330 };
     poke(&mut bytes, PAGE, (2 * PAGE) | 7);
     poke(&mut bytes, 2 * PAGE, (3 * PAGE) | 7);
     if stream.one_in(4) {
@@ -70,6 +72,8 @@ fn world(stream: &mut Stream, accessed_dirty: bool) -> Vec<u8> {
         for frame in 0..FRAMES {
             if frame % 4 == 0 || stream.one_in(8) {
                 rights = [7, 7, 7, 3, 5, 1, 4][stream.below(7) as usize];
+                let memory_type = [0, 1, 4, 5, 6, 6, 6][stream.below(7) as usize];
+                leaf = leaf & !0x78 | memory_type << 3 | stream.flag(6, 6);
             }
             // Tables can be read, and mostly be written.
             let rights =
@@ -92,7 +96,7 @@ fn world(stream: &mut Stream, accessed_dirty: bool) -> Vec<u8> {
                 let restricts = stream.flag(63, 6) | if stream.one_in(6) { 0 } else { 2 };
                 let flags = 1 | restricts | if stream.one_in(6) { 0 } else { 4 };
                 let value = if level == 1 && stream.one_in(6) {
-                    flags | 0x80
+                    flags | 0x80 | stream.flag(3, 3) | stream.flag(4, 3) | stream.flag(12, 3)
                 } else {
                     (next * PAGE) | flags
                 };
@@ -108,6 +112,7 @@ fn world(stream: &mut Stream, accessed_dirty: bool) -> Vec<u8> {
                 if n == 0 || !joined {
                     flags = 1 | stream.flag(1, 2) | stream.flag(2, 2) | stream.flag(63, 2);
                     flags |= stream.flag(5, 2) | stream.flag(6, 3) | stream.flag(8, 5);
+                    flags |= stream.flag(3, 3) | stream.flag(4, 3) | stream.flag(7, 3);
                 }
                 let frame = if joined { first + n } else { stream.below(FRAMES) };
                 entry(
@@ -193,6 +198,7 @@ fn caches_change_no_translation() {
     let tag = |number| Tag::new(number).unwrap();
     let space = Space { own: tag(1), global: tag(2) };
     let (mut hits, mut faults, mut walks, mut joined) = (0, 0, 0, 0);
+    let mut types = BTreeSet::new();
     for round in 0..60 {
         let accessed_dirty = round % 2 == 0;
         let start = world(&mut stream, accessed_dirty);
@@ -205,6 +211,8 @@ fn caches_change_no_translation() {
         };
         let mut regime = Regime::default();
         regime.x86.alignment_check = stream.one_in(2);
+        // PAT 4 to 7 are write-protect, write-combining, UC- and write-through.
+        regime.x86.pat = 0x0407_0105_0007_0406;
         let long = Long::four(controls, Processor::default());
         let features = ept::Features { accessed_dirty, ..ept::Features::default() };
         let stage1 = Stage::<_, Gva, Gpa>::new(long, PAGE).with_updates(Updates::OnSuccess);
@@ -242,7 +250,10 @@ fn caches_change_no_translation() {
                 let gva = Gva::new(va);
                 let expected =
                     slat::translate(&stage1, &stage2, &mut memory, gva, &access, &regime, &());
-                let expected = expected.ok().map(|found| slat::Address::raw(found.output()));
+                let expected = expected.ok().map(|found| {
+                    let kind = found.memory_type(&stage1.format, &stage2.format, &regime);
+                    (slat::Address::raw(found.output()), kind)
+                });
                 let unlicensed = match kind {
                     Kind::Execute => controls.smep,
                     _ => controls.smap && !regime.x86.alignment_check,
@@ -265,7 +276,12 @@ fn caches_change_no_translation() {
                     hits += 1;
                     Some(entry)
                 };
-                let found = found.map(|entry| entry.place(va));
+                let found = found.map(|entry| {
+                    let (format1, format2) = (&stage1.format, &stage2.format);
+                    let held = entry.memory_type(va, kind, format1, format2, &regime);
+                    types.insert(held.to_string());
+                    (entry.place(va), held)
+                });
                 faults += u64::from(found.is_none());
                 assert_eq!(
                     found, expected,
@@ -279,6 +295,7 @@ fn caches_change_no_translation() {
     let counts = [hits, faults, walks, joined];
     let least = [5_000, 10_000, 20_000, 200];
     assert!(counts.iter().zip(least).all(|(&count, least)| count > least), "{counts:?}");
+    assert_eq!(types.len(), 5, "every type is met: {types:?}");
 }
 
 /// Where a native machine with Intel's caches finds each of these addresses, one after the other.

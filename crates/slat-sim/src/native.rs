@@ -6,8 +6,8 @@ use std::fmt;
 use slat::access::Stage1Page;
 use slat::fault::{Cause, Reserved, Why};
 use slat::format::{Decoded, Format, Found, Start};
-use slat::memory_type::StageType;
-use slat::{Access, EntryLayout, Regime};
+use slat::memory_type::{StageType, TypeBits};
+use slat::{Access, EntryLayout, Kind, Regime};
 
 /// GPA to its place.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,11 @@ impl Format for Shifted {
         entry
     }
 
-    fn memory_type(&self, _: &Found, _: &Regime) -> StageType {
+    fn type_bits(&self, _: &Found) -> TypeBits {
+        TypeBits::OFF
+    }
+
+    fn type_of(&self, _: TypeBits, _: Kind, _: &Regime) -> StageType {
         StageType::Unspecified
     }
 

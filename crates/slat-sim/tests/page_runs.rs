@@ -74,7 +74,12 @@ impl Machine {
             self.dirty.insert(page);
         }
         let rights = Rights::ALL.with(Rights::DIRTY, self.dirty.contains(&page));
-        self.tlb.insert(va, SPACE, kind, Entry { base: page, shift, leaf: shift, rights });
+        self.tlb.insert(
+            va,
+            SPACE,
+            kind,
+            Entry { base: page, shift, leaf: shift, rights, ..Entry::default() },
+        );
     }
 
     fn served(&mut self, kind: Kind, served: Served, times: u64) {

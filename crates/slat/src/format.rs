@@ -8,7 +8,7 @@ use core::fmt;
 use crate::access::{Access, Kind};
 use crate::fault::{Cause, Reserved};
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 pub mod any;
@@ -279,8 +279,18 @@ pub trait Format: Copy {
         }
     }
 
+    /// The bits of the leaf that say its memory type, as a TLB keeps them.
+    fn type_bits(&self, found: &Found) -> TypeBits;
+
+    /// The memory type or attributes that this stage gives accesses of this kind through a leaf with
+    /// these bits.
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType;
+
     /// The memory type or attributes that this stage gives the page.
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType;
+    #[inline]
+    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
+        self.type_of(self.type_bits(found), found.kind, regime)
+    }
 
     /// The level's number in the architecture's manual.
     fn arch_level(&self, level: u8) -> i8;
@@ -296,6 +306,14 @@ pub trait Format: Copy {
     #[must_use]
     fn after_restart(&self) -> Option<Self> {
         None
+    }
+
+    /// Whether a page that is no user page is guarded as one: enhanced PAN (Arm's FEAT_PAN3) keeps
+    /// privileged data accesses off pages that users can only fetch from.
+    #[inline(always)]
+    fn guards(&self, found: &Found) -> bool {
+        let _ = found;
+        false
     }
 
     /// What the second stage is told of the page this stage found: the architectural user and

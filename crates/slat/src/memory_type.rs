@@ -8,6 +8,29 @@ pub mod arm;
 pub mod riscv;
 pub mod x86;
 
+/// The bits of a leaf that say its memory type, as few as fit a TLB's entry. What they mean is their
+/// format's and the registers' ([`Format::type_of`](crate::format::Format::type_of)): an index into a
+/// PAT or a MAIR, a type, a shareability.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+pub struct TypeBits(u16);
+
+impl TypeBits {
+    /// A stage that is off has no leaf.
+    pub const OFF: TypeBits = TypeBits(1 << 15);
+
+    /// These bits, of which the highest is not kept.
+    #[inline(always)]
+    pub const fn new(bits: u16) -> TypeBits {
+        TypeBits(bits & !TypeBits::OFF.0)
+    }
+
+    /// The bits; `None` where the stage is off.
+    #[inline(always)]
+    pub const fn get(self) -> Option<u16> {
+        if self.0 == TypeBits::OFF.0 { None } else { Some(self.0) }
+    }
+}
+
 /// What one stage says of a page's memory type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum StageType {

@@ -16,7 +16,7 @@ use slat::format::x86::long::{Linear, Long, Masking, Processor};
 use slat::format::x86::pae::{self, Pae};
 use slat::format::x86::{Controls, Vendor};
 use slat::format::{Decoded, Format, Found, Path, Start};
-use slat::memory_type::StageType;
+use slat::memory_type::{StageType, TypeBits};
 use slat::{
     Access, Cause, EntryLayout, EntrySize, Flavor, Gpa, Gva, Kind, Privilege, Regime, SliceMemory,
     Spa, Stage, Stage1Page, Steps, translate, walk,
@@ -93,8 +93,12 @@ impl Format for Exact {
         self.0.touched(entry, level, is_leaf, access)
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        self.0.memory_type(found, regime)
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        self.0.type_bits(found)
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        self.0.type_of(bits, kind, regime)
     }
 
     fn arch_level(&self, level: u8) -> i8 {
@@ -103,6 +107,10 @@ impl Format for Exact {
 
     fn describe(&self, entry: u64, level: u8, f: &mut dyn fmt::Write) -> fmt::Result {
         self.0.describe(entry, level, f)
+    }
+
+    fn guards(&self, found: &Found) -> bool {
+        self.0.guards(found)
     }
 
     fn page(&self, found: &Found, regime: &Regime) -> Stage1Page {

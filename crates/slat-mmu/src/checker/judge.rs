@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use slat::edit::Encode;
 use slat::format::{Decoded, Found, Path};
+use slat::memory_type::{StageType, TypeBits};
 use slat::{Access, Address, Kind, Memory, Privilege, Purpose};
 
 use super::{Checker, Key, What, Why, asked, parts, path};
@@ -133,6 +134,17 @@ impl<F: Encode> Checker<F> {
         }
     }
 
+    /// Whether the tables give a page another memory type than a copy has. Where the registers that
+    /// tell types are not known, other bits are another type.
+    fn retyped(&self, held: &Found, now: &Found) -> bool {
+        let (format, regime) = (&self.format, &self.regime);
+        let type_of = |found| match format.memory_type(found, regime) {
+            StageType::Unspecified => (StageType::Unspecified, format.type_bits(found)),
+            known => (known, TypeBits::default()),
+        };
+        type_of(held) != type_of(now)
+    }
+
     fn judge_rights(&self, held: &Found, now: &Found) -> Option<Why> {
         let stage = self.format.stage();
         let regime = &self.regime;
@@ -146,7 +158,7 @@ impl<F: Encode> Checker<F> {
             if self.format.check(&now, &access, regime).is_err() {
                 return Some(Why::Rights);
             }
-            if self.format.memory_type(&held, regime) != self.format.memory_type(&now, regime) {
+            if self.retyped(&held, &now) {
                 return Some(Why::MemoryType);
             }
             let settled = |found: &Found| {

@@ -1,6 +1,8 @@
 //! What a TLB keeps of a translation, and under which tag.
 
-use slat::Kind;
+use slat::format::Format;
+use slat::memory_type::{MemoryType, TypeBits, effective};
+use slat::{Kind, Regime};
 
 /// A tag: not 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -32,6 +34,8 @@ pub struct Space {
 pub struct Entry {
     /// First output address of the page that was kept.
     pub base: u64,
+    /// What the leaves say of its memory type.
+    pub types: Types,
     /// What it permits and how it was made.
     pub rights: Rights,
     /// log2 of its size.
@@ -41,6 +45,9 @@ pub struct Entry {
     /// are smaller or the array has no larger size; or some such leaves joined.
     pub leaf: u8,
 }
+
+// A hit copies an entry: two words.
+const _: () = assert!(size_of::<Entry>() == 16);
 
 impl Entry {
     /// The part of `1 << shift` bytes, which is no more than the page, that holds `va`.
@@ -65,6 +72,34 @@ impl Entry {
     pub fn place(self, va: u64) -> u64 {
         self.base | va & ((1u64 << self.shift) - 1)
     }
+
+    /// The effective memory type of an access of this kind to `va`, an address of the page:
+    /// [`Translation::memory_type`](slat::Translation::memory_type) of the walk that filled the entry,
+    /// with the registers in `regime` as they are now. Software that changes those flushes (Intel SDM 3A
+    /// 13.12.4, `MAIR_EL1` in Arm ARM D24.2), so that a processor may keep the type or, as here, what gives it.
+    pub fn memory_type<F1: Format, F2: Format>(
+        self,
+        va: u64,
+        kind: Kind,
+        stage1: &F1,
+        stage2: &F2,
+        regime: &Regime,
+    ) -> MemoryType {
+        let first = stage1.type_of(self.types.stage1, kind, regime);
+        let second = stage2.type_of(self.types.stage2, kind, regime);
+        effective(first, second, self.place(va), regime)
+    }
+}
+
+/// The bits of both stages' leaves that say the memory type: in place of the type itself, since a fetch
+/// and a load through one entry may have different ones (Arm), and both stages' are known only after
+/// their walks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct Types {
+    /// Of stage 1.
+    pub stage1: TypeBits,
+    /// Of stage 2.
+    pub stage2: TypeBits,
 }
 
 /// Rights and state of an entry: a set of flags. Right and wrong by the state of the moment
@@ -94,6 +129,8 @@ impl Rights {
     pub(crate) const FOR_USERS: Rights = Rights(1 << 8);
     /// The same for pages that are not.
     pub(crate) const FOR_SUPERVISORS: Rights = Rights(1 << 9);
+    /// It is guarded as a user page ([`Format::guards`]): with enhanced PAN, users can fetch from it.
+    pub const GUARDED: Rights = Rights(1 << 10);
     /// Every access is permitted.
     pub const ALL: Rights = Rights(0x1f);
     /// Fetches of either privilege.
@@ -166,12 +203,12 @@ impl Asked {
     }
 
     /// The same, of pages that are not the user's: a supervisor's data accesses under SMAP without
-    /// `AC`, `PSTATE.PAN` or without `sstatus.SUM`, its fetches under SMEP and on RISC-V. Enhanced PAN
-    /// (`SCTLR_EL1.EPAN`) refuses pages as well that users can only fetch from: that is not asked here.
+    /// `AC`, `PSTATE.PAN` or without `sstatus.SUM`, its fetches under SMEP and on RISC-V.
     #[inline(always)]
     #[must_use]
     pub const fn not_of_user(self, yes: bool) -> Asked {
-        Asked { lack: self.lack.with(Rights::USER, yes), ..self }
+        let lack = self.lack.with(Rights::USER.or(Rights::GUARDED), yes);
+        Asked { lack, ..self }
     }
 
     /// The same, of pages that need not be writable: a supervisor's write with `CR0.WP` clear.

@@ -3,15 +3,15 @@
 use slat::format::{Format, Found};
 use slat::{Access, Address, Flavor, Kind, Mapped, Privilege, Purpose, Regime, Stage1Page};
 
-use crate::tlb::{Entry, Rights};
+use crate::tlb::{Entry, Rights, Types};
 
 /// log2 of the page that a stage that is off counts as.
 const OFF_SHIFT: u8 = 30;
 /// log2 of the page that an address of such a stage names.
 const OFF_LEAF: u8 = 12;
 
-/// What a TLB may keep of one stage's leaf, which has just served `access`. Rights to fetch are worth
-/// knowing where they are in `asked`.
+/// What a TLB may keep of one stage's leaf, which has just served `access`; its memory type as that of
+/// both stages. Rights to fetch are worth knowing where they are in `asked`.
 #[inline(always)]
 pub(super) fn entry_of<F: Format, O: Address>(
     format: &F,
@@ -21,13 +21,15 @@ pub(super) fn entry_of<F: Format, O: Address>(
     asked: Rights,
 ) -> Entry {
     let found = &mapped.found;
+    let bits = format.type_bits(found);
+    let types = Types { stage1: bits, stage2: bits };
     // A stage that is off moves nothing within a gigabyte: no page is larger in a TLB.
     if found.is_flat() {
         let base = mapped.output.raw() & !((1 << OFF_SHIFT) - 1);
         let rights = Rights::ALL
             .with(Rights::DIRTY.or(Rights::TABLES), true)
             .with(Rights::FOR_USERS.or(Rights::FOR_SUPERVISORS), true);
-        return Entry { base, shift: OFF_SHIFT, leaf: OFF_LEAF, rights };
+        return Entry { base, shift: OFF_SHIFT, leaf: OFF_LEAF, rights, types };
     }
     let page = format.page(found, regime);
     let (fetch, write) = (access.kind == Kind::Execute, access.kind == Kind::Write);
@@ -88,7 +90,7 @@ pub(super) fn entry_of<F: Format, O: Address>(
             .with(Rights::FOR_USERS, page.user || alike)
             .with(Rights::FOR_SUPERVISORS, !page.user || alike);
     }
-    Entry { base: found.base, shift: found.shift, leaf: found.shift, rights }
+    Entry { base: found.base, shift: found.shift, leaf: found.shift, rights, types }
 }
 
 /// What the format's rules say of another access through the same leaf.

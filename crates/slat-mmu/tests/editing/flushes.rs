@@ -1,12 +1,15 @@
 //! Invalidations that real hypervisors forgot, shortened or ordered wrongly, each planted in the place
 //! of the library's plan.
 
-use slat::edit::Gather;
+use slat::edit::{Encode, Gather, Word};
 use slat::format::x86::long::Long;
 use slat::invalidate::{amd, arm64, riscv};
 use slat_mmu::checker::{Checker, What, Why};
 
-use super::formats::{BROADCASTS, RANGES, arm, arm_64k, ept, npt, riscv_g, x86_amd_host, x86_pae};
+use super::formats::{
+    BROADCASTS, RANGES, arm, arm_64k, arm_lower, arm32_short, ept, npt, riscv_g, x86_amd_host,
+    x86_four, x86_pae,
+};
 use super::world::{Op, Subject, found, sequence};
 
 const MAP: Op = Op::Map { start: 0, pages: 4, output: 0, rights: 0, grouped: false };
@@ -210,6 +213,31 @@ fn cleaned_without_a_flush() {
     let ops = [MAP, Op::Touch { page: 0, write: true }, Op::Clean { start: 0, pages: 4 }];
     assert!(found(&sequence(&subject, &ops), Why::Dirty, What::Translation));
 }
+
+/// Pages are given another memory type and accessed by the old one: a processor may hold it in its TLB
+/// (Intel SDM 3A 5.10.2.2, Arm ARM D8.17.1), and two types of one page lose what either has cached.
+#[test]
+fn another_memory_type_without_a_flush() {
+    fn forgotten<F: Encode>(subject: Subject<F>)
+    where
+        <F::Word as Word>::Atomic: Default,
+    {
+        let retype = [MAP, Op::Retype { start: 0, pages: 4, kind: 1 }];
+        let name = slat::format::Format::name(&subject.format);
+        let subject = Subject { flush: |_, _| {}, ..subject };
+        let stale =
+            |ops: &[Op]| found(&sequence(&subject, ops), Why::MemoryType, What::Translation);
+        assert!(stale(&retype), "{name}");
+        assert!(!stale(&[MAP, Op::Retype { start: 0, pages: 4, kind: 0 }]), "{name}");
+    }
+    forgotten(ept());
+    forgotten(npt());
+    forgotten(x86_four());
+    forgotten(arm_lower());
+    forgotten(arm32_short());
+    forgotten(riscv_g());
+}
+
 /// A group is changed entry by entry and flushed by one of its pages alone: where the instruction
 /// reaches by page, what was kept of the others stays.
 #[test]

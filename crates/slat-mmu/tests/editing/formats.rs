@@ -1,6 +1,6 @@
 //! Every format that can be edited, each with its attributes and a plan of invalidation.
 
-use slat::edit::arm32::{ShortAttributes, Upper};
+use slat::edit::arm32::{ShortAttributes, Tex, Upper};
 use slat::edit::{
     Encode, Gather, arm64 as arm_entries, ept as ept_entries, riscv as riscv_entries,
     x86 as x86_entries,
@@ -15,6 +15,7 @@ use slat::format::x86::legacy::Legacy;
 use slat::format::x86::long::{Long, Processor};
 use slat::format::x86::pae::Pae;
 use slat::invalidate::{Context, LinearOwner, amd, arm32 as arm32_plan, arm64, intel, riscv};
+use slat::memory_type::riscv::Pbmt;
 use slat::memory_type::x86::Type;
 use slat_mmu::checker::Checker;
 
@@ -151,7 +152,9 @@ fn on_riscv_32<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
 
 fn ept_of(format: Ept) -> Subject<Ept> {
     let context = Context::Ept { eptp: TABLES | 0x5e };
-    Subject::new(format, context, |to| ept_entries::Attributes::new(to, Type::Wb), on_intel)
+    let types = [Type::Wb, Type::Uc];
+    let types = types.map(|memory_type| ept_entries::Memory { memory_type, ignore_pat: false });
+    Subject::new(format, context, |to| ept_entries::Attributes::new(to, Type::Wb), types, on_intel)
 }
 
 fn ept_features() -> ept::Features {
@@ -166,14 +169,20 @@ pub(crate) fn ept_five() -> Subject<Ept> {
     ept_of(Ept::five(ept_features())).at((1 << 48) - (2 << 20))
 }
 
-fn npt_of<F: Encode<Attributes = x86_entries::Attributes>>(format: F) -> Subject<F> {
+/// Write-back and uncacheable, by the PAT after reset.
+const PATS: [x86_entries::Pat; 2] = [x86_entries::Pat(0), x86_entries::Pat(3)];
+
+fn npt_of<F>(format: F) -> Subject<F>
+where
+    F: Encode<Attributes = x86_entries::Attributes, Memory = x86_entries::Pat>,
+{
     let context = Context::Npt { asid: 5 };
     let attributes = |permissions| {
         let mut attributes = x86_entries::Attributes::new(permissions);
         attributes.user = true;
         attributes
     };
-    Subject::new(format, context, attributes, on_amd)
+    Subject::new(format, context, attributes, PATS, on_amd)
 }
 
 pub(crate) fn npt() -> Subject<Npt> {
@@ -193,11 +202,14 @@ pub(crate) fn npt_32() -> Subject<x86_entries::Npt32> {
     Subject { forbids_execution: false, ..npt_of(format) }.narrow().at_the_end()
 }
 
-fn linear_of<F: Encode<Attributes = x86_entries::Attributes>>(
+fn linear_of<F>(
     format: F,
     owner: LinearOwner,
     flush: fn(&mut Checker<F>, &Gather<'_>),
-) -> Subject<F> {
+) -> Subject<F>
+where
+    F: Encode<Attributes = x86_entries::Attributes, Memory = x86_entries::Pat>,
+{
     let pcid = if owner == LinearOwner::Native { 3 } else { 0 };
     Subject::new(
         format,
@@ -207,6 +219,7 @@ fn linear_of<F: Encode<Attributes = x86_entries::Attributes>>(
             attributes.user = true;
             attributes
         },
+        PATS,
         flush,
     )
 }
@@ -273,12 +286,13 @@ fn processor() -> ArmProcessor {
     ArmProcessor { physical_bits: 40, ..ArmProcessor::default() }
 }
 
-fn stage2_of<F: Encode<Attributes = arm_entries::Stage2Attributes>>(
-    format: F,
-    flush: fn(&mut Checker<F>, &Gather<'_>),
-) -> Subject<F> {
+fn stage2_of<F>(format: F, flush: fn(&mut Checker<F>, &Gather<'_>)) -> Subject<F>
+where
+    F: Encode<Attributes = arm_entries::Stage2Attributes, Memory = arm_entries::Memory>,
+{
     let attributes = |permissions| arm_entries::Stage2Attributes::new(permissions, NORMAL);
-    Subject::new(format, Context::Stage2 { vmid: GUEST }, attributes, flush)
+    let types = [NORMAL, arm_entries::Memory::DEVICE];
+    Subject::new(format, Context::Stage2 { vmid: GUEST }, attributes, types, flush)
 }
 
 pub(crate) fn arm() -> Subject<Stage2> {
@@ -313,16 +327,19 @@ pub(crate) fn arm_lpa2() -> Subject<Stage2> {
         let memory = arm_entries::Memory { shareability: 0, ..NORMAL };
         arm_entries::Stage2Attributes::new(permissions, memory)
     };
-    Subject { attributes, ..stage2_of(format, on_arm_by_page) }.at((1 << 48) - (2 << 20))
+    let types = [0xf, 1].map(|attributes| arm_entries::Memory { attributes, shareability: 0 });
+    Subject { attributes, types, ..stage2_of(format, on_arm_by_page) }.at((1 << 48) - (2 << 20))
 }
 
 /// Arm's EL1&0, and both stages of AArch32 state with long descriptors.
-fn stage1_of<F: Encode<Attributes = arm_entries::Stage1Attributes>>(
-    format: F,
-    flush: fn(&mut Checker<F>, &Gather<'_>),
-) -> Subject<F> {
+fn stage1_of<F>(format: F, flush: fn(&mut Checker<F>, &Gather<'_>)) -> Subject<F>
+where
+    F: Encode<Attributes = arm_entries::Stage1Attributes, Memory = arm_entries::Memory>,
+{
     let context = Context::Stage1 { asid: 3, vmid: Some(GUEST) };
-    Subject::new(format, context, arm_entries::Stage1Attributes::new, flush)
+    // What the indexes mean, `MAIR_EL1` says.
+    let types = [0, 1].map(|attributes| arm_entries::Memory { attributes, shareability: 3 });
+    Subject::new(format, context, arm_entries::Stage1Attributes::new, types, flush)
 }
 
 pub(crate) fn arm_lower() -> Subject<Stage1> {
@@ -383,16 +400,17 @@ pub(crate) fn arm32_hyp(version: arm32::Version) -> Subject<Lpae> {
     };
     let htcr = 1 << 31 | 1 << 23;
     let format = Lpae::hyp(htcr, arm32::sctlr::M, &processor).unwrap();
-    let attributes = arm_entries::Stage1Attributes::new;
-    Subject::new(format, Context::El2, attributes, flush)
+    Subject { context: Context::El2, ..stage1_of(format, flush) }
 }
 
-fn short_of<F: Encode<Attributes = ShortAttributes>>(
+fn short_of<F: Encode<Attributes = ShortAttributes, Memory = Tex>>(
     format: F,
     flush: fn(&mut Checker<F>, &Gather<'_>),
 ) -> Subject<F> {
     let context = Context::Stage1 { asid: 3, vmid: Some(GUEST) };
-    Subject::new(format, context, ShortAttributes::new, flush).narrow()
+    // Write-back and device memory.
+    let types = [7, 1].map(|encoding| Tex { encoding, shareable: true });
+    Subject::new(format, context, ShortAttributes::new, types, flush).narrow()
 }
 
 pub(crate) fn arm32_short() -> Subject<Short> {
@@ -410,17 +428,20 @@ fn riscv_features() -> RiscvFeatures {
     RiscvFeatures { hardware_ad: true, ..RiscvFeatures::default() }
 }
 
-fn g_stage_of<F: Encode<Attributes = riscv_entries::Attributes>>(
-    format: F,
-    flush: fn(&mut Checker<F>, &Gather<'_>),
-) -> Subject<F> {
+/// The memory's own type and I/O. Sv32 has the first alone.
+const PBMTS: [Pbmt; 2] = [Pbmt::Pma, Pbmt::Io];
+
+fn g_stage_of<F>(format: F, flush: fn(&mut Checker<F>, &Gather<'_>)) -> Subject<F>
+where
+    F: Encode<Attributes = riscv_entries::Attributes, Memory = Pbmt>,
+{
     let context = Context::GStage { vmid: GUEST };
     let attributes = |permissions| {
         let mut attributes = riscv_entries::Attributes::new(permissions);
         attributes.user = true;
         attributes
     };
-    Subject::new(format, context, attributes, flush)
+    Subject::new(format, context, attributes, PBMTS, flush)
 }
 
 pub(crate) fn riscv_g() -> Subject<Sv> {
@@ -437,13 +458,16 @@ pub(crate) fn riscv_g_32() -> Subject<riscv_entries::Sv32> {
     g_stage_of(format, on_riscv_32).at_the_end()
 }
 
-fn s_stage_of<F: Encode<Attributes = riscv_entries::Attributes>>(
+fn s_stage_of<F>(
     format: F,
     vmid: Option<u16>,
     flush: fn(&mut Checker<F>, &Gather<'_>),
-) -> Subject<F> {
+) -> Subject<F>
+where
+    F: Encode<Attributes = riscv_entries::Attributes, Memory = Pbmt>,
+{
     let context = Context::SStage { asid: 3, vmid };
-    Subject::new(format, context, riscv_entries::Attributes::new, flush)
+    Subject::new(format, context, riscv_entries::Attributes::new, PBMTS, flush)
 }
 
 /// Stage 1 of RISC-V.

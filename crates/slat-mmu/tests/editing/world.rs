@@ -49,6 +49,8 @@ pub(crate) struct Subject<F: Encode> {
     /// Where its pages are mapped to.
     pub(crate) output: u64,
     pub(crate) attributes: fn(Permissions) -> F::Attributes,
+    /// Memory types that pages are given.
+    pub(crate) types: [F::Memory; 2],
     /// Pages can be kept from being executed.
     pub(crate) forbids_execution: bool,
     /// Carries a plan out.
@@ -65,6 +67,7 @@ impl<F: Encode> Subject<F> {
         format: F,
         context: Context,
         attributes: fn(Permissions) -> F::Attributes,
+        types: [F::Memory; 2],
         flush: fn(&mut Checker<F>, &Gather<'_>),
     ) -> Subject<F> {
         Subject {
@@ -73,6 +76,7 @@ impl<F: Encode> Subject<F> {
             base: (1 << 30) - (PAGES << 11),
             output: 1 << 33,
             attributes,
+            types,
             forbids_execution: true,
             flush,
             literal: false,
@@ -248,6 +252,7 @@ pub(crate) enum Op {
     Map { start: u64, pages: u64, output: u64, rights: usize, grouped: bool },
     Unmap { start: u64, pages: u64 },
     Protect { start: u64, pages: u64, rights: usize },
+    Retype { start: u64, pages: u64, kind: usize },
     Clean { start: u64, pages: u64 },
     Age { start: u64, pages: u64 },
     Split { start: u64, pages: u64 },
@@ -268,6 +273,8 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         3 => (start(), pages()).prop_map(|(start, pages)| Op::Unmap { start, pages }),
         2 => (start(), pages(), 0..3usize)
             .prop_map(|(start, pages, rights)| Op::Protect { start, pages, rights }),
+        1 => (start(), pages(), 0..2usize)
+            .prop_map(|(start, pages, kind)| Op::Retype { start, pages, kind }),
         1 => (start(), pages()).prop_map(|(start, pages)| Op::Clean { start, pages }),
         1 => (start(), pages()).prop_map(|(start, pages)| Op::Age { start, pages }),
         1 => (start(), pages()).prop_map(|(start, pages)| Op::Split { start, pages }),
@@ -296,6 +303,9 @@ impl<F: Encode> World<'_, F> {
             }
             Op::Protect { start, pages, rights } => self.run(start, pages, |cursor, at, bytes| {
                 cursor.protect(at, bytes, subject.permissions(rights), ())
+            }),
+            Op::Retype { start, pages, kind } => self.run(start, pages, |cursor, at, bytes| {
+                cursor.retype(at, bytes, subject.types[kind], ())
             }),
             Op::Clean { start, pages } => {
                 self.run(start, pages, |cursor, at, bytes| cursor.clean(at, bytes, ()))

@@ -15,10 +15,10 @@ use super::x86::legacy::Legacy;
 use super::x86::long::Long;
 use super::x86::pae::{self, Pae};
 use super::{Decoded, Format, Found, Path, Start, Visitor};
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Kind, Stage1Page};
 use crate::fault::Cause;
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 /// Keeps what is done with one format out of what is done with another.
@@ -137,9 +137,14 @@ macro_rules! formats {
                 match self { $(AnyFormat::$name(format, _) => format.span(leaf, level),)* }
             }
 
-            fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
+            #[inline]
+            fn type_bits(&self, found: &Found) -> TypeBits {
+                match self { $(AnyFormat::$name(format, _) => format.type_bits(found),)* }
+            }
+
+            fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
                 match self {
-                    $(AnyFormat::$name(format, _) => format.memory_type(found, regime),)*
+                    $(AnyFormat::$name(format, _) => format.type_of(bits, kind, regime),)*
                 }
             }
 
@@ -151,6 +156,11 @@ macro_rules! formats {
                 match self {
                     $(AnyFormat::$name(format, _) => format.describe(entry, level, f),)*
                 }
+            }
+
+            #[inline]
+            fn guards(&self, found: &Found) -> bool {
+                match self { $(AnyFormat::$name(format, _) => format.guards(found),)* }
             }
 
             #[inline]

@@ -16,8 +16,8 @@ use super::{Decoded, Format, Found, Start};
 use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
 use crate::fault::{Cause, Denied, Fault, Reserved, Why};
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
 use crate::memory_type::x86::Type;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 pub mod sub_page;
@@ -281,7 +281,7 @@ impl Ept {
     }
 }
 
-/// The memory type of a leaf, or `None` for 2, 3 and 7.
+/// The memory type that bits 5:3 of a leaf are, or `None` for 2, 3 and 7.
 #[inline]
 fn memory_type(entry: u64) -> Option<Type> {
     match (entry >> bits::MEMORY_TYPE_SHIFT) as u8 & 7 {
@@ -382,10 +382,17 @@ impl Format for Ept {
         }
     }
 
-    fn memory_type(&self, found: &Found, _: &Regime) -> StageType {
+    /// Bits 6:3 of the leaf.
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        TypeBits::new((found.entry >> bits::MEMORY_TYPE_SHIFT) as u16 & 0xf)
+    }
+
+    fn type_of(&self, bits: TypeBits, _: Kind, _: &Regime) -> StageType {
+        let entry = u64::from(bits.get().unwrap_or(0)) << bits::MEMORY_TYPE_SHIFT;
         StageType::Ept {
-            memory_type: memory_type(found.entry).unwrap_or(Type::Uc),
-            ignore_pat: found.entry & bits::IGNORE_PAT != 0,
+            memory_type: memory_type(entry).unwrap_or(Type::Uc),
+            ignore_pat: entry & bits::IGNORE_PAT != 0,
         }
     }
 

@@ -3,10 +3,10 @@
 use core::fmt;
 
 use super::{Decoded, Format, Found, Start};
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Kind, Stage1Page};
 use crate::fault::{Cause, Reserved, Why};
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 /// An identity stage without tables.
@@ -72,7 +72,11 @@ impl Format for Flat {
         entry
     }
 
-    fn memory_type(&self, _: &Found, _: &Regime) -> StageType {
+    fn type_bits(&self, _: &Found) -> TypeBits {
+        TypeBits::OFF
+    }
+
+    fn type_of(&self, _: TypeBits, _: Kind, _: &Regime) -> StageType {
         StageType::Unspecified
     }
 

@@ -11,12 +11,12 @@ use core::hint::cold_path;
 use super::x86::legacy::Legacy;
 use super::x86::long::{Long, Processor};
 use super::x86::pae::{self, Pae};
-use super::x86::{Controls, bits, leaf_type};
+use super::x86::{Controls, bits, type_bits, type_in};
 use super::{Decoded, Format, Found, Path, Start, Visitor, apart};
 use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
 use crate::fault::{Cause, Denied};
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 /// Nested page tables, in the mode that the host was in at VMRUN.
@@ -339,8 +339,13 @@ impl<M: HostMode> Format for In<M> {
         self.mode.touched(entry, level, is_leaf, &self.nested(access))
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        StageType::HostPat(leaf_type(found.entry, found.level, regime.x86.host_pat))
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        type_bits(found)
+    }
+
+    fn type_of(&self, bits: TypeBits, _: Kind, regime: &Regime) -> StageType {
+        StageType::HostPat(type_in(regime.x86.host_pat, bits))
     }
 
     fn arch_level(&self, level: u8) -> i8 {
@@ -438,8 +443,12 @@ impl Format for Npt {
         in_mode!(self, tables => tables.touched(entry, level, is_leaf, access))
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        in_mode!(self, tables => tables.memory_type(found, regime))
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        in_mode!(self, tables => tables.type_bits(found))
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        in_mode!(self, tables => tables.type_of(bits, kind, regime))
     }
 
     fn arch_level(&self, level: u8) -> i8 {

@@ -8,6 +8,7 @@ use core::fmt;
 use super::Found;
 use crate::access::{Access, Flavor, Kind, Privilege, Stage1Page};
 use crate::fault::Denied;
+use crate::memory_type::TypeBits;
 use crate::memory_type::x86::{Type, pat_entry};
 use crate::regime::x86::State;
 
@@ -201,13 +202,18 @@ pub(crate) fn touched(entry: u64, is_leaf: bool, access: &Access) -> u64 {
     if is_leaf && access.kind == Kind::Write { entry | bits::A | bits::D } else { entry | bits::A }
 }
 
-/// The memory type that `pat` gives a leaf (SDM 3A 5.9).
-pub(crate) fn leaf_type(entry: u64, level: u8, pat: u64) -> Type {
-    let pat_bit = if level == 0 { bits::PAT } else { bits::PAT_LARGE };
-    let index = u8::from(entry & bits::PWT != 0)
-        | u8::from(entry & bits::PCD != 0) << 1
-        | u8::from(entry & pat_bit != 0) << 2;
-    pat_entry(pat, index)
+/// A leaf's index into the PAT: `PAT`, `PCD` and `PWT` (SDM 3A 5.9).
+#[inline(always)]
+pub(crate) fn type_bits(found: &Found) -> TypeBits {
+    let pat_bit = if found.level == 0 { bits::PAT } else { bits::PAT_LARGE };
+    let index =
+        found.entry >> bits::PWT.trailing_zeros() & 3 | u64::from(found.entry & pat_bit != 0) << 2;
+    TypeBits::new(index as u16)
+}
+
+/// The memory type that `pat` gives a leaf with these bits.
+pub(crate) fn type_in(pat: u64, bits: TypeBits) -> Type {
+    pat_entry(pat, bits.get().unwrap_or(0) as u8)
 }
 
 /// The flags of an entry that is present, in the manual's abbreviations.

@@ -4,13 +4,13 @@
 use core::fmt;
 
 use super::{Change, Effect, Encode, Refused, wrapped};
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Kind, Stage1Page};
 use crate::fault::Cause;
 use crate::format::npt::Npt;
 use crate::format::riscv::{Features, Scheme, Sv};
 use crate::format::{Decoded, Format, Found, Path, Start};
 use crate::memory::{EntryLayout, EntrySize};
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 use crate::translate::Permissions;
 

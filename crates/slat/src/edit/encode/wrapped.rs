@@ -57,8 +57,12 @@ macro_rules! format {
             self.0.span(leaf, level)
         }
 
-        fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-            self.0.memory_type(found, regime)
+        fn type_bits(&self, found: &Found) -> TypeBits {
+            self.0.type_bits(found)
+        }
+
+        fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+            self.0.type_of(bits, kind, regime)
         }
 
         fn arch_level(&self, level: u8) -> i8 {
@@ -67,6 +71,10 @@ macro_rules! format {
 
         fn describe(&self, entry: u64, level: u8, f: &mut dyn fmt::Write) -> fmt::Result {
             self.0.describe(entry, level, f)
+        }
+
+        fn guards(&self, found: &Found) -> bool {
+            self.0.guards(found)
         }
 
         fn page(&self, found: &Found, regime: &Regime) -> Stage1Page {

@@ -50,7 +50,11 @@ impl Format for Toy {
     fn touched(&self, entry: u64, _: u8, _: bool, _: &Access) -> u64 {
         entry
     }
-    fn memory_type(&self, _: &Found, _: &Regime) -> StageType {
+    fn type_bits(&self, _: &Found) -> TypeBits {
+        TypeBits::OFF
+    }
+
+    fn type_of(&self, _: TypeBits, _: Kind, _: &Regime) -> StageType {
         StageType::Unspecified
     }
     fn arch_level(&self, level: u8) -> i8 {

@@ -9,8 +9,8 @@ use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::arm64::{self, bits};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
-use crate::memory_type::StageType;
 use crate::memory_type::arm::{Attributes, Shareability};
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 use crate::register::{Refusal, Refused};
 
@@ -324,17 +324,26 @@ impl Format for Lpae {
         self.descriptors.span(leaf, level)
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
+    /// `AttrIndx`, and `SH` above it.
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
         if found.is_flat() {
-            let governed = (!self.is_hyp()).then_some(&regime.arm);
-            let attributes = self.control.caches.of_disabled_stage(found.kind, governed);
-            return StageType::Arm(attributes);
+            return TypeBits::OFF;
         }
-        let shareability = Shareability::from_encoding((found.entry >> bits::SH_SHIFT) as u8);
-        let index = (found.entry >> bits::ATTR_INDEX_SHIFT) as u8;
+        let index = (found.entry >> bits::ATTR_INDEX_SHIFT) as u16 & 7;
+        TypeBits::new(index | ((found.entry >> bits::SH_SHIFT) as u16 & 3) << 3)
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        let caches = &self.control.caches;
+        let Some(bits) = bits.get() else {
+            let governed = (!self.is_hyp()).then_some(&regime.arm);
+            return StageType::Arm(caches.of_disabled_stage(kind, governed));
+        };
         let Some(mair) = regime.arm.mair else { return StageType::Unspecified };
-        let attributes = Attributes::from_mair(mair, index, shareability);
-        StageType::Arm(self.control.caches.cut(attributes, found.kind))
+        let shareability = Shareability::from_encoding((bits >> 3) as u8);
+        let attributes = Attributes::from_mair(mair, bits as u8, shareability);
+        StageType::Arm(caches.cut(attributes, kind))
     }
 
     fn arch_level(&self, level: u8) -> i8 {

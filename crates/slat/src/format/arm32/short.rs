@@ -3,12 +3,12 @@
 use core::fmt;
 
 use super::{Control, Processor, RES0, Registers, Rights, Root, refuse, sctlr, ttbcr};
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Kind, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
-use crate::memory_type::StageType;
 use crate::memory_type::arm::{Attributes, Cache, Device, Hints, Memory, Shareability};
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 use crate::register::{Refusal, Refused};
 
@@ -220,14 +220,15 @@ impl Short {
     /// AArch32.DefaultTEXDecode, AArch32.RemappedTEXDecode. Reserved and IMPLEMENTATION DEFINED
     /// encodings read as Normal non-cacheable. `None` where remapping registers are in use and not
     /// known.
-    fn attributes(&self, leaf: &Leaf, regime: &Regime) -> Option<Attributes> {
+    fn attributes(&self, texcb: u8, shareable: bool, regime: &Regime) -> Option<Attributes> {
         if self.remap {
-            return regime.arm.mair.map(|mair| remapped(leaf, mair as u32, (mair >> 32) as u32));
+            let mair = regime.arm.mair?;
+            return Some(remapped(texcb, shareable, mair as u32, (mair >> 32) as u32));
         }
-        let shareability = if leaf.shareable { Shareability::Outer } else { Shareability::Non };
+        let shareability = if shareable { Shareability::Outer } else { Shareability::Non };
         let device = |kind| Attributes::new(Memory::Device(kind), Shareability::Outer);
         let both = |cache| Memory::Normal { outer: cache, inner: cache };
-        let memory = match leaf.attributes {
+        let memory = match texcb {
             0b00000 => return Some(device(Device::nGnRnE)),
             0b00001 | 0b01000 => return Some(device(Device::nGnRE)),
             0b00010 => both(cache(2)),
@@ -259,8 +260,8 @@ const fn cache(encoding: u8) -> Cache {
 }
 
 /// TEX remap: `TEX[0]`, `C` and `B` choose a region of `PRRR` and `NMRR`.
-fn remapped(leaf: &Leaf, prrr: u32, nmrr: u32) -> Attributes {
-    let region = u32::from(leaf.attributes & 7);
+fn remapped(texcb: u8, shareable: bool, prrr: u32, nmrr: u32) -> Attributes {
+    let region = u32::from(texcb & 7);
     let pair = |register: u32, low: u32| (register >> (2 * region + low)) as u8 & 3;
     let device = |kind| Attributes::new(Memory::Device(kind), Shareability::Outer);
     match pair(prrr, 0) {
@@ -270,7 +271,7 @@ fn remapped(leaf: &Leaf, prrr: u32, nmrr: u32) -> Attributes {
         1 => device(Device::nGnRE),
         2 => {
             // NS0 and NS1 say what S means; NOS whether that is the inner domain only.
-            let shared = prrr >> (18 + u32::from(leaf.shareable)) & 1 != 0;
+            let shared = prrr >> (18 + u32::from(shareable)) & 1 != 0;
             let inner_only = prrr >> (24 + region) & 1 != 0;
             let shareability = match (shared, inner_only) {
                 (false, _) => Shareability::Non,
@@ -387,14 +388,23 @@ impl Format for Short {
         if self.access_flags { leaf | access_flag(level) } else { leaf }
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
+    /// `TEX:C:B`, and `S` above them.
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
         if found.is_flat() {
-            let governed = Some(&regime.arm);
-            let attributes = self.control.caches.of_disabled_stage(found.kind, governed);
-            return StageType::Arm(attributes);
+            return TypeBits::OFF;
         }
-        match self.attributes(&Leaf::of(found), regime) {
-            Some(attributes) => StageType::Arm(self.control.caches.cut(attributes, found.kind)),
+        let leaf = Leaf::of(found);
+        TypeBits::new(u16::from(leaf.attributes) | u16::from(leaf.shareable) << 5)
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        let caches = &self.control.caches;
+        let Some(bits) = bits.get() else {
+            return StageType::Arm(caches.of_disabled_stage(kind, Some(&regime.arm)));
+        };
+        match self.attributes(bits as u8 & 0x1f, bits >> 5 & 1 != 0, regime) {
+            Some(attributes) => StageType::Arm(caches.cut(attributes, kind)),
             None => StageType::Unspecified,
         }
     }

@@ -10,8 +10,8 @@ use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::arm64::{self, bits};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
-use crate::memory_type::StageType;
 use crate::memory_type::arm::{self, Shareability};
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 use crate::regime::arm::{State, hcr};
 use crate::register::{Refusal, Refused};
@@ -243,19 +243,23 @@ impl Format for Stage2 {
         self.descriptors.span(leaf, level)
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
+    /// `MemAttr`, and `SH` above it.
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
         if found.is_flat() {
-            return StageType::Unspecified;
+            return TypeBits::OFF;
         }
+        let shareability = (found.entry >> bits::SH_SHIFT) as u16 & 3;
+        TypeBits::new(u16::from(Stage2::mem_attr(found.entry)) | shareability << 4)
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        let Some(bits) = bits.get() else { return StageType::Unspecified };
         // AArch32 has no forced attributes (FEAT_S2FWB is of AArch64 state).
         let state = State { force_write_back: false, ..regime.arm.clone() };
-        StageType::ArmStage2(arm::Stage2::new(
-            Stage2::mem_attr(found.entry),
-            Shareability::from_encoding((found.entry >> bits::SH_SHIFT) as u8),
-            false,
-            found.kind,
-            &state,
-        ))
+        let shareability = Shareability::from_encoding((bits >> 4) as u8);
+        let mem_attr = bits as u8 & 0xf;
+        StageType::ArmStage2(arm::Stage2::new(mem_attr, shareability, false, kind, &state))
     }
 
     fn arch_level(&self, level: u8) -> i8 {

@@ -9,8 +9,8 @@ use crate::access::{Access, Flavor, Kind, Privilege, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
-use crate::memory_type::StageType;
 use crate::memory_type::arm::{Attributes, Caches, Shareability};
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 use crate::regime::arm::hcr;
 use crate::register::{Refusal, Refused};
@@ -347,6 +347,12 @@ impl Stage1 {
         }
     }
 
+    /// Whether enhanced PAN counts the page as a user page because users can fetch from it.
+    #[inline]
+    fn guards_fetched(&self, rights: Rights) -> bool {
+        self.enhanced_pan && self.regime.has_user() && !rights.user_execute_never
+    }
+
     fn denied(&self, rights: Rights, access: &Access, pan: bool) -> Denied {
         let none = Denied::NONE;
         if self.is_user(access) {
@@ -368,28 +374,9 @@ impl Stage1 {
                 .with(Denied::SUPERVISOR_FETCH, rights.user && !rights.read_only)
                 .with(Denied::WRITE_EXECUTE, self.write_execute_never && !rights.read_only);
         }
-        let user_page = rights.user
-            || self.enhanced_pan && self.regime.has_user() && !rights.user_execute_never;
+        let user_page = rights.user || self.guards_fetched(rights);
         none.with(Denied::WRITE, access.kind == Kind::Write && rights.read_only)
             .with(Denied::SUPERVISOR_DATA, pan && user_page && self.regime.has_user())
-    }
-
-    /// The attributes that a leaf gives an access.
-    fn attributes(&self, found: &Found, regime: &Regime) -> Option<Attributes> {
-        if found.is_flat() {
-            let governed = self.regime == TranslationRegime::El10;
-            let state = governed.then_some(&regime.arm);
-            return Some(self.caches.of_disabled_stage(found.kind, state));
-        }
-        let half = &self.halves[usize::from(self.half_of(found.input))];
-        let shareability = if half.geometry.is_lpa2() {
-            half.shareability
-        } else {
-            Shareability::from_encoding((found.entry >> bits::SH_SHIFT) as u8)
-        };
-        let index = (found.entry >> bits::ATTR_INDEX_SHIFT) as u8;
-        let attributes = Attributes::from_mair(regime.arm.mair?, index, shareability);
-        Some(self.caches.cut(attributes, found.kind))
     }
 }
 
@@ -523,8 +510,32 @@ impl Format for Stage1 {
         self.geometry().span(leaf, level)
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        self.attributes(found, regime).map_or(StageType::Unspecified, StageType::Arm)
+    /// `AttrIndx`, and `SH` above it (of `TCR_ELx` with FEAT_LPA2).
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        if found.is_flat() {
+            return TypeBits::OFF;
+        }
+        let half = &self.halves[usize::from(self.half_of(found.input))];
+        let shareability = if half.geometry.is_lpa2() {
+            u16::from(half.shareability.encoding())
+        } else {
+            (found.entry >> bits::SH_SHIFT) as u16 & 3
+        };
+        let index = (found.entry >> bits::ATTR_INDEX_SHIFT) as u16 & 7;
+        TypeBits::new(index | shareability << 3)
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        let Some(bits) = bits.get() else {
+            let governed = self.regime == TranslationRegime::El10;
+            let state = governed.then_some(&regime.arm);
+            return StageType::Arm(self.caches.of_disabled_stage(kind, state));
+        };
+        let Some(mair) = regime.arm.mair else { return StageType::Unspecified };
+        let shareability = Shareability::from_encoding((bits >> 3) as u8);
+        let attributes = Attributes::from_mair(mair, bits as u8, shareability);
+        StageType::Arm(self.caches.cut(attributes, kind))
     }
 
     fn arch_level(&self, level: u8) -> i8 {
@@ -582,6 +593,11 @@ impl Format for Stage1 {
             Some(reserved) => write!(f, "; {reserved}"),
             None => Ok(()),
         }
+    }
+
+    #[inline]
+    fn guards(&self, found: &Found) -> bool {
+        !found.is_flat() && self.guards_fetched(self.rights(found))
     }
 
     #[inline]

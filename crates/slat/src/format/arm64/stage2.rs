@@ -9,8 +9,8 @@ use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{ByteOrder, EntryLayout, EntrySize};
-use crate::memory_type::StageType;
 use crate::memory_type::arm::{self, Shareability, is_device};
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 use crate::regime::arm::hcr;
 use crate::register::{Refusal, Refused};
@@ -342,22 +342,26 @@ impl Format for Stage2 {
         self.geometry.span(leaf, level)
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
+    /// `MemAttr`, above it `SH` (of `VTCR_EL2` with FEAT_LPA2) and `FnXS`.
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
         if found.is_flat() {
-            return StageType::Unspecified;
+            return TypeBits::OFF;
         }
         let shareability = if self.geometry.is_lpa2() {
-            self.shareability
+            u16::from(self.shareability.encoding())
         } else {
-            Shareability::from_encoding((found.entry >> bits::SH_SHIFT) as u8)
+            (found.entry >> bits::SH_SHIFT) as u16 & 3
         };
-        StageType::ArmStage2(arm::Stage2::new(
-            Stage2::mem_attr(found.entry),
-            shareability,
-            found.entry & bits::FNXS != 0,
-            found.kind,
-            &regime.arm,
-        ))
+        let fnxs = u16::from(found.entry & bits::FNXS != 0);
+        TypeBits::new(u16::from(Stage2::mem_attr(found.entry)) | shareability << 4 | fnxs << 6)
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        let Some(bits) = bits.get() else { return StageType::Unspecified };
+        let shareability = Shareability::from_encoding((bits >> 4) as u8);
+        let (mem_attr, fnxs) = (bits as u8 & 0xf, bits >> 6 & 1 != 0);
+        StageType::ArmStage2(arm::Stage2::new(mem_attr, shareability, fnxs, kind, &regime.arm))
     }
 
     fn arch_level(&self, level: u8) -> i8 {

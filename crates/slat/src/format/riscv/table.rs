@@ -8,8 +8,8 @@ use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::masks::Masks;
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::{EntryLayout, EntrySize};
-use crate::memory_type::StageType;
 use crate::memory_type::riscv::Pbmt;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 /// The rights of a leaf, in the order of its bits 3:1.
@@ -354,12 +354,19 @@ impl Format for Sv {
         leaf | bits::A | if dirty { bits::D } else { 0 }
     }
 
-    fn memory_type(&self, found: &Found, _: &Regime) -> StageType {
-        if found.is_flat() || self.scheme == Scheme::Sv32 {
-            return StageType::Pbmt(Pbmt::Pma);
+    /// PBMT. Entries of Sv32 end below it.
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        match self.scheme {
+            _ if found.is_flat() => TypeBits::OFF,
+            Scheme::Sv32 => TypeBits::new(0),
+            _ => TypeBits::new((found.entry >> bits::PBMT_SHIFT) as u16 & 3),
         }
-        let encoding = (found.entry >> bits::PBMT_SHIFT) as u8 & 3;
-        StageType::Pbmt(Pbmt::from_encoding(encoding).unwrap_or_default())
+    }
+
+    fn type_of(&self, bits: TypeBits, _: Kind, _: &Regime) -> StageType {
+        let pbmt = bits.get().and_then(|bits| Pbmt::from_encoding(bits as u8));
+        StageType::Pbmt(pbmt.unwrap_or_default())
     }
 
     fn arch_level(&self, level: u8) -> i8 {

@@ -8,11 +8,11 @@ use core::fmt;
 
 use super::bits;
 use super::long::Long;
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Kind, Stage1Page};
 use crate::fault::Cause;
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 /// Restart: the walk begins anew at CR3.
@@ -112,8 +112,12 @@ impl Format for Hlat {
         self.long.touched(entry, level, is_leaf, access)
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        self.long.memory_type(found, regime)
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        self.long.type_bits(found)
+    }
+
+    fn type_of(&self, bits: TypeBits, kind: Kind, regime: &Regime) -> StageType {
+        self.long.type_of(bits, kind, regime)
     }
 
     fn arch_level(&self, level: u8) -> i8 {

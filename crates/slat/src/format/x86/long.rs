@@ -10,13 +10,13 @@
 
 use core::fmt;
 
-use super::{Controls, Vendor, bits, describe_flags, leaf_type, touched};
+use super::{Controls, Vendor, bits, describe_flags, touched, type_bits, type_in};
 use crate::access::{Access, Flavor, Kind, Privilege, Stage1Page};
 use crate::fault::{Cause, Denied, Reserved, Why};
 use crate::format::masks::Masks;
 use crate::format::{Decoded, Format, Found, Start};
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 /// Address bits of an entry before the physical width cuts them.
@@ -358,8 +358,13 @@ impl Format for Long {
         touched(entry, is_leaf, access)
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        StageType::Pat(leaf_type(found.entry, found.level, regime.x86.pat))
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        type_bits(found)
+    }
+
+    fn type_of(&self, bits: TypeBits, _: Kind, regime: &Regime) -> StageType {
+        StageType::Pat(type_in(regime.x86.pat, bits))
     }
 
     fn arch_level(&self, level: u8) -> i8 {

@@ -12,13 +12,13 @@
 use core::fmt;
 
 use super::long::{ADDRESS, Processor, address_bits};
-use super::{Controls, bits, describe_flags, leaf_type, touched};
-use crate::access::{Access, Purpose, Stage1Page};
+use super::{Controls, bits, describe_flags, touched, type_bits, type_in};
+use crate::access::{Access, Kind, Purpose, Stage1Page};
 use crate::address::Address;
 use crate::fault::{Cause, Reserved, Why};
 use crate::format::{Decoded, Format, Found, Path, Start};
 use crate::memory::{EntryLayout, Memory};
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 
 /// Where a PAE walk begins.
@@ -220,8 +220,13 @@ impl Format for Pae {
         if level == 2 { entry } else { touched(entry, is_leaf, access) }
     }
 
-    fn memory_type(&self, found: &Found, regime: &Regime) -> StageType {
-        StageType::Pat(leaf_type(found.entry, found.level, regime.x86.pat))
+    #[inline(always)]
+    fn type_bits(&self, found: &Found) -> TypeBits {
+        type_bits(found)
+    }
+
+    fn type_of(&self, bits: TypeBits, _: Kind, regime: &Regime) -> StageType {
+        StageType::Pat(type_in(regime.x86.pat, bits))
     }
 
     fn arch_level(&self, level: u8) -> i8 {

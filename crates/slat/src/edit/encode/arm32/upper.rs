@@ -2,13 +2,13 @@
 
 use core::fmt;
 
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Kind, Stage1Page};
 use crate::edit::encode::{Change, Effect, Encode, Refused, wrapped};
 use crate::fault::Cause;
 use crate::format::arm32::{Lpae, Root, Short};
 use crate::format::{Decoded, Format, Found, Path, Start};
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 use crate::translate::Permissions;
 
