@@ -56,7 +56,7 @@ pub use spa::{
     Backing, Extent, Frame, MAX_BYTES, Node, NotEnough, Owner, PAGE, SystemMemory, size,
 };
 pub use spec::{HostSpec, PartitionSpec};
-pub use stage1::Stage1;
+pub use stage1::{Architecture, Stage1};
 pub use unpaged::{IDENTITY_MAP, Segment, Shown, Stretch, Unfit};
 pub use wire::{CHUNK, Hello, Last, Message, PageOf, VERSION, WireError};
 

@@ -172,7 +172,7 @@ impl Hypervisor {
         let Some(can) = &processor.virtualization else {
             return Err(Refusal::Unstated { processor: processor.name.clone() });
         };
-        let arm = can.extension.value == Extension::Arm;
+        let arm = can.extension.value.is_arm();
         if arm && !self.slat.arm.value {
             let (hypervisor, processor) = names();
             let since = since(&self.slat.arm_since.value, "");
@@ -229,7 +229,7 @@ impl Hypervisor {
     pub fn tags(&self, processor: &Processor) -> bool {
         let used = match processor.virtualization.as_ref().map(|can| can.extension.value) {
             Some(Extension::Vmx) => self.paging.vpid.value,
-            Some(Extension::Svm | Extension::Arm) => self.paging.asid.value,
+            Some(Extension::Svm | Extension::Arm | Extension::Armv7) => self.paging.asid.value,
             None => false,
         };
         used && processor.tagged_tlb.value
@@ -250,8 +250,8 @@ impl Hypervisor {
         let second = matches!(self.means(processor), Ok(Means::SecondStage(_)));
         let Some(can) = &processor.virtualization else { return BeforePaging::Virtual8086 };
         match can.extension.value {
-            // Arm ARM D8.2: stage 1 may be off.
-            Extension::Arm => BeforePaging::Directly,
+            // Arm ARM D8.2, ARMv7-A B3.2: stage 1 may be off.
+            Extension::Arm | Extension::Armv7 => BeforePaging::Directly,
             // AMD APM 2 15.25.5: with nested paging CR0.PG may be clear.
             Extension::Svm if second => BeforePaging::Directly,
             Extension::Svm => BeforePaging::PagedReal,

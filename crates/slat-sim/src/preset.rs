@@ -156,8 +156,18 @@ pub enum Extension {
     Vmx,
     /// AMD-V.
     Svm,
-    /// The exception level EL2 (or Hyp mode) of Arm.
+    /// The exception level EL2 of Armv8.
     Arm,
+    /// Hyp mode of ARMv7's virtualization extensions: guests and Stage-2 have AArch32's long
+    /// descriptors.
+    Armv7,
+}
+
+impl Extension {
+    /// Whether it is one of Arm's.
+    pub fn is_arm(self) -> bool {
+        matches!(self, Extension::Arm | Extension::Armv7)
+    }
 }
 
 /// What a processor can do for virtual machines.

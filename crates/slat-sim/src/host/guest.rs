@@ -5,17 +5,21 @@
 
 use super::partition::{Partition, Trap};
 use super::spa::{PAGE, SystemMemory};
+use super::stage1::{Architecture, Stage1};
 
 /// Where a guest's data pages are mapped, in both address spaces.
 pub const WINDOW: u64 = 0x4000_0000;
-/// Where all of its memory is mapped, in both.
+/// Where all of its memory is mapped, in both, where addresses have more than 32 bits.
 pub const DIRECT: u64 = 1 << 46;
+/// Where as much of it is mapped as there is room for, where addresses have 32 bits.
+const DIRECT_32: u64 = 2 << 30;
 /// The least memory that this guest boots in.
 pub const LEAST: u64 = 8 << 20;
 
 /// Its first table lies here; below, nothing.
 const TABLES: u64 = 1 << 20;
 const LARGE: u64 = 2 << 20;
+const GIBIBYTE: u64 = 1 << 30;
 
 /// A guest's registers: all that it knows besides its memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -72,6 +76,13 @@ impl Vcpu {
     }
 }
 
+impl Stage1 {
+    /// Where the guest maps its memory as it lies, the tables among it.
+    pub(super) fn direct(&self) -> u64 {
+        if self.architecture() == Architecture::Arm32 { DIRECT_32 } else { DIRECT }
+    }
+}
+
 impl Partition {
     /// Where the memory begins that its guest has no use for.
     pub(super) fn pages_in_use(&self) -> u64 {
@@ -92,28 +103,39 @@ pub(super) fn boot(partition: &mut Partition, memory: &mut SystemMemory, seed: u
         next += count * PAGE;
         at
     };
-    let direct = take(1);
-    let direct_tables = take(bytes.div_ceil(1 << 30));
+    // Tables of a gibibyte each hang from a table below the root, in AArch32 state from the root.
+    let four_levels = stage1.top() == 3;
+    let above = u64::from(four_levels);
+    let at = stage1.direct();
+    let mapped = if four_levels { bytes } else { bytes.min((1 << 32) - at) };
+    let gibibytes = mapped.div_ceil(GIBIBYTE);
+    let direct = take(above);
+    let direct_tables = take(gibibytes);
     let roots = [take(1), take(1)];
-    let windows = [take(1), take(1)];
+    let windows = [take(above), take(above)];
     let middles = [take(1), take(1)];
     let tables = [take(pages / 512), take(pages / 512)];
     let data = next.next_multiple_of(PAGE);
     let mut put = |gpa: u64, entry: u64| partition.poke(memory, gpa, entry);
-    for gib in 0..bytes.div_ceil(1 << 30) {
-        let table = direct_tables + gib * PAGE;
-        put(direct + gib * 8, stage1.table(table, 2));
-        for large in 0..512 {
-            let gpa = (gib << 30) + large * LARGE;
-            if gpa + LARGE <= bytes {
-                put(table + large * 8, stage1.page(gpa, 1));
-            }
-        }
+    let entry = |table: u64, gva: u64, shift: u32| table + (gva >> shift & 0x1ff) * 8;
+    for gpa in (0..mapped / LARGE).map(|large| large * LARGE) {
+        let table = direct_tables + gpa / GIBIBYTE * PAGE;
+        put(entry(table, gpa, 21), stage1.page(gpa, 1));
     }
     for space in 0..2usize {
-        put(roots[space] + (DIRECT >> 39 & 0x1ff) * 8, stage1.table(direct, 3));
-        put(roots[space] + (WINDOW >> 39 & 0x1ff) * 8, stage1.table(windows[space], 3));
-        put(windows[space] + (WINDOW >> 30 & 0x1ff) * 8, stage1.table(middles[space], 2));
+        let root = roots[space];
+        let [of_direct, of_window] = if four_levels {
+            put(entry(root, at, 39), stage1.table(direct, 3));
+            put(entry(root, WINDOW, 39), stage1.table(windows[space], 3));
+            [direct, windows[space]]
+        } else {
+            [root; 2]
+        };
+        for gib in 0..gibibytes {
+            let table = stage1.table(direct_tables + gib * PAGE, 2);
+            put(entry(of_direct, at + gib * GIBIBYTE, 30), table);
+        }
+        put(entry(of_window, WINDOW, 30), stage1.table(middles[space], 2));
         for table in 0..pages / 512 {
             put(middles[space] + table * 8, stage1.table(tables[space] + table * PAGE, 1));
         }
@@ -178,7 +200,8 @@ fn exchange(
         return Ok(());
     }
     let table = partition.vcpu.tables[usize::from(partition.vcpu.active & 1)];
-    let entry = |page: u64| DIRECT + table + page * 8;
+    let direct = partition.stage1.direct();
+    let entry = |page: u64| direct + table + page * 8;
     let was = [partition.load(memory, entry(one))?, partition.load(memory, entry(other))?];
     for page in [one, other] {
         partition.store(memory, entry(page), 0)?;

@@ -29,7 +29,7 @@ pub enum Translation {
 }
 
 impl Translation {
-    /// `ept4`, `npt4`, `arm64-s2` or `shadow`.
+    /// `ept4`, `npt4`, `arm64-s2`, `arm-lpae-s2` or `shadow`.
     pub fn name(&self) -> &'static str {
         match self {
             Translation::SecondStage(tables) => tables.name(),

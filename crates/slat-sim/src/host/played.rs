@@ -164,7 +164,7 @@ pub struct PartitionReport {
     pub name: String,
     /// Its memory.
     pub bytes: u64,
-    /// `ept4`, `npt4`, `arm64-s2` or `shadow`.
+    /// `ept4`, `npt4`, `arm64-s2`, `arm-lpae-s2` or `shadow`.
     pub translation: String,
     /// Pages that its memory consists of, by size in bytes.
     pub pages: BTreeMap<u64, u64>,

@@ -41,7 +41,7 @@ impl Partition {
         Hello {
             name: self.name.clone(),
             host: host.to_owned(),
-            arm: matches!(self.stage1, Stage1::Arm(_)),
+            architecture: self.stage1.architecture(),
             generation,
             ranges: self.ranges.clone(),
         }
@@ -93,7 +93,7 @@ impl Host {
             text: text.to_owned(),
         };
         let here = Stage1::of(&self.spec.processor).map_err(|text| wrong(&text))?;
-        if matches!(here, Stage1::Arm(_)) != hello.arm {
+        if here.architecture() != hello.architecture {
             return Err(wrong("its guest is for another architecture than this host's"));
         }
         let spec = hello.spec();

@@ -5,6 +5,7 @@ use slat::edit::{
     self, Cursor, Detached, Encode, Error, Gather, Leaves, Live, Operation, Pending, Slots, Stale,
     Step, Tables, Verb, Watch, arm64 as arm64_entries, ept as ept_entries, x86 as x86_entries,
 };
+use slat::format::arm32;
 use slat::format::arm64::{Granule, Processor as ArmProcessor, Stage2};
 use slat::format::ept::{Ept, Features};
 use slat::format::npt::Npt;
@@ -12,11 +13,12 @@ use slat::format::x86::Vendor;
 use slat::format::x86::long::Processor as X86Processor;
 use slat::invalidate::{By, Context};
 use slat::memory_type::x86::Type;
+use slat::regime::arm::hcr;
 use slat::{Gpa, Permissions, Spa, Stage, Updates};
 
 use super::pool::Pool;
 use super::spa::{Backing, PAGE};
-use crate::preset::{Processor, SecondStage};
+use crate::preset::{Extension, Processor, SecondStage};
 
 /// Everything a guest may do with its memory.
 const ALL: Permissions = Permissions { read: true, write: true, execute: true };
@@ -37,14 +39,15 @@ pub struct Built<F: Encode> {
 
 /// The second-stage tables of one partition.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a partition has one")]
 pub enum SecondTables {
     /// Intel EPT.
     Ept(Built<Ept>),
     /// AMD NPT.
     Npt(Built<Npt>),
-    /// Arm Stage-2.
+    /// Armv8's Stage-2.
     Arm(Built<Stage2>),
+    /// ARMv7's Stage-2.
+    Armv7(Built<arm32::Stage2>),
 }
 
 /// Runs the same code for the tables of each format.
@@ -54,6 +57,7 @@ macro_rules! each {
             SecondTables::Ept($built) => $call,
             SecondTables::Npt($built) => $call,
             SecondTables::Arm($built) => $call,
+            SecondTables::Armv7($built) => $call,
         }
     };
 }
@@ -196,6 +200,11 @@ impl<F: Encode<Word = u64>> Built<F> {
     }
 }
 
+/// Write-back memory, in either architecture's long descriptors.
+fn arm_attributes() -> arm64_entries::Stage2Attributes {
+    arm64_entries::Stage2Attributes::new(ALL, arm64_entries::Memory::WRITE_BACK)
+}
+
 fn table_of<F: Encode<Word = u64>>(
     format: &F,
     tables: &Tables<F, Gpa, Spa, edit::Cells<'_, u64>>,
@@ -215,7 +224,9 @@ impl SecondTables {
         pool: &Pool,
     ) -> Result<SecondTables, Error> {
         let bits = processor.virtualization.as_ref().map_or(40, |can| can.physical_bits.value);
+        let extension = processor.virtualization.as_ref().map(|can| can.extension.value);
         let dirty_flags = processor.second_stage_dirty.value;
+        let arm_context = |_| Context::Stage2 { vmid: partition as u16 + 1 };
         let gigabyte_pages = processor
             .virtualization
             .as_ref()
@@ -233,6 +244,13 @@ impl SecondTables {
                 let context = |_| Context::Npt { asid: partition + 1 };
                 SecondTables::Npt(Built::create(format, &attributes, context, true, pool)?)
             }
+            SecondStage::Arm if extension == Some(Extension::Armv7) => {
+                let cpu = arm32::Processor::V7;
+                let format = arm32::Stage2::new(arm32::Stage2::control(40), hcr::VM, 0, &cpu);
+                let format = format.map_err(|_| Error::Layout)?;
+                let built = Built::create(format, &arm_attributes(), arm_context, false, pool)?;
+                SecondTables::Armv7(built)
+            }
             SecondStage::Arm => {
                 let cpu = ArmProcessor {
                     physical_bits: bits,
@@ -243,10 +261,8 @@ impl SecondTables {
                 // As much input as the output has, up to what one start level gives.
                 let format =
                     Stage2::plain(Granule::Four, bits.min(40), &cpu).map_err(|_| Error::Layout)?;
-                let memory = arm64_entries::Memory::WRITE_BACK;
-                let attributes = arm64_entries::Stage2Attributes::new(ALL, memory);
-                let context = |_| Context::Stage2 { vmid: partition as u16 + 1 };
-                SecondTables::Arm(Built::create(format, &attributes, context, false, pool)?)
+                let built = Built::create(format, &arm_attributes(), arm_context, false, pool)?;
+                SecondTables::Arm(built)
             }
             SecondStage::Ept | SecondStage::None => {
                 let features = Features {

@@ -58,12 +58,16 @@ fn a_guest_leaves_the_same_memory_whatever_translates() {
 
 #[test]
 fn arm_guests_run_through_stage_2() {
-    for processor in ["cortex-a15", "cortex-a57", "neoverse-v2"] {
+    for (processor, formats) in [
+        ("cortex-a15", ["arm-lpae", "arm-lpae-s2"]),
+        ("cortex-a57", ["arm64", "arm64-s2"]),
+        ("neoverse-v2", ["arm64", "arm64-s2"]),
+    ] {
         let mut host = host(processor, "kvm-3.11", &[64 << 20]);
         host.power_on(&partition("a", 16 << 20)).unwrap();
         host.run("a", 5_000).unwrap();
         let one = host.partition("a").unwrap();
-        assert_eq!(one.translation.name(), "arm64-s2");
+        assert_eq!([one.stage1.name(), one.translation.name()], formats);
         assert_eq!(one.exits.total(), 0);
         host.stop("a").unwrap();
         assert_eq!(host.memory.pool().used(), 0);

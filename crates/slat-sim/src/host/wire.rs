@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use super::digest::Digest;
 use super::guest::Vcpu;
 use super::spa::{Frame, PAGE};
+use super::stage1::Architecture;
 
 /// The version of this format.
 pub const VERSION: u32 = 2;
@@ -26,8 +27,8 @@ pub struct Hello {
     pub name: String,
     /// The host that it comes from.
     pub host: String,
-    /// Whether its guest is for Arm.
-    pub arm: bool,
+    /// What its guest is for.
+    pub architecture: Architecture,
     /// Which life of the virtual machine this is.
     pub generation: u64,
     /// Its guest-physical memory: start and size.
@@ -125,7 +126,7 @@ impl Message {
                 for text in [&hello.name, &hello.host] {
                     put_text(&mut body, text);
                 }
-                body.push(u8::from(hello.arm));
+                body.push(hello.architecture as u8);
                 body.extend(hello.generation.to_le_bytes());
                 body.extend((hello.ranges.len() as u32).to_le_bytes());
                 for (start, bytes) in &hello.ranges {
@@ -191,7 +192,12 @@ impl Message {
                     return Err(WireError::Format("it is of another version"));
                 }
                 let (name, host) = (body.text()?, body.text()?);
-                let arm = body.u8()? != 0;
+                let architecture = match body.u8()? {
+                    0 => Architecture::X86,
+                    1 => Architecture::Arm64,
+                    2 => Architecture::Arm32,
+                    _ => return Err(WireError::Format("its guest is of an unknown architecture")),
+                };
                 let generation = body.u64()?;
                 let count = body.u32()? as usize;
                 if count > MOST_RANGES {
@@ -201,7 +207,7 @@ impl Message {
                 for _ in 0..count {
                     ranges.push((body.u64()?, body.u64()?));
                 }
-                Message::Hello(Hello { name, host, arm, generation, ranges })
+                Message::Hello(Hello { name, host, architecture, generation, ranges })
             }
             2 => Message::Accept,
             3 => Message::Refuse(String::from_utf8_lossy(std::mem::take(&mut body.0)).into_owned()),
@@ -309,7 +315,7 @@ mod tests {
         round_trip(Message::Hello(Hello {
             name: "web".to_owned(),
             host: "a".to_owned(),
-            arm: false,
+            architecture: Architecture::Arm32,
             generation: 7,
             ranges: vec![(0, 8 << 20), (16 << 20, 4096)],
         }));

@@ -12,7 +12,7 @@ use super::{Partition, Translation, Trap};
 use crate::host::exits::Cause;
 use crate::host::second_stage::{SecondTables, each};
 use crate::host::spa::SystemMemory;
-use crate::host::stage1::Stage1;
+use crate::host::stage1::{Stage1, each_stage1};
 
 /// Why a nested walk ended, as the hypervisor sees it.
 enum Missed {
@@ -26,16 +26,10 @@ impl Partition {
         let mut looked = Looked { memory, backing: &self.backing };
         let access = Access::new(Kind::Read, Privilege::Supervisor);
         let gva = Gva::new(gva);
-        let output = match &self.stage1 {
-            Stage1::X86(format) => {
-                let stage = Stage::<_, Gva, Gpa>::new(*format, format.root(root));
-                walk(&stage, &mut looked, gva, &access, &self.regime, &()).ok()?.output
-            }
-            Stage1::Arm(format) => {
-                let stage = Stage::<_, Gva, Gpa>::new(*format, format.root(root));
-                walk(&stage, &mut looked, gva, &access, &self.regime, &()).ok()?.output
-            }
-        };
+        let output = each_stage1!(&self.stage1, format => {
+            let stage = Stage::<_, Gva, Gpa>::new(*format, format.root(root));
+            walk(&stage, &mut looked, gva, &access, &self.regime, &()).ok()?.output
+        });
         Some(output.raw())
     }
 
@@ -81,16 +75,10 @@ impl Partition {
         let Translation::SecondStage(tables) = &self.translation else {
             return self.walk_shadow(memory, root, gva, access);
         };
-        let found = each!(tables, built => match &self.stage1 {
-            Stage1::X86(format) => {
-                let stage = Stage::new(*format, format.root(root)).with_updates(Updates::OnSuccess);
-                nested(&stage, &built.stage(), memory, gva, access, &self.regime)
-            }
-            Stage1::Arm(format) => {
-                let stage = Stage::new(*format, format.root(root)).with_updates(Updates::OnSuccess);
-                nested(&stage, &built.stage(), memory, gva, access, &self.regime)
-            }
-        });
+        let found = each!(tables, built => each_stage1!(&self.stage1, format => {
+            let stage = Stage::new(*format, format.root(root)).with_updates(Updates::OnSuccess);
+            nested(&stage, &built.stage(), memory, gva, access, &self.regime)
+        }));
         found.map_err(missed)
     }
 
