@@ -146,8 +146,9 @@ impl Core {
 
     /// Drops every item that `names` names, and what has a tag that nobody was given.
     ///
-    /// Entries of a page walk cache are found by physical address and know no id: all of them go with
-    /// any operation that names table entries of some id, whatever the address.
+    /// Entries of a page walk cache are found by physical address and know the virtual machine alone:
+    /// all of a machine's go with any operation that names table entries of some id of it, whatever the
+    /// address. The tag in its walks' `vm` is of the same machine as those of its address spaces.
     pub fn invalidate(&mut self, names: impl Fn(&Item) -> bool) {
         let Core { tlb, caches, tags } = self;
         let keep = |tag, what, start, shift, leaf| {
@@ -169,8 +170,15 @@ impl Core {
             shift: INPUT.count_ones() as u8,
             leaf: 0,
         };
-        if tags.0.iter().any(|&identity| names(&everywhere(identity))) {
-            caches.clear_page_walk();
+        let named = tags.0.iter().filter(|&&identity| names(&everywhere(identity)));
+        let mut named: Vec<u32> = named.map(|identity| identity.vm).collect();
+        named.sort_unstable();
+        named.dedup();
+        if !named.is_empty() {
+            caches.retain_page_walk(|tag| {
+                let vm = tags.identity(tag).map(|identity| identity.vm);
+                vm.is_some_and(|vm| named.binary_search(&vm).is_err())
+            });
         }
     }
 }

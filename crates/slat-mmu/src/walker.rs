@@ -26,6 +26,7 @@ use config::LEVELS;
 pub use config::{Design, PageWalkConfig, WalkCacheConfig, WalkerConfig};
 use guest::{Dirtied, GuestMemory};
 pub use log::{LOG_ENTRIES, Log, Stopped};
+use page_walk::Cached;
 use passed::Passed;
 use rights::entry_of;
 pub use walk_cache::Kept;
@@ -38,7 +39,7 @@ pub struct Caches {
     stage2: WalkCache,
     nested_tlb: Level,
     holds_final: bool,
-    page_walk: Array<u64>,
+    page_walk: Array<Cached>,
     page_walk_nested: bool,
     coalesces: u8,
     dirtied: Dirtied,
@@ -67,7 +68,7 @@ impl Caches {
     }
 
     /// Drops all that `keep` does not keep. The page walk cache, which knows no input addresses, is
-    /// not asked about: see [`Caches::clear_page_walk`].
+    /// not asked about: see [`Caches::retain_page_walk`].
     pub fn retain(&mut self, mut keep: impl FnMut(&Kept) -> bool) {
         self.stage1.retain(&mut keep);
         self.retain_nested(&mut keep);
@@ -81,18 +82,30 @@ impl Caches {
         });
     }
 
-    /// Drops cached stage-1 entries whose tag's number `keep` does not keep, and the page walk cache
-    /// if that is any.
-    pub fn retain_stage1(&mut self, mut keep: impl FnMut(u16) -> bool) {
+    /// Drops cached stage-1 entries whose tag's number `keep` does not keep. They are of the machine
+    /// whose stage-2 entries have the tag `vm`, or of any for `None`: what the page walk cache has of it
+    /// goes too, of whatever address space.
+    pub fn retain_stage1(&mut self, vm: Option<Tag>, mut keep: impl FnMut(u16) -> bool) {
         self.stage1.retain(&mut |kept| keep(kept.tag));
-        self.clear_page_walk();
+        match vm {
+            Some(vm) => self.retain_page_walk(|tag| tag != vm.number()),
+            None => self.clear_page_walk(),
+        }
     }
 
     /// Drops cached stage-2 entries and nested translations whose tag's number `keep` does not
-    /// keep, and the page walk cache.
+    /// keep, and what the page walk cache has of those machines.
     pub fn retain_stage2(&mut self, mut keep: impl FnMut(u16) -> bool) {
         self.retain_nested(&mut |kept| keep(kept.tag));
-        self.clear_page_walk();
+        self.retain_page_walk(keep);
+    }
+
+    /// Drops the table entries found by physical address that walks of machines have read whose tag's
+    /// number (that of their stage-2 entries) `keep` does not keep.
+    pub fn retain_page_walk(&mut self, mut keep: impl FnMut(u16) -> bool) {
+        if self.page_walk.capacity() != 0 {
+            self.page_walk.retain(|_, cached| cached.stays(&mut keep));
+        }
     }
 
     /// Drops all table entries that are found by physical address.

@@ -343,9 +343,10 @@ fn several_cores() {
     assert_eq!(intel.interrupts(), 1);
 }
 
-/// A page walk cache knows neither ids nor input addresses: it goes with what names table entries.
+/// A page walk cache knows no input addresses, and of ids the machine: its entries go with what names any
+/// table entries of that, and those that two machines have read with what names either's.
 #[test]
-fn page_walk_caches_go_as_a_whole() {
+fn page_walk_caches_go_by_machine() {
     let mut bytes = vec![0; 16 * 4096];
     let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
     for (at, entry) in [(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007), (0x4008, 0x5007)] {
@@ -368,7 +369,9 @@ fn page_walk_caches_go_as_a_whole() {
         dirty_tracked: true,
     };
     // Software has torn a table away: a walk that still succeeds has it from the cache.
-    let mut stale_after = |operation: Option<amd::Operation>| {
+    let other = core.tags.space(6, None, 1).unwrap();
+    let also = Context { space: other, vm: other.own, ..context };
+    let mut stale_after = |shared: bool, operation: Option<amd::Operation>| {
         let gva = Gva::new(0x1000);
         let walk = |core: &mut Core, memory: &mut SliceMemory<'_, Spa>| {
             core.caches.walk(&context, memory, gva, Kind::Read, true, &()).is_ok()
@@ -376,18 +379,36 @@ fn page_walk_caches_go_as_a_whole() {
         memory.poke(Spa::new(0x2000), EntryLayout::LE64, 0x3007).unwrap();
         core.amd(&amd::Operation::TlbControl { value: 1, asid: 0 });
         assert!(walk(&mut core, &mut memory));
+        if shared {
+            let kept = core.caches.walk(&also, &mut memory, gva, Kind::Read, true, &());
+            assert!(kept.is_ok());
+        }
         memory.poke(Spa::new(0x2000), EntryLayout::LE64, 0).unwrap();
         operation.iter().for_each(|operation| core.amd(operation));
         walk(&mut core, &mut memory)
     };
-    use amd::Operation::{Invlpg, Invlpga, Invlpgb, MovCr3};
-    assert!(stale_after(None));
-    assert!(stale_after(Some(Invlpg { asid: 6, pcid: 1, va: 0x1000 })), "another's");
-    assert!(stale_after(Some(MovCr3 { asid: 5, pcid: 1, keep: true })));
-    assert!(stale_after(Some(Invlpgb { rax: 0x1000 | 1 | 4 | 16, ecx: 0, edx: 5 })), "final alone");
-    assert!(!stale_after(Some(Invlpg { asid: 5, pcid: 1, va: 0x9000 })), "whatever the address");
-    assert!(!stale_after(Some(Invlpga { va: 0x1000, asid: 5 })));
-    assert!(!stale_after(Some(MovCr3 { asid: 5, pcid: 1, keep: false })));
+    use amd::Operation::{Invlpg, Invlpga, Invlpgb, MovCr3, TlbControl};
+    assert!(stale_after(false, None));
+    assert!(stale_after(false, Some(Invlpg { asid: 6, pcid: 1, va: 0x1000 })), "another's");
+    assert!(stale_after(false, Some(MovCr3 { asid: 5, pcid: 1, keep: true })));
+    assert!(
+        stale_after(false, Some(Invlpgb { rax: 0x1000 | 1 | 4 | 16, ecx: 0, edx: 5 })),
+        "final alone"
+    );
+    assert!(
+        !stale_after(false, Some(Invlpg { asid: 5, pcid: 1, va: 0x9000 })),
+        "whatever the address"
+    );
+    assert!(!stale_after(false, Some(Invlpga { va: 0x1000, asid: 5 })));
+    assert!(!stale_after(false, Some(MovCr3 { asid: 5, pcid: 1, keep: false })));
+    assert!(stale_after(false, Some(TlbControl { value: 3, asid: 6 })));
+    assert!(stale_after(false, Some(MovCr3 { asid: 6, pcid: 1, keep: false })));
+    assert!(
+        !stale_after(true, Some(MovCr3 { asid: 6, pcid: 1, keep: false })),
+        "both have read it"
+    );
+    assert!(!stale_after(true, Some(Invlpg { asid: 5, pcid: 1, va: 0x9000 })));
+    assert!(stale_after(true, Some(TlbControl { value: 3, asid: 7 })));
 }
 
 #[test]

@@ -278,7 +278,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             for core in &mut self.cores {
                 if self.pcids.is_none() && !G::keeps_spaces(&core.registers) {
                     core.tlb.retain(|held| is_of_vm(held.tag));
-                    core.caches.retain_stage1(is_of_vm);
+                    core.caches.retain_stage1(None, is_of_vm);
                 }
             }
         } else {

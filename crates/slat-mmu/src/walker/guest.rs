@@ -8,7 +8,7 @@ use slat::{
 
 use super::coalesce::joined;
 use super::config::LEVELS;
-use super::page_walk::PageWalk;
+use super::page_walk::{Cached, PageWalk};
 use super::passed::Passed;
 use super::rights::entry_of;
 use super::walk_cache::{Table, WalkCache};
@@ -23,7 +23,7 @@ pub(super) struct GuestMemory<'a, F1, F2: Format, M, W> {
     pub(super) stage2: &'a Stage<F2, Gpa, Spa>,
     pub(super) walk_cache: &'a mut WalkCache,
     pub(super) nested_tlb: &'a mut Level,
-    pub(super) page_walk: &'a mut Array<u64>,
+    pub(super) page_walk: &'a mut Array<Cached>,
     pub(super) page_walk_nested: bool,
     pub(super) memory: &'a mut M,
     pub(super) regime: &'a Regime,
@@ -79,6 +79,7 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
         let mut memory = PageWalk {
             enabled: self.page_walk_nested,
             cache: &mut *self.page_walk,
+            vm: self.vm,
             memory: &mut *self.memory,
             is_table: |entry, level| matches!(format.decode(entry, level), Decoded::Table { .. }),
         };
@@ -187,6 +188,7 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> Memory
         let mut memory = PageWalk {
             enabled: self.page_walk.capacity() != 0,
             cache: &mut *self.page_walk,
+            vm: self.vm,
             memory: &mut *self.memory,
             is_table: |entry, level| matches!(format.decode(entry, level), Decoded::Table { .. }),
         };
@@ -207,6 +209,7 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> Memory
         let mut memory = PageWalk {
             enabled: self.page_walk.capacity() != 0,
             cache: &mut *self.page_walk,
+            vm: self.vm,
             memory: &mut *self.memory,
             is_table: |_, _| false,
         };

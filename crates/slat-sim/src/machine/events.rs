@@ -4,7 +4,7 @@ use slat::format::Format;
 use slat_mmu::shadow::Pager;
 use slat_trace::{At, Event, Invalidation, Root};
 
-use super::{Cause, Core, Hypervisor, Machine, is_of, space_of};
+use super::{Cause, Core, Hypervisor, Machine, is_of, space_of, vm_tag};
 use crate::guest::Guest;
 use crate::memory::TooMuchMemory;
 
@@ -31,11 +31,12 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                 self.shadow_store(at.vcpu, gpa);
             }
             Event::TableRelease { gpa } => {
+                let vm = vm_tag(self.start.vm);
                 for (vcpu, number) in self.pcids.iter_mut().flat_map(|pcids| pcids.release(gpa)) {
                     let own = space_of(self.start.vm, number).own.number();
                     if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
                         core.tlb.retain(|held| held.tag != own);
-                        core.caches.retain_stage1(|tag| tag != own);
+                        core.caches.retain_stage1(Some(vm), |tag| tag != own);
                     }
                 }
                 if let Some((pager, host)) = self.pager() {
@@ -89,7 +90,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         let goes = move |tag: u16| is_of(vm, tag) && goes(tag);
         for core in self.cores(reach) {
             core.tlb.retain(|held| !goes(held.tag));
-            core.caches.retain_stage1(|tag| !goes(tag));
+            core.caches.retain_stage1(Some(vm_tag(vm)), |tag| !goes(tag));
         }
     }
 
@@ -184,7 +185,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                         pcids.invalidated(vcpu);
                     }
                     core.tlb.retain(|held| !(of(held.tag) && held.covers(va)));
-                    core.caches.retain_stage1(|tag| !of(tag));
+                    core.caches.retain_stage1(Some(vm_tag(vm)), |tag| !of(tag));
                     let cr3 = core.registers.roots[Root::Cr3 as usize];
                     if let Some(pager) = self.shadow.as_mut().and_then(|state| state.pager.as_mut())
                     {
@@ -210,13 +211,14 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
     fn invpcid(&mut self, vcpu: u8, kind: u64, pcid: u64, va: u64) {
         let of = space_of(self.start.vm, (pcid & 0xfff) as u16);
         let (own, global) = (of.own.number(), of.global.number());
+        let vm = vm_tag(self.start.vm);
         let tagged = self.shadow.is_none();
         let one = Reach::One(vcpu);
         match self.cores.get_mut(usize::from(vcpu)) {
             Some(core) if tagged && G::has_pcids(&core.registers) => match kind {
                 0 => {
                     core.tlb.retain(|held| held.tag != own || !held.covers(va));
-                    core.caches.retain_stage1(|tag| tag != own);
+                    core.caches.retain_stage1(Some(vm), |tag| tag != own);
                 }
                 1 => self.drop_own(one, |tag| tag == own),
                 3 => self.drop_own(one, |tag| tag != global),
@@ -266,7 +268,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         for core in self.cores(reach) {
             core.tlb.retain(|held| !(goes(held.tag) && pages.meets(held.va, held.entry.whole())));
             if tables {
-                core.caches.retain_stage1(|tag| !goes(tag));
+                core.caches.retain_stage1(Some(vm_tag(vm)), |tag| !goes(tag));
             }
         }
     }

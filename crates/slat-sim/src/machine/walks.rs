@@ -106,7 +106,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         }
         if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
             core.tlb.retain(|_| false);
-            core.caches.retain_stage1(|_| false);
+            core.caches.retain_stage1(None, |_| false);
             core.caches.retain_stage2(|_| false);
         }
     }
@@ -143,7 +143,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             let (host, mut half) = self.memory.split();
             let filled = pager.fill(host, &mut half, guest, &self.regime, va, &asked);
             // What the walk cache holds of this path may be of before.
-            core.caches.retain_stage1(|tag| !is_of(vm, tag));
+            core.caches.retain_stage1(Some(vm_tag(vm)), |tag| !is_of(vm, tag));
             match filled {
                 Filled::Hidden(exit) => self.exit(access.vcpu, exit.into()),
                 Filled::True => return None,
