@@ -96,6 +96,9 @@ pub struct Options {
     pub schemes: Option<Vec<Scheme>>,
     /// Exactly so many accesses are run before counting begins: what starts up is left out.
     pub warm_up: u64,
+    /// Every access is run by itself, those too of stretches of hits that could be run at once: the
+    /// outcome is the same, and later. A test compares the two.
+    pub one_by_one: bool,
 }
 
 impl Default for Options {
@@ -109,6 +112,7 @@ impl Default for Options {
             transcribed: false,
             schemes: None,
             warm_up: 0,
+            one_by_one: false,
         }
     }
 }

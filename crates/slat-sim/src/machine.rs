@@ -59,7 +59,7 @@ pub struct Part<'a> {
     pub first: u32,
     /// Instructions in it.
     pub instructions: u64,
-    /// What the whole batch comes to.
+    /// What the whole batch comes to: with it a part runs faster, and with the same result.
     pub digest: Option<&'a Digest>,
 }
 
@@ -73,12 +73,6 @@ impl<'a> Part<'a> {
             instructions: batch.instructions,
             digest: None,
         }
-    }
-
-    /// The same, with what the batch comes to: it runs faster, and with the same result.
-    #[must_use]
-    pub fn with(self, digest: &'a Digest) -> Part<'a> {
-        Part { digest: Some(digest), ..self }
     }
 
     /// The accesses `start..end` of a whole batch with the events that belong to them; what follows

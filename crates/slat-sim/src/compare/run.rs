@@ -26,7 +26,8 @@ pub(super) struct Run {
     lines: Vec<Line>,
     pub(super) machines: Vec<Box<dyn Runs>>,
     rewriters: Vec<(Target, Box<dyn Rewrites>)>,
-    digest: Digest,
+    /// `None` where each access is run by itself.
+    digest: Option<Digest>,
     pub(super) notes: Vec<String>,
     /// Which lines have an outcome.
     pub(super) kept: Vec<usize>,
@@ -66,7 +67,7 @@ impl Run {
             lines: lines(options, arch, setting.start),
             machines: Vec::new(),
             rewriters: Vec::new(),
-            digest: Digest::default(),
+            digest: (!options.one_by_one).then(Digest::default),
             notes: Vec::new(),
             kept: Vec::new(),
         };
@@ -107,12 +108,14 @@ impl Run {
         for (_, rewriter) in &mut self.rewriters {
             rewriter.take(&batch.events);
         }
-        self.digest.take(batch);
+        if let Some(digest) = &mut self.digest {
+            digest.take(batch);
+        }
     }
 
     /// Runs these accesses of the batch that was taken over.
     pub(super) fn part(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), TooMuchMemory> {
-        let own = Part::of(batch).with(&self.digest);
+        let own = Part { digest: self.digest.as_ref(), ..Part::of(batch) };
         let parts: Vec<Part<'_>> = self
             .lines
             .iter()

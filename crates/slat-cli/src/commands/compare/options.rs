@@ -130,6 +130,7 @@ impl Setting {
             transcribed: schemes.is_none(),
             schemes,
             warm_up: args.warm_up,
+            one_by_one: false,
         };
         Ok(Setting { processor, hypervisor: name, options })
     }
