@@ -33,7 +33,7 @@ h1{font-size:1.35rem;margin:.2rem 0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
 p{margin:.4rem 0}.dim,figcaption{color:var(--dim);font-size:.9rem}.lead{font-size:1.1rem}
 figure{margin:0}.wide{overflow-x:auto}
 .wide :is(th,td):first-child{position:sticky;left:0;background:var(--paper)}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
+table{border-collapse:separate;border-spacing:0;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:left}
 .row{display:grid;grid-template-columns:17rem 1fr;gap:.15rem .6rem;align-items:center;margin:.3rem 0}
@@ -56,7 +56,7 @@ th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:lef
 .grids td,.grids th{padding:.2rem .35rem;text-align:center;min-width:2.6rem;font-size:.8rem}
 @media (max-width:37rem){body{padding:.7rem;font-size:15px}.row{grid-template-columns:1fr}
 .grids{grid-template-columns:1fr}.key{gap:.2rem .7rem}
-.wide table{font-size:.7rem}.wide :is(th,td){padding:.2rem .17rem}.wide th{white-space:normal}}
+.wide table{font-size:.7rem}.wide :is(th,td){padding:.2rem .17rem}.wide th,.wide .wraps{white-space:normal}}
 ";
 
 /// The whole page.
@@ -114,16 +114,16 @@ fn table(out: &mut String, report: &Report) {
     out.push_str(
         "<h2>Schemes</h2>\n<div class=\"wide\"><table>\n<tr><th>scheme</th><th>host page</th>\
          <th>time vs native</th><th>range</th><th>TLB miss %</th><th>refs/&#8203;walk</th>\
-         <th>exits/&#8203;M accesses</th><th>tables KiB</th></tr>\n",
+         <th title=\"a million accesses\">exits/&#8203;M acc</th><th>tables KiB</th></tr>\n",
     );
     for outcome in report.schemes() {
         let counts = outcome.counts();
         let (value, range) = outcome.time.map_or(("-".to_owned(), String::new()), |time| {
-            (format!("{:.3}", time.value), format!("{:.3} to {:.3}", time.low, time.high))
+            (format!("{:.3}", time.value), format!("{:.3} to&nbsp;{:.3}", time.low, time.high))
         });
         let _ = writeln!(
             out,
-            "<tr><td>{}{}</td><td>{}</td><td>{value}</td><td>{range}</td><td>{:.3}</td>\
+            "<tr><td>{}{}</td><td>{}</td><td>{value}</td><td class=\"wraps\">{range}</td><td>{:.3}</td>\
              <td>{:.2}</td><td>{:.0}</td><td>{}</td></tr>",
             outcome.scheme.name(),
             if outcome.transcribed { "*" } else { "" },
@@ -164,6 +164,8 @@ fn parts(cycles: &Shares) -> Vec<(String, &'static str, f64)> {
     all
 }
 
+/// Cycles of the `whole` on one scale, or each row's shares of what is translation and exits, which
+/// would be too small there.
 fn stacked(out: &mut String, report: &Report, whole: bool) {
     // What is not translation comes first.
     let from = if whole { 0 } else { 3 };
@@ -174,7 +176,8 @@ fn stacked(out: &mut String, report: &Report, whole: bool) {
     if largest <= 0.0 || whole && all.iter().all(|(_, parts)| parts[0].2 <= 0.0) {
         return;
     }
-    let heading = if whole { "Cycles by cause" } else { "Cycles of translation and exits alone" };
+    let heading =
+        if whole { "Cycles by cause" } else { "Cycles of translation and exits, by share" };
     let _ = write!(out, "<h2>{heading}</h2>\n<figure>\n<div class=\"key\">");
     for (nth, (class, words, _)) in all[0].1.iter().enumerate().skip(from) {
         if all.iter().any(|(_, parts)| parts[nth].2 > 0.0) {
@@ -187,7 +190,8 @@ fn stacked(out: &mut String, report: &Report, whole: bool) {
         let _ =
             write!(out, "<div class=\"row\"><div class=\"name\">{name}</div><div class=\"bar\">");
         // The longest bar leaves room for its number.
-        let _ = write!(out, "<div class=\"stack\" style=\"width:{:.3}%\">", 80.0 * own / largest);
+        let width = 80.0 * if whole { own / largest } else { f64::from(u8::from(own > 0.0)) };
+        let _ = write!(out, "<div class=\"stack\" style=\"width:{width:.3}%\">");
         for (class, words, cycles) in &parts[from..] {
             if *cycles > 0.0 {
                 let share = 100.0 * cycles / own;
@@ -200,7 +204,12 @@ fn stacked(out: &mut String, report: &Report, whole: bool) {
         }
         let _ = writeln!(out, "</div><span class=\"num\">{} M</span></div></div>", millions(own));
     }
-    out.push_str("<figcaption>Millions of cycles; a part says its share when pointed at.</figcaption></figure>\n");
+    out.push_str(if whole {
+        "<figcaption>Millions of cycles; a part says its share when pointed at.</figcaption></figure>\n"
+    } else {
+        "<figcaption>Each bar is a whole, of as many millions of cycles as its number says; a part says its \
+         own when pointed at.</figcaption></figure>\n"
+    });
 }
 
 fn page_sizes(out: &mut String, report: &Report) {
