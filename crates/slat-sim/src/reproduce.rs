@@ -100,8 +100,10 @@ pub struct Row {
     pub band: Option<Band>,
     /// How it came out.
     pub verdict: Verdict,
-    /// Why, or what to know before repeating it.
+    /// What to know before repeating it.
     pub reading: String,
+    /// Why the value is out of the band, or too uncertain; else empty.
+    pub reason: String,
 }
 
 /// The verdict on a value: a range whose ends differ by more than a factor of two is too uncertain,

@@ -55,6 +55,8 @@ fn exact_rows_and_orders_hold_and_the_table_fits() {
     for row in &report.rows {
         assert!(!row.claim.is_empty() && !row.source.is_empty() && !row.known.is_empty());
         assert!(!row.reading.is_empty(), "{}", row.id);
+        let reasoned = matches!(row.verdict, Verdict::OutOfRange | Verdict::TooUncertain);
+        assert_eq!(!row.reason.is_empty(), reasoned, "{}: {}", row.id, row.reason);
     }
     for text in [report.text(false), report.text(true)] {
         for line in text.lines() {

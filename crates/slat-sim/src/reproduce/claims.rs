@@ -48,12 +48,32 @@ pub(super) const EMPTY: Row = Row {
     band: None,
     verdict: Verdict::NotComparable,
     reading: String::new(),
+    reason: String::new(),
 };
 
-/// Fills in verdict and value.
+/// Fills in verdict and value. The row's own reason is for a value out of range.
 pub(super) fn judged(row: Row, value: Estimate) -> Row {
-    let verdict = row.band.map_or(Verdict::NotComparable, |band| judge(&value, &band));
-    Row { value: Some(value), verdict, ..row }
+    let Some(band) = row.band else { return Row { value: Some(value), ..row } };
+    let verdict = judge(&value, &band);
+    let reason = match verdict {
+        Verdict::OutOfRange if row.reason.is_empty() => "No reason is known.".to_owned(),
+        Verdict::OutOfRange => row.reason,
+        Verdict::TooUncertain => format!(
+            "The ends of its range, {:.2} and {:.2}, differ by more than a factor of two: what is assumed of \
+             exits and handlers (--details names it) may be 1.5 times more or less. Its centre, {:.2}, lies {} \
+             the band.",
+            value.low,
+            value.high,
+            value.value,
+            match value.value {
+                value if value < band.low => "below",
+                value if band.holds(value) => "in",
+                _ => "above",
+            }
+        ),
+        Verdict::InRange | Verdict::NotComparable => String::new(),
+    };
+    Row { value: Some(value), verdict, reason, ..row }
 }
 
 /// A row whose recordings are not there.

@@ -48,6 +48,7 @@ impl Report {
                     ("set-up", &row.setup),
                     ("value", row.quantity),
                     ("reading", &row.reading),
+                    ("why", &row.reason),
                 ] {
                     if text.is_empty() {
                         continue;
@@ -62,7 +63,7 @@ impl Report {
         }
         let _ = writeln!(
             out,
-            "{} in range, {} out of range, {} too uncertain, {} not comparable. Why: --details\n\
+            "{} in range, {} out of range, {} too uncertain, {} not comparable. Sources and set-up: --details\n\
              Recordings are run up to {} M accesses, generated guests for {} M.",
             self.count(Verdict::InRange),
             self.count(Verdict::OutOfRange),
@@ -71,7 +72,26 @@ impl Report {
             self.effort.recorded / 1_000_000,
             self.effort.generated / 1_000_000,
         );
+        if !details {
+            self.reasons(&mut out);
+        }
         out
+    }
+
+    /// Why rows are out of range, or too uncertain.
+    fn reasons(&self, out: &mut String) {
+        for verdict in [Verdict::OutOfRange, Verdict::TooUncertain] {
+            let rows: Vec<_> = self.rows.iter().filter(|row| row.verdict == verdict).collect();
+            if !rows.is_empty() {
+                let _ = writeln!(out, "\nWhy {}:", verdict.words());
+            }
+            for row in rows {
+                for (nth, line) in wrapped(&row.reason, 95).iter().enumerate() {
+                    let id = if nth == 0 { row.id } else { "" };
+                    let _ = writeln!(out, "{id:<5}{line}");
+                }
+            }
+        }
     }
 
     /// The JSON that `docs/json.md` specifies for `slat reproduce`.

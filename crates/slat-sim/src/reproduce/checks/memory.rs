@@ -1,6 +1,6 @@
 //! Random access: what walks cost where tables exceed the caches, and what large pages gain.
 
-use crate::compare::{Options, Scheme};
+use crate::compare::{Options, Outcome, Scheme};
 use crate::preset::Processor;
 use crate::reproduce::claims::{EMPTY, judged, missing};
 use crate::reproduce::runs::{Part, Run, Runs, exactly, ratio, references_per_walk};
@@ -79,13 +79,17 @@ pub(super) fn large_pages(runs: &mut Runs<'_>) -> Result<Row, ReproduceError> {
     else {
         return Ok(row);
     };
+    let walked = |outcome: &Outcome| {
+        100.0 * outcome.counts().walks as f64 / outcome.counts().lookups.max(1) as f64
+    };
     Ok(judged(
         Row {
             reading: format!(
-                "The order of 3.3 is read as within a factor of 1.5. {:.2} references a walk with small \
-                 pages, {:.2} with large ones; waiting for the data itself is in both.",
+                "The order of 3.3 is read as within a factor of 1.5. With small pages {:.1} % of lookups walk, \
+                 {:.2} references each, with large ones {:.1} %; waiting for the data itself is in both.",
+                walked(small),
                 references_per_walk(small),
-                references_per_walk(large)
+                walked(large)
             ),
             ..row
         },

@@ -24,7 +24,7 @@ pub(super) const ROWS: &[(&[&str], Make)] = &[
 /// Twice the levels, and six times the entries.
 fn levels() -> [Row; 2] {
     let nested = long_over_ept(4, 0, 4, 0);
-    let row = |id, claim, quantity, reading| Row {
+    let row = |id, claim, quantity, [reading, reason]: [String; 2]| Row {
         id,
         claim,
         source: DEFINITION,
@@ -34,6 +34,7 @@ fn levels() -> [Row; 2] {
         quantity,
         band: Some(Band::new(2.0, 2.0)),
         reading,
+        reason,
         ..EMPTY
     };
     // Each of the guest's levels and the final address are translated: g (h + 1) + h entries.
@@ -42,20 +43,27 @@ fn levels() -> [Row; 2] {
         "C14a",
         "SLAT doubles the levels of tables",
         "levels, guest's and host's / guest's",
-        format!(
-            "4 + {host_levels} levels. What is said beside it is often inexact: twice the levels is not \
-             twice the work (C14b), and a TLB miss is no page fault: the processor resolves it without \
-             the hypervisor."
-        ),
+        [
+            format!(
+                "4 + {host_levels} levels. What is said beside it is often inexact: twice the levels is not \
+                 twice the work (C14b), and a TLB miss is no page fault: the processor resolves it without \
+                 the hypervisor."
+            ),
+            String::new(),
+        ],
     );
     let work = row(
         "C14b",
         "SLAT doubles a page walk",
         "entries read, nested / native",
-        format!(
-            "The levels double, the references do not: {nested} beside 4, six times, when nothing is \
-             cached. With walk caches it is less: check 6."
-        ),
+        [
+            "With walk caches it is less than six times: check 6.".to_owned(),
+            format!(
+                "The levels double, the references do not. Each of the guest's 4 table addresses, and the \
+                 final one, is guest-physical, and {host_levels} entries translate it: 4 + (4 + 1) x \
+                 {host_levels} = {nested} beside 4, when nothing is cached."
+            ),
+        ],
     );
     [
         judged(levels, exactly((4 + host_levels) as f64 / 4.0)),
