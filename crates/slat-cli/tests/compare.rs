@@ -91,6 +91,7 @@ fn json_has_every_field_that_is_specified() {
                 "name",
                 "transcribed",
                 "what_if",
+                "large_pages",
                 "misses_over_time",
                 "host_page_bytes",
                 "time_vs_native",

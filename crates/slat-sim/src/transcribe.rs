@@ -35,6 +35,15 @@ pub enum Target {
     HugePages,
 }
 
+/// Large pages of a guest that is made to use them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LargePages {
+    /// How many were made, of one range each.
+    pub made: u64,
+    /// How many of those a store split that were not made again.
+    pub stay_split: u64,
+}
+
 /// Rewrites a recording's events.
 pub trait Rewrites: Send + Sync {
     /// Takes a batch's events.
@@ -43,6 +52,10 @@ pub trait Rewrites: Send + Sync {
     fn events(&self) -> &[At];
     /// Why what ran on them is worth nothing.
     fn fails(&self) -> Option<&'static str>;
+    /// What became of large pages, where it makes any.
+    fn large_pages(&self) -> Option<LargePages> {
+        None
+    }
     /// Guest-physical memory behind the guest's that its tables use as well.
     fn memory(&self) -> Range<u64> {
         0..0

@@ -6,6 +6,7 @@ use super::build::Runs;
 use super::{Scheme, WhatIf};
 use crate::cost::{Cycles, Estimate, Events, Facts, Prices, propagate};
 use crate::machine::{Cause, Counts};
+use crate::transcribe::LargePages;
 
 /// Cycles by cause, with their ranges.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -40,6 +41,8 @@ pub struct Outcome {
     pub transcribed: bool,
     /// The change, where it is not the scheme as it is.
     pub what_if: Option<WhatIf>,
+    /// What became of large pages, where the change is [`WhatIf::HugePages`].
+    pub large_pages: Option<LargePages>,
     /// What happened.
     pub events: Events,
     /// What that costs.
@@ -102,6 +105,7 @@ impl Outcome {
             host_shift: (scheme != Scheme::Native).then_some(memory.backed),
             transcribed: false,
             what_if: None,
+            large_pages: None,
             guest_table_bytes: memory.guest_tables() as u64 * 4096,
             host_table_bytes: host_tables as u64 * 4096,
             cycles: Cycles::of(&events, prices),

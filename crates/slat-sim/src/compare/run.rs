@@ -143,6 +143,7 @@ impl Run {
             }
             let mut outcome = Outcome::new(line.scheme, machine.as_ref(), &prices, facts);
             outcome.what_if = line.what_if;
+            outcome.large_pages = rewriter.and_then(|(_, rewriter)| rewriter.large_pages());
             outcome.transcribed = line.what_if.is_none() && line.target.is_some();
             outcomes.push(outcome);
             self.kept.push(nth);

@@ -3,6 +3,7 @@
 use super::{Report, exit_words};
 use crate::compare::{Outcome, Scheme, WhatIf};
 use crate::machine::Cause;
+use crate::transcribe::LargePages;
 
 /// One thing to change, with its simulated effect.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,16 @@ impl Report {
             true => here(21),
             false => self.nested(21),
         };
+        let huge = self.what_if(WhatIf::HugePages);
+        let stay_split = match huge.and_then(|outcome| outcome.large_pages) {
+            Some(LargePages { made, stay_split }) if stay_split > 0 => {
+                format!("; {stay_split} of its {made} stay split after a store")
+            }
+            _ => String::new(),
+        };
+        let huge_pages = format!(
+            "let the guest use transparent huge pages (a what-if: where it fills 2M{stay_split})"
+        );
         let mut advice: Vec<Advice> = [
             self.change(
                 here(12),
@@ -93,11 +104,7 @@ impl Report {
                     "a processor with SLAT instead of shadow paging (a what-if: this one has none)"
                 },
             ),
-            self.change(
-                base,
-                self.what_if(WhatIf::HugePages),
-                "let the guest use transparent huge pages (a what-if: where it fills 2M)",
-            ),
+            self.change(base, huge, &huge_pages),
             self.change(
                 base,
                 self.what_if(WhatIf::Pcid),

@@ -107,6 +107,9 @@ fn scheme_json(outcome: &Outcome) -> Value {
         "name": outcome.scheme.name(),
         "transcribed": outcome.transcribed,
         "what_if": outcome.what_if.map(|what_if| what_if.name()),
+        "large_pages": outcome.large_pages.map(|pages| {
+            json!({ "made": pages.made, "stay_split": pages.stay_split })
+        }),
         "host_page_bytes": outcome.host_shift.map(|shift| 1u64 << shift),
         "time_vs_native": outcome.time,
         "accesses": counts.accesses,

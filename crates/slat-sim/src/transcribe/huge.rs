@@ -12,7 +12,7 @@ use std::ops::Range;
 use slat::format::x86::bits;
 use slat_trace::{At, Event};
 
-use super::{ADDRESS, Rewrites};
+use super::{ADDRESS, LargePages, Rewrites};
 
 /// Entries that make a table worth a large page: half of all.
 const ENOUGH: usize = 256;
@@ -44,7 +44,7 @@ pub(super) struct Huge {
     /// Large pages that nothing uses, and the first that was never used.
     free: Vec<u64>,
     next: u64,
-    made: u64,
+    pages: LargePages,
     events: Vec<At>,
 }
 
@@ -58,7 +58,7 @@ impl Huge {
             parents: HashMap::new(),
             named: HashMap::new(),
             free: Vec::new(),
-            made: 0,
+            pages: LargePages::default(),
             events: Vec::new(),
         }
     }
@@ -158,6 +158,7 @@ impl Huge {
         let other = value & bits::P != 0 && (value ^ flags) & RIGHTS != 0;
         if taken || other {
             held.split = held.present;
+            self.pages.stay_split += 1;
             self.give_back(table);
             if let Some(&(gpa, value)) = self.parents.get(&table) {
                 self.push(at, Event::TableEntry { gpa, value });
@@ -188,7 +189,11 @@ impl Huge {
         };
         let flags = rights | bits::PS | bits::A | bits::D;
         table.block = Some((block, flags));
-        self.made += 1;
+        if table.split == 0 {
+            self.pages.made += 1;
+        } else {
+            self.pages.stay_split -= 1;
+        }
         self.push(at, Event::TableEntry { gpa: parent, value: block | flags });
     }
 }
@@ -206,7 +211,11 @@ impl Rewrites for Huge {
     }
 
     fn fails(&self) -> Option<&'static str> {
-        (self.made == 0).then_some("the guest fills no 2 MiB")
+        (self.pages.made == 0).then_some("the guest fills no 2 MiB")
+    }
+
+    fn large_pages(&self) -> Option<LargePages> {
+        Some(self.pages)
     }
 
     fn memory(&self) -> Range<u64> {
@@ -274,5 +283,7 @@ mod tests {
         // As a new table it is judged anew.
         fresh(&mut huge);
         assert_eq!(changes(&mut huge, (0..256).map(page)), [true]);
+        // The one before it was split last, and never made again.
+        assert_eq!(huge.large_pages(), Some(LargePages { made: 2, stay_split: 1 }));
     }
 }
