@@ -5,28 +5,21 @@
 
 use libfuzzer_sys::fuzz_target;
 use slat::format::ept::{Ept, Features};
+use slat::format::x86::Vendor;
 use slat::format::x86::hlat::{Hlat, Root};
 use slat::format::x86::long::{Linear, Long, Masking, Processor};
-use slat::format::x86::{Controls, Vendor};
 use slat::format::{Decoded, Format};
 use slat::syndrome::x86;
 use slat::{
     Access, Failed, Flavor, Gpa, Gva, Kind, Privilege, Regime, SliceMemory, Spa, Stage, Steps,
     Updates, translate,
 };
+use slat_fuzz::controls;
 
 fuzz_target!(|input: ([u64; 4], [u32; 2], u8, Vec<u8>)| {
     let ([hlatp, cr3, eptp, address], [choice, keys], prefix_bits, mut bytes) = input;
     let on = |bit: u32| choice >> bit & 1 != 0;
-    let controls = Controls {
-        write_protect: on(0),
-        smep: on(1),
-        smap: on(2),
-        nxe: on(3),
-        user_keys: on(4),
-        supervisor_keys: on(5),
-        shadow_stacks: on(6),
-    };
+    let controls = controls(choice);
     let processor = Processor {
         physical_bits: 36 + (choice >> 28) as u8,
         gigabyte_pages: on(7),
@@ -38,7 +31,8 @@ fuzz_target!(|input: ([u64; 4], [u32; 2], u8, Vec<u8>)| {
         mask_supervisor: on(10),
         separation: on(11),
     };
-    let long = if on(12) { Long::five(controls, processor) } else { Long::four(controls, processor) };
+    let long =
+        if on(12) { Long::five(controls, processor) } else { Long::four(controls, processor) };
     let long = long.with_linear(linear);
     let features = Features {
         physical_bits: processor.physical_bits,
@@ -80,7 +74,8 @@ fuzz_target!(|input: ([u64; 4], [u32; 2], u8, Vec<u8>)| {
     let root = if of_hypervisor && !restarted { hlatp } else { cr3 };
     let ordinary = Stage::<_, Gva, Gpa>::new(long, root);
     let alone = translate(&ordinary, &stage2, &mut memory, gva, &access, &regime, &());
-    let outputs = (outcome.as_ref().map(|found| found.output()), alone.as_ref().map(|found| found.output()));
+    let outputs =
+        (outcome.as_ref().map(|found| found.output()), alone.as_ref().map(|found| found.output()));
     assert_eq!(outputs.0, outputs.1);
 
     let mut text = String::new();

@@ -8,29 +8,22 @@ use slat::format::any::AnyFormat;
 use slat::format::ept::{Ept, Features};
 use slat::format::flat::Flat;
 use slat::format::npt::{Npt, Options};
+use slat::format::x86::Vendor;
 use slat::format::x86::legacy::Legacy;
 use slat::format::x86::long::{Linear, Long, Masking, Processor};
 use slat::format::x86::pae::{self, Pae};
-use slat::format::x86::{Controls, Vendor};
 use slat::syndrome::x86;
 use slat::{
     Access, Failed, Flavor, Gpa, Gva, Kind, Privilege, Regime, SliceMemory, Spa, Stage, Steps,
     Updates, translate,
 };
+use slat_fuzz::controls;
 
 fuzz_target!(|input: ([u64; 4], [u32; 3], Vec<u8>)| {
     let ([root, second_root, address, pat], [choice, options, keys], mut bytes) = input;
     let on = |bit: u32| choice >> bit & 1 != 0;
     let option = |bit: u32| options >> bit & 1 != 0;
-    let controls = Controls {
-        write_protect: on(0),
-        smep: on(1),
-        smap: on(2),
-        nxe: on(3),
-        user_keys: on(4),
-        supervisor_keys: on(5),
-        shadow_stacks: on(6),
-    };
+    let controls = controls(choice);
     let processor = Processor {
         physical_bits: (options >> 24) as u8,
         gigabyte_pages: on(7),
@@ -89,7 +82,8 @@ fuzz_target!(|input: ([u64; 4], [u32; 3], Vec<u8>)| {
     let flavor =
         [Flavor::Plain, Flavor::ShadowStack, Flavor::Implicit][(choice >> 26) as usize % 3];
     let access = Access::new(kind, privilege).with_flavor(flavor);
-    let updates = [Updates::Never, Updates::AsWalked, Updates::OnSuccess][(choice >> 28) as usize % 3];
+    let updates =
+        [Updates::Never, Updates::AsWalked, Updates::OnSuccess][(choice >> 28) as usize % 3];
     let steps = Steps::<64>::default();
     let outcome = translate(
         &Stage::<_, Gva, Gpa>::new(stage1, ()).with_updates(updates),

@@ -3,7 +3,22 @@
 use std::io::{Cursor, Write};
 use std::path::Path;
 
+use slat::format::x86::Controls;
 use slat_trace::import::{Format, Options, References, Trace};
+
+/// x86 controls by the lowest seven bits.
+pub fn controls(choice: u32) -> Controls {
+    let on = |bit: u32| choice >> bit & 1 != 0;
+    Controls {
+        write_protect: on(0),
+        smep: on(1),
+        smap: on(2),
+        nxe: on(3),
+        user_keys: on(4),
+        supervisor_keys: on(5),
+        shadow_stacks: on(6),
+    }
+}
 
 /// Reads bytes as a trace to its end or first error.
 pub fn read(bytes: &[u8], format: Option<Format>) {
