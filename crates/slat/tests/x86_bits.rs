@@ -145,6 +145,8 @@ fn pae_bits() {
         for nxe in [false, true] {
             let processor = Processor { physical_bits: width as u8, ..Processor::default() };
             let pae = Pae::new(Controls { nxe, ..Controls::default() }, processor);
+            // Nested tables have the same encoding (AMD APM 2 15.25.3).
+            let npt = Npt::pae(nxe, processor);
             let rule = |level: u8, leaf: bool| {
                 move |bit: u32| match (level, bit) {
                     (_, 0) => Bit::Present,
@@ -163,42 +165,53 @@ fn pae_bits() {
             check(&pae, 1, 0x27, 64, rule(1, false));
             check(&pae, 1, 0xe7, 64, rule(1, true));
             check(&pae, 0, 0x67, 64, rule(0, true));
+            check(&npt, 2, 0x1, 64, rule(2, false));
+            check(&npt, 1, 0x27, 64, rule(1, false));
+            check(&npt, 1, 0xe7, 64, rule(1, true));
+            check(&npt, 0, 0x67, 64, rule(0, true));
         }
     }
+}
+
+/// Every bit of 32-bit tables with large pages, by a processor of this width.
+fn legacy_entries(format: &impl Format, width: u32) {
+    let extra = width.min(40) - 32;
+    check(format, 0, 0x67, 32, |bit| match bit {
+        0 => Bit::Present,
+        12.. => Bit::Address,
+        _ => Bit::Other,
+    });
+    check(format, 1, 0x27, 32, |bit| match bit {
+        0 => Bit::Present,
+        7 => Bit::PageSize,
+        12.. => Bit::Address,
+        _ => Bit::Other,
+    });
+    check(format, 1, 0xe7, 32, |bit| match bit {
+        0 => Bit::Present,
+        7 => Bit::PageSize,
+        13..=20 if bit - 13 < extra => Bit::HighAddress(bit + 19),
+        13..=21 => Bit::Reserved,
+        22.. => Bit::Address,
+        _ => Bit::Other,
+    });
 }
 
 #[test]
 fn legacy_bits() {
     for width in [32u32, 36, 40, 52] {
-        let legacy = Legacy::new(Controls::default(), true, width as u8);
-        let extra = width.min(40) - 32;
-        check(&legacy, 0, 0x67, 32, |bit| match bit {
-            0 => Bit::Present,
-            12.. => Bit::Address,
-            _ => Bit::Other,
-        });
-        check(&legacy, 1, 0x27, 32, |bit| match bit {
-            0 => Bit::Present,
-            7 => Bit::PageSize,
-            12.. => Bit::Address,
-            _ => Bit::Other,
-        });
-        check(&legacy, 1, 0xe7, 32, |bit| match bit {
-            0 => Bit::Present,
-            7 => Bit::PageSize,
-            13..=20 if bit - 13 < extra => Bit::HighAddress(bit + 19),
-            13..=21 => Bit::Reserved,
-            22.. => Bit::Address,
-            _ => Bit::Other,
-        });
+        legacy_entries(&Legacy::new(Controls::default(), true, width as u8), width);
+        // Nested tables have the same encoding (AMD APM 2 15.25.3).
+        legacy_entries(&Npt::legacy(true, width as u8), width);
     }
     // Without CR4.PSE the bit means nothing.
-    let small = Legacy::new(Controls::default(), false, 40);
-    check(&small, 1, 0xa7, 32, |bit| match bit {
+    let without = |bit| match bit {
         0 => Bit::Present,
         12.. => Bit::Address,
         _ => Bit::Other,
-    });
+    };
+    check(&Legacy::new(Controls::default(), false, 40), 1, 0xa7, 32, without);
+    check(&Npt::legacy(false, 40), 1, 0xa7, 32, without);
 }
 
 /// Intel SDM 3C tables 30-1 to 30-7, and 30.3.3.1.

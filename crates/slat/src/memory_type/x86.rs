@@ -132,12 +132,13 @@ pub fn guest_and_host_pat(guest: Type, host: Type) -> Type {
 #[cfg(test)]
 mod tests {
     use super::Type::{self, Uc, UcMinus, Wb, Wc, Wp, Wt};
-    use super::mtrr_and_pat;
+    use super::{State, guest_and_host_pat, mtrr_and_pat, under_ept};
+
+    const PAT: [Type; 6] = [Uc, UcMinus, Wc, Wt, Wb, Wp];
 
     /// Intel SDM 3A table 13-7, line by line.
     #[test]
     fn every_line_of_the_mtrr_and_pat_table() {
-        const PAT: [Type; 6] = [Uc, UcMinus, Wc, Wt, Wb, Wp];
         let table = [
             (Uc, [Uc, Uc, Wc, Uc, Uc, Uc]),
             (Wc, [Uc, Wc, Wc, Uc, Wc, Uc]),
@@ -148,6 +149,39 @@ mod tests {
         for (mtrr, line) in table {
             for (pat, expected) in PAT.into_iter().zip(line) {
                 assert_eq!(mtrr_and_pat(mtrr, pat), expected, "MTRR {mtrr}, PAT {pat}");
+            }
+        }
+    }
+
+    /// AMD APM 2 table 15-19, line by line: the guest's type, then by the host's.
+    #[test]
+    fn every_line_of_the_guest_and_host_table() {
+        let table = [
+            (Uc, [Uc, Uc, Uc, Uc, Uc, Uc]),
+            (UcMinus, [Uc, UcMinus, Wc, UcMinus, UcMinus, UcMinus]),
+            (Wc, [Wc, Wc, Wc, Wc, Wc, Wc]),
+            (Wt, [Uc, Uc, Wc, Wt, Wt, Uc]),
+            (Wb, [Uc, UcMinus, Wc, Wt, Wb, Wp]),
+            (Wp, [Uc, Uc, Wc, Uc, Wp, Wp]),
+        ];
+        for (guest, line) in table {
+            for (host, expected) in PAT.into_iter().zip(line) {
+                let combined = guest_and_host_pat(guest, host);
+                assert_eq!(combined, expected, "guest {guest}, host {host}");
+            }
+        }
+    }
+
+    /// Intel SDM 3C 30.3.7.2. A memory write-back in EPT and uncacheable in the guest, and the reverse.
+    #[test]
+    fn ept_ignores_the_guests_type_where_it_says_so_and_caches_are_on() {
+        let (on, off) = (State::default(), State { cache_disabled: true, ..State::default() });
+        for ept in [Uc, Wc, Wt, Wp, Wb] {
+            for guest in PAT {
+                assert_eq!(under_ept(guest, ept, true, &on), ept);
+                assert_eq!(under_ept(guest, ept, false, &on), mtrr_and_pat(ept, guest));
+                assert_eq!(under_ept(guest, ept, true, &off), Uc);
+                assert_eq!(under_ept(guest, ept, false, &off), Uc);
             }
         }
     }
