@@ -11,7 +11,7 @@ use crate::probe::{Expectation, Outcome, Probe, Watcher};
 use crate::reproduce::Walk;
 use crate::world::World;
 
-/// The registers enable what the walker does not model, or what the manual leaves open.
+/// The manual leaves open what comes of it.
 pub(crate) const UNUSABLE: Outcome = Outcome::Other([0; 4]);
 
 /// Offset of the load in the stub's page; the store is 16 bytes behind it.
@@ -26,6 +26,28 @@ pub(crate) const fn stub(base: u64, load: bool) -> u64 {
 /// Whether a run loads.
 pub(crate) fn is_load(state: &[u64; STATE]) -> bool {
     state[0] != state[1] && state[0] & STORE == 0
+}
+
+/// What the register that loads fill says of an access that was made: what a load brought, or the mark of
+/// the word that a fetch arrived at.
+pub(crate) fn value(state: &[u64; STATE], register: u64) -> u64 {
+    if state[0] == state[1] || is_load(state) { register } else { 0 }
+}
+
+/// Tells the words of the data apart, in as many bits as an instruction moves.
+pub(crate) const fn mark(address: u64) -> u64 {
+    address >> 3 & 0xFFFF
+}
+
+/// The kind of a probe's access; `at` names the address translation operations from 0x10 on.
+pub(crate) fn access(probe: &Probe, at: [&'static str; 4]) -> &'static str {
+    let state = &probe.state;
+    match probe.operation {
+        1 if state[0] == state[1] => "execute",
+        1 if is_load(state) => "read",
+        1 => "write",
+        operation => at[(operation & 3) as usize],
+    }
 }
 
 /// Where an access is made from.
@@ -56,7 +78,8 @@ pub(crate) trait Guest {
     /// Bytes that a load or store moves.
     const BYTES: u64;
 
-    /// What a word of the data holds.
+    /// What a word of the data holds: an instruction that moves its mark into the register that loads
+    /// fill, and a trap.
     fn tag(address: u64) -> u64;
 
     /// One access: the address that it reaches, and PAR where one is asked for.
@@ -70,6 +93,19 @@ pub(crate) trait Guest {
 
     /// The vector of its own kernel to which a fault of stage 1 takes an access of this kind.
     fn vector(&self, kind: Kind, user: bool) -> u64;
+}
+
+/// PAR where a model takes the low bits of stage 1's normal type for a device type, and stage 2's type is a
+/// device's. `first` has that byte of MAIR lowest, `second` is MemAttr of the stage-2 leaf.
+pub(crate) fn combined_as_device(par: u64, first: u64, second: u64) -> u64 {
+    let (normal, device) = (first & 0xF0 != 0, second & 0xC == 0);
+    if !normal || !device {
+        return par;
+    }
+    // From the strongest: nGnRnE, nGnRE, nGRE, GRE.
+    let types = [first & 0xF, (second & 3) << 2];
+    let combined = [0, 4, 8].into_iter().find(|kind| types.contains(kind)).unwrap_or(12);
+    par & (u64::MAX >> 8) | combined << 56
 }
 
 /// What becomes of a guest that was sent to a vector of its own kernel.
@@ -139,7 +175,7 @@ pub(crate) fn expect<G: Guest>(
             return match world.word(fetched) {
                 Some(word) => {
                     unusable |= word != G::tag(fetched);
-                    Ok(0)
+                    Ok(mark(fetched))
                 }
                 // Where a fetch meets no memory, an emulator may run on.
                 None => Err(UNUSABLE),
@@ -166,7 +202,7 @@ pub(crate) fn expect<G: Guest>(
         Ok(value) => Outcome::Done { value },
         Err(outcome) => outcome,
     };
-    unusable |= outcome == UNUSABLE;
+    unusable |= outcome == UNUSABLE || outcome == Outcome::REGISTERS;
     Expectation { outcome, reached, unusable, endless }
 }
 

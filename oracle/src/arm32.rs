@@ -55,8 +55,7 @@ impl Features {
 pub struct Arm32 {
     /// What it can do.
     pub features: Features,
-    /// Whether QEMU 10 or later models it: AT ends there with a failed assertion on some stage-2
-    /// faults.
+    /// Whether QEMU 10 or later models it: AT ends there with a failed assertion on stage-2 faults.
     pub new: bool,
     /// Deviations that the walker imitates.
     pub deviations: Vec<&'static str>,
@@ -68,9 +67,19 @@ impl Arm32 {
     }
 }
 
-/// Bits of HSR that tell how an abort came about, rather than which instruction it was; IL is no part
-/// of an ARMv7 abort.
-const SYNDROME: u64 = !(0xFFF << 14);
+/// What of HSR tells how an abort came about, rather than which instruction it was. IL is no part of an
+/// ARMv7 abort, and in Armv8 the instruction's where its syndrome may be valid: on a final data access.
+const fn syndrome(hsr: u64, version: Version) -> u64 {
+    const S1PTW: u64 = 1 << 7;
+    let is_final = hsr >> 26 == DATA_ABORT && hsr & S1PTW == 0;
+    match version {
+        Version::V8 if !is_final => hsr & !(0x7FF << 14),
+        _ => hsr & !(0xFFF << 14),
+    }
+}
+
+/// Of a fault that PL1 sees: its status is IFSR's. Above all bits that DFSR and IFSR have.
+pub(crate) const IN_IFSR: u64 = 1 << 32;
 
 /// Exception classes of HSR.
 const HVC: u64 = 0x12;
@@ -140,22 +149,22 @@ impl Subject for Arm32 {
                 _ => Outcome::Stage2 { syndrome: par, address: 0, origin: 0 },
             };
         }
-        let value = if arm::is_load(&probe.state) { r[5] } else { 0 };
+        let value = arm::value(&probe.state, r[5]);
         let class = hsr >> 26;
-        let stage1 = |status: u64, address| {
+        let stage1 = |status: u64, register: u64, address| {
             let external =
                 if status & 1 << 9 == 0 { is_external_short(status) } else { is_external(status) };
             if external {
                 return Outcome::Bus { syndrome: 0 };
             }
-            Outcome::Stage1 { syndrome: status & defined(status), address }
+            Outcome::Stage1 { syndrome: status & defined(status) | register, address }
         };
         // PL1's own abort comes first, and whatever its vectors meet after it.
         match (r[7], r[9]) {
             _ if kind != 0x10 => (),
             (0, 0) => (),
-            (0, status) => return stage1(status, r[10]),
-            (status, _) => return stage1(status, r[8]),
+            (0, status) => return stage1(status, IN_IFSR, r[10]),
+            (status, _) => return stage1(status, 0, r[8]),
         }
         match (kind, class, hsr & 0xFFFF) {
             // The trap of the stub or of a page, or its being undefined at PL0.
@@ -168,7 +177,8 @@ impl Subject for Arm32 {
                 let valid = hsr & 1 << 7 != 0 || hsr >> 2 & 15 != 3;
                 let address = if valid { hpfar } else { 0 };
                 let origin = if class == PREFETCH_ABORT { hifar } else { hdfar };
-                Outcome::Stage2 { syndrome: hsr & SYNDROME, address, origin }
+                let syndrome = syndrome(hsr, self.features.processor.version);
+                Outcome::Stage2 { syndrome, address, origin }
             }
             (0x80, 0x25, _) => Outcome::Bus { syndrome: 0 },
             _ => Outcome::Other([kind, hsr, r[7], r[9]]),
@@ -179,21 +189,18 @@ impl Subject for Arm32 {
         0
     }
 
-    fn accessed_bits(&self) -> u64 {
-        0
-    }
-
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject> {
         Box::new(Arm32 { deviations: deviations.to_vec(), ..self.clone() })
     }
 
-    /// QEMU 7.2 ends with a failed assertion where AT meets a domain fault.
+    /// QEMU ends with a failed assertion where AT meets a domain fault, and 10 where it meets one of stage 2.
     fn is_hopeless(&self, probe: &Probe, expected: &Outcome, astray: &Outcome) -> bool {
         let domain = |outcome: &Outcome| match outcome {
             Outcome::Stage1 { syndrome, .. } => matches!(syndrome >> 1 & 0x3F, 0x3D | 0x3E),
             _ => false,
         };
-        probe.operation != 1 && (domain(expected) || domain(astray))
+        let fails = |outcome: &Outcome| domain(outcome) || self.new && outcome.is_stage2();
+        probe.operation != 1 && (fails(expected) || fails(astray))
     }
 
     fn optional(&self) -> &'static [(usize, u64)] {
@@ -213,17 +220,13 @@ impl Subject for Arm32 {
         40
     }
 
+    fn access(&self, probe: &Probe) -> &'static str {
+        arm::access(probe, ["ats12nsopr", "ats12nsopw", "ats12nsour", "ats12nsouw"])
+    }
+
     fn explain(&self, probe: &Probe) -> String {
         let s = &probe.state;
-        let what = match probe.operation {
-            0x10 => "ats12nsopr",
-            0x11 => "ats12nsopw",
-            0x12 => "ats12nsour",
-            0x13 => "ats12nsouw",
-            _ if s[0] == s[1] => "execute",
-            _ if arm::is_load(s) => "read",
-            _ => "write",
-        };
+        let what = self.access(probe);
         format!(
             "{what} {:#x} pc {:#x} sctlr {:#x} ttbcr {:#x} ttbr0 {:#x} ttbr1 {:#x} mair {:#x} \
              vttbr {:#x} vtcr {:#x} hcr {:#x} spsr {:#x} dacr {:#x} ttbcr2 {:#x}",

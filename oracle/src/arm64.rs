@@ -68,8 +68,8 @@ impl Features {
 pub struct Arm64 {
     /// What it can do.
     pub features: Features,
-    /// Whether QEMU 10 or later models it: AT ends there with a failed assertion on some stage-2
-    /// faults, and what 7.2 refuses or leaves out is there.
+    /// Whether QEMU 10 or later models it: AT ends there with a failed assertion on stage-2 faults, and
+    /// what 7.2 refuses or leaves out is there.
     pub new: bool,
     /// Deviations that the walker imitates.
     pub deviations: Vec<&'static str>,
@@ -128,7 +128,7 @@ impl Subject for Arm64 {
                 _ => Outcome::Stage2 { syndrome: par, address: 0, origin: 0 },
             };
         }
-        let value = if arm::is_load(&probe.state) { r[5] } else { 0 };
+        let value = arm::value(&probe.state, r[5]);
         let class = |esr: u64| esr >> 26;
         // EL1's own exception comes first, and its handler's HVC after it.
         match class(esr1) {
@@ -158,12 +158,12 @@ impl Subject for Arm64 {
         layout::AF | 1 << 7
     }
 
-    fn accessed_bits(&self) -> u64 {
-        layout::AF
-    }
-
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject> {
         Box::new(Arm64 { deviations: deviations.to_vec(), ..self.clone() })
+    }
+
+    fn is_hopeless(&self, probe: &Probe, expected: &Outcome, astray: &Outcome) -> bool {
+        self.new && probe.operation != 1 && [expected, astray].into_iter().any(Outcome::is_stage2)
     }
 
     fn optional(&self) -> &'static [(usize, u64)] {
@@ -189,17 +189,13 @@ impl Subject for Arm64 {
         183
     }
 
+    fn access(&self, probe: &Probe) -> &'static str {
+        arm::access(probe, ["at s12e1r", "at s12e1w", "at s12e0r", "at s12e0w"])
+    }
+
     fn explain(&self, probe: &Probe) -> String {
         let s = &probe.state;
-        let what = match probe.operation {
-            0x10 => "at s12e1r",
-            0x11 => "at s12e1w",
-            0x12 => "at s12e0r",
-            0x13 => "at s12e0w",
-            _ if s[0] == s[1] => "execute",
-            _ if arm::is_load(s) => "read",
-            _ => "write",
-        };
+        let what = self.access(probe);
         format!(
             "{what} {:#x} pc {:#x} sctlr {:#x} tcr {:#x} ttbr0 {:#x} ttbr1 {:#x} mair {:#x} \
              vttbr {:#x} vtcr {:#x} hcr {:#x} spsr {:#x}",

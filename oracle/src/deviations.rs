@@ -6,6 +6,7 @@ use crate::probe::{Case, Outcome};
 
 mod arm32;
 mod arm64;
+mod gaps;
 mod riscv;
 mod x86;
 
@@ -98,7 +99,8 @@ pub fn document() -> String {
          table.\n\n\
          \"In the report\": the model's answer is corrected, then compared. \"In the walk\": the \
          walker is told to\ndiffer in the same way, and must then give exactly the model's \
-         answer.\n",
+         answer. Where several show at once, a run\ncounts them together (`one + another`). What is \
+         not asked or not compared at all stands at the end.\n",
     );
     for deviation in all() {
         let models: Vec<&str> = deviation.models.iter().map(|model| model.name()).collect();
@@ -114,18 +116,36 @@ pub fn document() -> String {
             deviation.what
         );
     }
+    for (title, gaps) in
+        [("What is not asked", gaps::NOT_ASKED), ("What is not compared", gaps::NOT_COMPARED)]
+    {
+        text += &format!("\n# {title}\n\n");
+        for gap in gaps {
+            text += &format!("- {}: {}. Why: {}.\n", gap.models, gap.what, gap.why);
+        }
+    }
     text
 }
 
-/// Undoes every deviation of `model` that shows in the report, and returns the first that did.
-pub(crate) fn undo(model: Model, case: &Case, seen: &mut Seen) -> Option<&'static Deviation> {
-    let mut first = None;
-    for deviation in all().filter(|d| d.models.contains(&model)) {
-        if let Shows::InReport(undo) = deviation.shows
-            && undo(case, seen)
-        {
-            first = first.or(Some(deviation));
+/// Puts back the one word that differs from what is expected, where a deviation explains it: `explains` is given
+/// what the word held before, what it is expected to hold, and what it holds.
+fn undo_one(case: &Case, seen: &mut Seen, explains: impl Fn(u64, u64, u64) -> bool) -> bool {
+    let words = case.compared.iter().zip(&mut seen.words);
+    let mut differing = words.filter(|((_, _, after), got)| after != *got);
+    match (differing.next(), differing.next()) {
+        (Some((&(_, before, after), got)), None) if explains(before, after, *got) => {
+            *got = after;
+            true
         }
+        _ => false,
     }
-    first
+}
+
+/// Undoes every deviation of `model` that shows in the report, and returns those that did.
+pub(crate) fn undo(model: Model, case: &Case, seen: &mut Seen) -> Vec<&'static Deviation> {
+    let undone = |deviation: &&Deviation| match deviation.shows {
+        Shows::InReport(undo) => undo(case, seen),
+        Shows::InWalk => false,
+    };
+    all().filter(|deviation| deviation.models.contains(&model)).filter(undone).collect()
 }

@@ -7,7 +7,7 @@ use crate::deviations::{self, Deviation, Seen, Shows};
 use crate::draft::{Coverage, Draft, Flip};
 use crate::launch::{Launcher, Station};
 use crate::monitor::Monitor;
-use crate::probe::{Case, Outcome, Probe, Subject, again, complete};
+use crate::probe::{Case, Outcome, PassedOver, Probe, Subject, again, complete};
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::reproduce::Reproducer;
@@ -31,6 +31,16 @@ pub struct Variant {
     pub recipe: Recipe,
     /// Its share of the oracle's probes.
     pub share: u64,
+}
+
+impl Variant {
+    /// The seed of its questions in a run with this seed: no two variants are asked the same ones.
+    #[must_use]
+    pub fn seed(&self, model: deviations::Model, seed: u64) -> u64 {
+        // The host mode tells apart what has the same name otherwise.
+        let mode = self.mode.to_string();
+        Random::derive(seed, &[model.name(), &self.name, &mode])
+    }
 }
 
 /// A hardware model that answers for one second stage.
@@ -87,10 +97,12 @@ pub struct Tally {
     pub probes: u64,
     /// Those on which both sides agree.
     pub agree: u64,
-    /// Those that a deviation explains, by its name.
-    pub masked: BTreeMap<&'static str, u64>,
-    /// One of those that a deviation explains, by its name.
-    pub examples: BTreeMap<&'static str, Disagreement>,
+    /// Those that deviations explain, by the [names](names) of these.
+    pub masked: BTreeMap<String, u64>,
+    /// One of those that deviations explain, by the names of these.
+    pub examples: BTreeMap<String, Disagreement>,
+    /// How many drafts were not asked, by the reason.
+    pub passed_over: BTreeMap<PassedOver, u64>,
     /// One of each kind of the others, with how many are of that kind.
     pub disagreements: Vec<(u64, Disagreement)>,
     /// How many others there are.
@@ -108,6 +120,9 @@ impl Tally {
         }
         for (name, example) in other.examples {
             self.examples.entry(name).or_insert(example);
+        }
+        for (reason, count) in other.passed_over {
+            *self.passed_over.entry(reason).or_default() += count;
         }
         self.disagreements.extend(other.disagreements);
     }
@@ -130,6 +145,10 @@ impl Tally {
         }
     }
 
+    pub(crate) fn pass_over(&mut self, reason: PassedOver) {
+        *self.passed_over.entry(reason).or_default() += 1;
+    }
+
     /// How many probes deviations explain.
     #[must_use]
     pub fn masked_total(&self) -> u64 {
@@ -138,14 +157,21 @@ impl Tally {
 }
 
 /// How a case ended.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Verdict {
     /// Both sides say the same.
     Agree,
-    /// They differ, and this is why.
-    Masked(&'static Deviation),
+    /// They differ, and these together are why: none of those that show in the walk can be left out.
+    Masked(Vec<&'static Deviation>),
     /// They differ.
     Disagree,
+}
+
+/// The names of deviations that show together.
+#[must_use]
+pub fn names(deviations: &[&'static Deviation]) -> String {
+    let names: Vec<&str> = deviations.iter().map(|deviation| deviation.name).collect();
+    names.join(" + ")
 }
 
 /// The subject with all deviations of a model that show in the walk.
@@ -168,59 +194,65 @@ pub fn judge(
     case: &Case,
     seen: &Seen,
 ) -> Verdict {
-    let accessed = subject.accessed_bits();
-    if same(accessed, case, seen) {
+    if same(case, seen) {
         return Verdict::Agree;
     }
     let mut undone = seen.clone();
-    let first = deviations::undo(model, case, &mut undone);
-    if let Some(first) = first
-        && same(accessed, case, &undone)
-    {
-        return Verdict::Masked(first);
+    let reported = deviations::undo(model, case, &mut undone);
+    if !reported.is_empty() && same(case, &undone) {
+        return Verdict::Masked(reported);
     }
-    let in_walk: Vec<&'static Deviation> = in_walk(model).collect();
-    // One alone, else all together.
-    let together = (in_walk.len() > 1).then_some(&in_walk[..]);
-    for set in in_walk.chunks(1).chain(together) {
+    let mut explains = |set: &[&'static Deviation]| {
         let names: Vec<&'static str> = set.iter().map(|deviation| deviation.name).collect();
         let deviating = subject.deviating(&names);
         // What comes of the access may not be known with one deviation alone; with all it is.
-        let Some(deviant) = again(deviating.as_ref(), world, case) else { continue };
+        let deviant = again(deviating.as_ref(), world, case)?;
         let known = deviant.compared.iter().take(case.compared.len());
         if deviant.expected == case.expected && known.eq(&case.compared) {
-            continue;
+            return None;
+        }
+        if same(&deviant, seen) {
+            return Some(set.to_vec());
         }
         let mut undone = seen.clone();
-        deviations::undo(model, &deviant, &mut undone);
-        if same(accessed, &deviant, seen) || same(accessed, &deviant, &undone) {
-            return Verdict::Masked(set[0]);
+        let reported = deviations::undo(model, &deviant, &mut undone);
+        same(&deviant, &undone).then(|| [set, &reported].concat())
+    };
+    let in_walk: Vec<&'static Deviation> = in_walk(model).collect();
+    if let Some(found) = in_walk.chunks(1).find_map(&mut explains) {
+        return Verdict::Masked(found);
+    }
+    let Some(mut found) = explains(&in_walk) else { return Verdict::Disagree };
+    let mut needed = in_walk.clone();
+    for deviation in in_walk {
+        let fewer: Vec<_> = needed.iter().copied().filter(|d| d.name != deviation.name).collect();
+        if let Some(enough) = explains(&fewer) {
+            (needed, found) = (fewer, enough);
         }
     }
-    Verdict::Disagree
+    Verdict::Masked(found)
 }
 
-/// Whether outcome and memory are the same. Where the access failed, a machine may have set accessed
-/// bits on its way or not (Intel SDM 3A 5.8, AMD APM 2 5.4.2, Arm ARM D8.5.2 all leave it open).
-fn same(accessed: u64, case: &Case, seen: &Seen) -> bool {
-    let done = case.expected.is_done();
-    seen.outcome == case.expected
-        && case.compared.iter().zip(&seen.words).all(|(&(_, before, after), &got)| {
-            got == after || !done && (got ^ before) & !accessed == 0 && got & before == before
-        })
+/// Whether outcome and memory are the same. When accessed bits are written is left open where the access
+/// fails (Intel SDM 3A 5.8, AMD APM 2 5.4.2, Arm ARM D8.5.2); each model does it in one way, and the walker is
+/// told to do likewise ([`slat::Updates`]).
+fn same(case: &Case, seen: &Seen) -> bool {
+    let words = case.compared.iter().zip(&seen.words);
+    seen.outcome == case.expected && words.into_iter().all(|(&(_, _, after), &got)| got == after)
 }
 
 /// Whether two machines gave the same answer to a probe, where it failed apart from accessed bits that
-/// one of them set on its way.
-pub(crate) fn accessed_aside(accessed: u64, case: &Case, one: &Seen, other: &Seen) -> bool {
-    let only_accessed = |(&(_, before, _), (&x, &y)): (&(u64, u64, u64), (&u64, &u64))| {
-        (x ^ y) & !accessed == 0 && x & before == before && y & before == before
+/// one of them set on its way. `walked` is the case as it is expected where bits are set as the walk goes:
+/// nothing else may have changed.
+pub(crate) fn accessed_aside(walked: &Case, one: &Seen, other: &Seen) -> bool {
+    let only_accessed = |(&(_, before, after), (&x, &y)): (&(u64, u64, u64), (&u64, &u64))| {
+        [x, y].into_iter().all(|got| (got ^ before) & !(after ^ before) == 0)
     };
     let words = one.words.iter().zip(&other.words);
-    !case.expected.is_done()
+    !walked.expected.is_done()
         && one.outcome == other.outcome
         && one.words.len() == other.words.len()
-        && case.compared.iter().zip(words).all(only_accessed)
+        && walked.compared.iter().zip(words).all(only_accessed)
 }
 
 /// The questions of a seed, one after another: they depend on the seed, the generator and the machine's answers,
@@ -318,8 +350,10 @@ pub fn ask(
         let want = (probes - tally.probes).min(drafts.batch() as u64) as usize;
         while cases.len() < want {
             let question = drafts.next(&world);
-            let case = usable(subject, astray.as_ref(), &mut world, question.probe.clone());
-            cases.extend(case.map(|case| (question, case)));
+            match usable(subject, astray.as_ref(), &mut world, question.probe.clone()) {
+                Ok(case) => cases.push((question, case)),
+                Err(reason) => tally.pass_over(reason),
+            }
         }
         let commands: Vec<Command> = cases.iter().map(|(_, case)| case.command()).collect();
         let answers = answer(&mut station, variant, &memory, &commands)?;
@@ -333,9 +367,10 @@ pub fn ask(
                 |seen| Disagreement::new(&variant.name, subject, &mut world, case, seen);
             match verdict {
                 Verdict::Agree => tally.agree += 1,
-                Verdict::Masked(deviation) => {
-                    *tally.masked.entry(deviation.name).or_default() += 1;
-                    tally.examples.entry(deviation.name).or_insert_with(|| detail(seen));
+                Verdict::Masked(deviations) => {
+                    let names = names(&deviations);
+                    *tally.masked.entry(names.clone()).or_default() += 1;
+                    tally.examples.entry(names).or_insert_with(|| detail(seen));
                 }
                 Verdict::Disagree => tally.disagree(detail(seen)),
             }
@@ -347,7 +382,7 @@ pub fn ask(
         let (case, seen) = shrink(subject, &template, found, &mut |probes| {
             let cases: Vec<Option<Case>> = probes
                 .iter()
-                .map(|probe| usable(subject, astray.as_ref(), &mut world, probe.clone()))
+                .map(|probe| usable(subject, astray.as_ref(), &mut world, probe.clone()).ok())
                 .collect();
             let commands: Vec<Command> = cases.iter().flatten().map(Case::command).collect();
             let mut answers = answer(&mut station, variant, &memory, &commands)?.into_iter();
@@ -370,17 +405,19 @@ fn usable(
     astray: &dyn Subject,
     world: &mut World,
     probe: Probe,
-) -> Option<Case> {
+) -> Result<Case, PassedOver> {
     let mut case = complete(subject, world, probe, &mut Vec::new())?;
     // Where the manual does not say what comes of the model's deviations, nothing could be compared: not
     // asked.
-    let deviant = again(astray, world, &case)?;
+    let deviant = again(astray, world, &case).ok_or(PassedOver::Deviant)?;
     // Nor where the model would never answer, which takes all the patience there is.
-    if deviant.expected == Outcome::NONE {
-        return None;
+    if deviant.expected == Outcome::NONE
+        || subject.is_hopeless(&case.probe, &case.expected, &deviant.expected)
+    {
+        return Err(PassedOver::Silent);
     }
     case.restore_too(&deviant);
-    (!subject.is_hopeless(&case.probe, &case.expected, &deviant.expected)).then_some(case)
+    Ok(case)
 }
 
 /// What the machine answered, in a form that can be compared.

@@ -14,13 +14,16 @@
 //! Numbers are LEB128. Of memory afterwards only the words that changed are kept, XORed with what they
 //! held.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, bail, ensure};
 
 use crate::contract::Info;
-use crate::deviations::{Model, Seen};
+use crate::deviations::{Model, Seen, Shows};
 use crate::draft::{Coverage, Met};
-use crate::engine::{Drafts, Question, Verdict, judge};
-use crate::probe::{Case, Outcome, Probe, Subject, complete};
+use crate::engine::{self, Drafts, Question, Verdict, judge};
+use crate::probe::{Case, Outcome, PassedOver, Probe, Subject, complete};
+use crate::random::{BASIS, mix};
 use crate::recipe::Recipe;
 use crate::world::World;
 
@@ -81,12 +84,10 @@ fn name(names: &[u64], places: &mut Vec<u8>, literals: &mut Vec<u8>, value: u64,
 fn digest(mut hash: u64, probe: &Probe) -> u64 {
     let words = named(probe);
     for word in std::iter::once(u64::from(probe.operation)).chain(words) {
-        hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3);
+        hash = mix(hash, word);
     }
     hash
 }
-
-const BASIS: u64 = 0xCBF2_9CE4_8422_2325;
 
 impl Writer {
     /// Begins a file of the answers to the questions of this seed.
@@ -184,15 +185,29 @@ pub struct Replay {
     pub probes: u64,
     /// How many agree.
     pub agree: u64,
-    /// How many a deviation explains.
-    pub masked: u64,
+    /// How many deviations explain, by the [names](engine::names) of these.
+    pub masked: BTreeMap<String, u64>,
     /// How many the walker now finds to say nothing.
     pub unusable: u64,
+    /// Of how many drafts, asked or passed over, it now refuses the registers.
+    pub refused: u64,
     /// The others, described.
     pub disagreements: Vec<String>,
-    /// Which entries were met where walker and machine agree: format, stage, level, and for each bit
-    /// how often it had each value, by the machine's outcome.
+    /// How many accesses were made where walker and machine agree, by pair of formats and kind of access.
+    pub done: BTreeMap<(String, &'static str), u64>,
+    /// Which entries were met where walker and machine agree, apart from how the machine reports it: format,
+    /// stage, level, and for each bit how often it had each value, by the outcome.
     pub met: Vec<(String, u8, u8, Met)>,
+}
+
+/// Of what processor a file has the answers: the subject's recipe, and what the monitor read back.
+///
+/// # Errors
+/// Where the file is damaged.
+pub fn asked_of(file: &[u8]) -> anyhow::Result<(Recipe, Info)> {
+    let bytes = zstd::bulk::decompress(file, MOST).context("cannot unpack golden vectors")?;
+    let (head, _) = Head::read(&bytes)?;
+    Ok((head.recipe, head.info))
 }
 
 /// Questions such as a file begins with, whoever is asked, and the subject that they are about.
@@ -260,7 +275,9 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
         let passed = shape.number()?;
         ensure!(passed < 1 << 20, "golden vectors pass over too many drafts");
         for _ in 0..passed {
-            drafts.next(&world);
+            let probe = drafts.next(&world).probe;
+            let why = complete(subject.as_ref(), &mut world, probe, &mut Vec::new()).err();
+            result.refused += u64::from(why == Some(PassedOver::Registers));
         }
         let Question { probe, flips, .. } = drafts.next(&world);
         hash = digest(hash, &probe);
@@ -285,23 +302,40 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
         }
         result.probes += 1;
         coverage.set_class(subject.class(&probe));
-        let Some(mut case) = complete(subject.as_ref(), &mut world, probe, &mut steps) else {
-            result.unusable += 1;
-            continue;
+        let mut case = match complete(subject.as_ref(), &mut world, probe, &mut steps) {
+            Ok(case) => case,
+            Err(why) => {
+                result.unusable += 1;
+                result.refused += u64::from(why == PassedOver::Registers);
+                continue;
+            }
         };
         let seen = recall(&world, &mut case, outcome, &changes);
+        let mut same_end = false;
         match judge(model, subject.as_ref(), &mut world, &case, &seen) {
             Verdict::Agree => {
                 result.agree += 1;
-                coverage.note(&steps, &seen.outcome);
+                same_end = true;
             }
-            Verdict::Masked(_) => result.masked += 1,
+            Verdict::Masked(deviations) => {
+                *result.masked.entry(engine::names(&deviations)).or_default() += 1;
+                // The machine came to the same end, and reports it in its own way.
+                same_end = deviations.iter().all(|d| matches!(d.shows, Shows::InReport(_)));
+            }
             Verdict::Disagree => result.disagreements.push(format!(
                 "{}: the walker says {:x?}, the machine said {:x?}",
                 subject.explain(&case.probe),
                 case.expected,
                 seen.outcome
             )),
+        }
+        if same_end {
+            coverage.note(&steps, &case.expected);
+        }
+        if same_end && case.expected.is_done() {
+            let class = subject.class_name(subject.class(&case.probe));
+            let kind = subject.access(&case.probe);
+            *result.done.entry((class, kind)).or_default() += 1;
         }
     }
     ensure!(

@@ -74,6 +74,7 @@ const ROUND: u64 = 2000;
 /// # Errors
 /// Where KVM fails.
 pub fn ask(way: Way, probes: u64, seed: u64) -> anyhow::Result<Asked> {
+    let seed = Random::derive(seed, &[way.name()]);
     let mut asked = Asked::default();
     let mut idle = 0;
     for round in 0.. {

@@ -96,7 +96,8 @@ fn arm64(emulator: Qemu, new: bool) -> Oracle {
     }
 }
 
-fn arm32(emulator: Qemu, new: bool) -> Oracle {
+/// ARMv7 on the emulator of 64-bit machines, and AArch32 of Armv8 on `narrow`, that of 32-bit machines.
+fn arm32(emulator: Qemu, new: bool, narrow: Option<Qemu>) -> Oracle {
     let on = |emulator: &Qemu, cpu: &str, v8, share| Variant {
         name: cpu.to_owned(),
         launcher: Launcher::Qemu {
@@ -111,12 +112,9 @@ fn arm32(emulator: Qemu, new: bool) -> Oracle {
         share,
     };
     // The emulator of 64-bit machines has the 32-bit processors as well, but for `max`; that of
-    // 32-bit machines comes with it, and keeps 32 bits of too many addresses (7.2 of tables' too).
+    // 32-bit machines keeps 32 bits of too many addresses (7.2 of tables' too).
     let mut variants = vec![on(&emulator, "cortex-a15", false, 3)];
-    let binary = emulator.binary.with_file_name("qemu-system-arm");
-    if new && binary.is_file() {
-        variants.push(on(&Qemu { binary, ..emulator.clone() }, "max", true, 3));
-    }
+    variants.extend(narrow.iter().map(|emulator| on(emulator, "max", true, 3)));
     Oracle {
         format: "stage2-v7",
         name: format!("QEMU {}", emulator.version),
@@ -176,7 +174,11 @@ pub fn find() -> Found {
             ],
         });
     }
-    if qemu && let Some(emulator) = system_qemu("qemu-system-x86_64", Tool::QemuX86) {
+    let emulator = system_qemu("qemu-system-x86_64", Tool::QemuX86);
+    if qemu && emulator.is_none() {
+        found.missing.push("NPT on QEMU: its version is not to be had".into());
+    }
+    if qemu && let Some(emulator) = emulator {
         let on = |name: &str, cpu: &str, second, share| {
             let cpu = format!("max,+svm,+npt{cpu}");
             let launcher = Launcher::Qemu { emulator: emulator.clone(), machine: "pc", cpu };
@@ -209,12 +211,20 @@ pub fn find() -> Found {
     if found.has("ARMv7 stage 2 on QEMU", Tool::AsArm) {
         let own = system_qemu("qemu-system-aarch64", Tool::QemuArm).filter(is_old);
         match own {
-            Some(emulator) => found.oracles.push(arm32(emulator, false)),
+            Some(emulator) => found.oracles.push(arm32(emulator, false, None)),
             None => found.missing.push("ARMv7 stage 2 on QEMU: no QEMU 7 to 9 for AArch64".into()),
         }
         let new = Cache::new().ok().and_then(|c| slat_setup::find_qemu10(&c, Arch::Aarch64));
         match new {
-            Some(emulator) => found.oracles.push(arm32(emulator, true)),
+            Some(emulator) => {
+                // It comes with the emulator of 64-bit machines.
+                let binary = emulator.binary.with_file_name("qemu-system-arm");
+                let narrow = binary.is_file().then(|| Qemu { binary, ..emulator.clone() });
+                if narrow.is_none() {
+                    found.missing.push("Armv8 stage 2 of AArch32: no QEMU 10 for Arm".into());
+                }
+                found.oracles.push(arm32(emulator, true, narrow));
+            }
             None => found.missing.push("ARMv7 stage 2 on QEMU: no QEMU 10 for AArch64".into()),
         }
     }

@@ -67,6 +67,9 @@ impl Outcome {
     /// No answer came.
     pub const NONE: Outcome = Outcome::Other([u64::MAX; 4]);
 
+    /// The walker refuses the registers.
+    pub const REGISTERS: Outcome = Outcome::Other([1, 0, 0, 0]);
+
     /// A small number for what kind of outcome it is.
     #[must_use]
     pub fn kind(&self) -> u8 {
@@ -136,6 +139,12 @@ impl Outcome {
         matches!(self, Outcome::Done { .. } | Outcome::Bus { .. })
     }
 
+    /// Whether the second stage denies the access.
+    #[must_use]
+    pub fn is_stage2(&self) -> bool {
+        matches!(self, Outcome::Stage2 { .. })
+    }
+
     /// Whether the access was made.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -187,6 +196,11 @@ impl Watcher {
         (self.steps.take(), self.aside.take())
     }
 
+    /// The steps of the probe since the last time that they were taken.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        self.steps.borrow().clone()
+    }
+
     /// Whether what follows is no part of what the probe asks.
     pub fn set_aside(&self, aside: bool) {
         self.is_aside.set(aside);
@@ -223,9 +237,6 @@ pub trait Subject: Send + Sync {
     /// Bits that the second stage itself sets in its entries.
     fn second_stage_bits(&self) -> u64;
 
-    /// Bits of an entry that a machine may set even though the access fails.
-    fn accessed_bits(&self) -> u64;
-
     /// The same subject with a walker that has these deviations, as far as they concern it.
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject>;
 
@@ -238,6 +249,10 @@ pub trait Subject: Send + Sync {
     /// Bits of registers that are clear where a probe is about something else: a smaller probe has none of
     /// them. Without them it must be as safe to run as with them.
     fn optional(&self) -> &'static [(usize, u64)];
+
+    /// The kind of access that a probe makes: `read`, `write`, `execute`, or an instruction that asks for a
+    /// translation.
+    fn access(&self, probe: &Probe) -> &'static str;
 
     /// The probe in words: what the registers say.
     fn explain(&self, probe: &Probe) -> String;
@@ -266,15 +281,55 @@ pub struct Expectation {
     pub endless: bool,
 }
 
-/// Completes a draft: asks the walker, and finds the words to compare.
+/// Why a draft is passed over: its answer would say nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PassedOver {
+    /// The walker refuses the registers. Generators make none that the manual refuses, so that a run in
+    /// which this happens has failed.
+    Registers,
+    /// It would reach the monitor, its queue, or a device.
+    Strayed,
+    /// The manual leaves open what comes of it, or the machine would run on in what holds no trap.
+    Open,
+    /// The guest would fault for ever.
+    Endless,
+    /// A guest table is a table of the second stage as well, and accessed bits change what that says.
+    Tangled,
+    /// With the deviations of the model it would be one of these.
+    Deviant,
+    /// The model would give no answer.
+    Silent,
+    /// Of two machines: they do different things by what they have, such as nothing where memory is not.
+    Unlike,
+}
+
+impl PassedOver {
+    /// In words.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            PassedOver::Registers => "the walker refuses the registers",
+            PassedOver::Strayed => "reaches the monitor or a device",
+            PassedOver::Open => "left open by the manual, or runs on without a trap",
+            PassedOver::Endless => "faults for ever",
+            PassedOver::Tangled => "tables of both stages in one place",
+            PassedOver::Deviant => "one of these by the model's deviations",
+            PassedOver::Silent => "the model never answers",
+            PassedOver::Unlike => "two models have unlike machines",
+        }
+    }
+}
+
+/// Completes a draft: asks the walker, and finds the words to compare. `steps` are then those of the walk.
 ///
-/// `None` where the probe's answer would say nothing. `steps` are then those of the walk.
+/// # Errors
+/// Where the probe's answer would say nothing: why.
 pub fn complete(
     subject: &dyn Subject,
     world: &mut World,
     probe: Probe,
     steps: &mut Vec<Step>,
-) -> Option<Case> {
+) -> Result<Case, PassedOver> {
     let watcher = Watcher::default();
     world.reset();
     for &(address, value) in &probe.words {
@@ -309,15 +364,19 @@ pub fn complete(
         .map(|(&at, after)| (at, world.word(at).unwrap_or(0), after))
         .collect();
     world.reset();
-    if strayed || expectation.unusable || expectation.endless {
-        return None;
-    }
-    if tangled {
-        return None;
+    let Expectation { outcome: expected, reached, unusable, endless } = expectation;
+    let reasons = [
+        (expected == Outcome::REGISTERS, PassedOver::Registers),
+        (strayed, PassedOver::Strayed),
+        (unusable, PassedOver::Open),
+        (endless, PassedOver::Endless),
+        (tangled, PassedOver::Tangled),
+    ];
+    if let Some((_, reason)) = reasons.into_iter().find(|(is, _)| *is) {
+        return Err(reason);
     }
     *steps = asked;
-    let Expectation { outcome: expected, reached, .. } = expectation;
-    Some(Case { probe, compared, expected, reached })
+    Ok(Case { probe, compared, expected, reached })
 }
 
 /// The same case as another subject expects it, or `None` where that subject finds it unusable.

@@ -29,6 +29,12 @@ pub(crate) const HLV: u32 = 0x10;
 pub(crate) const HSV: u32 = 0x11;
 pub(crate) const HLVX: u32 = 0x12;
 
+/// The bits that hardware sets in the leaf through which a probe's access goes.
+pub(crate) fn accessed_by(probe: &Probe) -> u64 {
+    let stores = matches!(Riscv::default().access(probe), "write" | "hsv.d");
+    layout::A | if stores { layout::D } else { 0 }
+}
+
 impl Riscv {
     /// What the monitor read back; `menvcfg` must have the bits that the probes vary.
     #[must_use]
@@ -68,7 +74,7 @@ impl Subject for Riscv {
     fn read(&self, probe: &Probe, answer: &Answer) -> Outcome {
         let r = &answer.registers;
         let value = match probe.operation {
-            1 if layout::is_load(&probe.state) => r[5],
+            1 if probe.state[0] == probe.state[1] || layout::is_load(&probe.state) => r[5],
             HLV => r[5],
             HLVX => r[5] & 0xFFFF_FFFF,
             _ => 0,
@@ -93,10 +99,6 @@ impl Subject for Riscv {
         layout::A | layout::D
     }
 
-    fn accessed_bits(&self) -> u64 {
-        layout::A | layout::D
-    }
-
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject> {
         Box::new(Riscv { deviations: deviations.to_vec() })
     }
@@ -118,16 +120,21 @@ impl Subject for Riscv {
         &[(6, 3 << 18), (9, layout::ENVCFG), (10, 1 << 19)]
     }
 
-    fn explain(&self, probe: &Probe) -> String {
+    fn access(&self, probe: &Probe) -> &'static str {
         let s = &probe.state;
-        let what = match probe.operation {
+        match probe.operation {
             HLV => "hlv.d",
             HSV => "hsv.d",
             HLVX => "hlvx.wu",
             _ if s[0] == s[1] => "execute",
             _ if layout::is_load(s) => "read",
             _ => "write",
-        };
+        }
+    }
+
+    fn explain(&self, probe: &Probe) -> String {
+        let s = &probe.state;
+        let what = self.access(probe);
         format!(
             "{what} {:#x} pc {:#x} hgatp {:#x} vsatp {:#x} {} vsstatus {:#x} hstatus {:#x} \
              menvcfg {:#x} henvcfg {:#x} mstatus {:#x}",

@@ -213,8 +213,7 @@ impl Subject for X86 {
 
     fn read(&self, probe: &Probe, answer: &Answer) -> Outcome {
         let r = &answer.registers;
-        let value = if layout::is_load(&probe.state) { r[5] } else { 0 };
-        let done = Outcome::Done { value: value & layout::value_mask(&probe.state) };
+        let done = Outcome::Done { value: layout::value(&probe.state, r[5]) };
         let other = Outcome::Other([r[0], r[1], r[2], r[4]]);
         if self.features.second != Second::Ept {
             return match r[0] {
@@ -246,12 +245,6 @@ impl Subject for X86 {
         if self.features.second == Second::Ept { 3 << 8 } else { bits::A | bits::D }
     }
 
-    fn accessed_bits(&self) -> u64 {
-        // The stages share the words: A of a guest entry, A and D of an EPT entry. A 64-bit word
-        // may hold two 32-bit entries. Guest tables are written, so that NPT sets D as well.
-        bits::A | bits::A << 32 | bits::D | bits::D << 32 | 3 << 8
-    }
-
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject> {
         let mut other = self.clone();
         other.deviations = deviations.to_vec();
@@ -263,6 +256,14 @@ impl Subject for X86 {
         // Write protection, switches of CR4, EFER.NXE, RFLAGS.AC, the rights of both kinds of key.
         const CR4: u64 = cr4::PGE | cr4::SMEP | cr4::SMAP | cr4::PKE | cr4::PKS;
         &[(3, 1 << 16), (5, CR4), (6, 1 << 11), (9, 1 << 18), (10, u64::MAX)]
+    }
+
+    fn access(&self, probe: &Probe) -> &'static str {
+        match (probe.state[0] == probe.state[1], layout::is_load(&probe.state)) {
+            (true, _) => "execute",
+            (_, true) => "read",
+            _ => "write",
+        }
     }
 
     fn explain(&self, probe: &Probe) -> String {

@@ -11,7 +11,7 @@ use slat::{
 };
 
 use super::layout::{self, is_long};
-use super::{Arm32, SYNDROME, defined};
+use super::{Arm32, IN_IFSR, defined};
 use crate::arm::{self, Asked, Guest, Return, UNUSABLE};
 use crate::contract::STATE;
 use crate::lenient::{DOMAIN_FIRST, Lenient};
@@ -52,10 +52,10 @@ impl Guest for Machine<'_> {
         };
         let root = Root { ttbr0: s[5], ttbr1: s[6] };
         if is_long(s) {
-            let format = Lpae::new(&registers, processor).map_err(|_| UNUSABLE)?;
+            let format = Lpae::new(&registers, processor).map_err(|_| Outcome::REGISTERS)?;
             self.under(format, root, world, watcher, address, asked)
         } else {
-            let format = Short::new(&registers, processor).map_err(|_| UNUSABLE)?;
+            let format = Short::new(&registers, processor).map_err(|_| Outcome::REGISTERS)?;
             self.under(format, root, world, watcher, address, asked)
         }
     }
@@ -77,7 +77,8 @@ impl Machine<'_> {
     ) -> Result<(u64, u64), Outcome> {
         let s = self.state;
         let processor = &self.subject.features.processor;
-        let format2 = Stage2::new(s[9] as u32, s[10], 0, processor).map_err(|_| UNUSABLE)?;
+        let format2 =
+            Stage2::new(s[9] as u32, s[10], 0, processor).map_err(|_| Outcome::REGISTERS)?;
         let mut regime = Regime { arm: State::new(s[7], s[10]), ..Regime::default() };
         regime.arm.pan = s[11] & 1 << 22 != 0 && !asked.at;
         let whole_address = self.subject.deviates("whole-block-address-checked");
@@ -117,7 +118,12 @@ impl Machine<'_> {
                 };
                 attributes.xs = true;
                 let par = par::par_of_success(spa, &attributes);
-                Ok((spa, par.value & par.defined & ((1 << 40) - 1) | par.value >> 56 << 56))
+                let mut value = par.value & par.defined & ((1 << 40) - 1) | par.value >> 56 << 56;
+                if self.subject.deviates("device-combined-with-normal") && is_long(s) {
+                    let index = found.stage1.found.entry >> 2 & 7;
+                    value = arm::combined_as_device(value, s[7] >> (8 * index), attributes2);
+                }
+                Ok((spa, value))
             }
             Err(failed) => {
                 let failed = self.deviate(failed);
@@ -190,9 +196,17 @@ impl Machine<'_> {
         match syndrome::abort(failed, access, is_long(self.state), version) {
             None => UNUSABLE,
             Some(Abort::Pl1(abort)) => {
-                let status = abort.status.value;
+                let mut status = abort.status.value;
+                if let Failed::Here(fault) = failed
+                    && abort.prefetch
+                    && !is_long(self.state)
+                    && self.subject.deviates("domain-in-ifsr")
+                {
+                    status |= domain(fault) << 4;
+                }
+                let register = if abort.prefetch { IN_IFSR } else { 0 };
                 Outcome::Stage1 {
-                    syndrome: status & defined(status),
+                    syndrome: status & defined(status) | register,
                     address: abort.address.into(),
                 }
             }
@@ -200,12 +214,22 @@ impl Machine<'_> {
                 let execute = access.kind == Kind::Execute;
                 let origin = if execute { abort.hifar } else { abort.hdfar };
                 Outcome::Stage2 {
-                    syndrome: abort.hsr.value & SYNDROME,
+                    syndrome: super::syndrome(abort.hsr.value, version),
                     address: abort.hpfar.choose().unwrap_or(0).into(),
                     origin: origin.choose().unwrap_or(0).into(),
                 }
             }
         }
+    }
+}
+
+/// The domain of the short descriptor of the first table that a walk met; supersections are in domain 0.
+fn domain(fault: &Fault<Gva>) -> u64 {
+    const SUPERSECTION: u64 = 1 << 18;
+    match fault.level {
+        0 => fault.path.or >> 5 & 15,
+        _ if fault.entry & SUPERSECTION != 0 => 0,
+        _ => fault.entry >> 5 & 15,
     }
 }
 
@@ -242,4 +266,40 @@ pub(super) fn expect(
             && arm::returns(&machine, world, watcher, state[12] + 4, false) != Return::Comes;
     }
     expectation
+}
+
+#[cfg(test)]
+mod tests {
+    use slat::Privilege;
+    use slat::format::Path;
+
+    use super::*;
+
+    fn par(cause: Cause, level: u8) -> u64 {
+        let fault = Fault {
+            stage: 1,
+            input: Gva::new(0x1000),
+            level,
+            entry: 0,
+            entry_address: 0,
+            path: Path { and: 0, or: 0, via: 0 },
+            cause,
+            access: Access::new(Kind::Read, Privilege::User),
+        };
+        short_par(&fault).unwrap().value
+    }
+
+    /// Arm ARM G8.2 (PAR, FST): domain faults of sections and of pages are 0b111101 and 0b111110. No model
+    /// comes back from an address translation instruction that meets one.
+    #[test]
+    fn domain_faults_in_par() {
+        const F: u64 = 1;
+        let domain = Cause::Permission(Denied::DOMAIN);
+        assert_eq!(par(domain, 1) & 0x37F, F | 0b11_1101 << 1);
+        assert_eq!(par(domain, 0) & 0x37F, F | 0b11_1110 << 1);
+        // As other faults do: translation, access flag and permission, at the manual's levels 1 and 2.
+        assert_eq!(par(Cause::Empty, 1) & 0x37F, F | 0b00_0101 << 1);
+        assert_eq!(par(Cause::AccessFlag, 0) & 0x37F, F | 0b00_1010 << 1);
+        assert_eq!(par(Cause::Permission(Denied::WRITE), 0) & 0x37F, F | 0b00_1110 << 1);
+    }
 }

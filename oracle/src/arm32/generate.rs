@@ -160,8 +160,7 @@ pub(super) fn generate(
 
     // Stage 1.
     let user_page = builder.random.chance(50);
-    let operation =
-        if subject.new { 1 } else { builder.random.pick(&[1, 1, 1, 0x10, 0x11, 0x12, 0x13]) };
+    let operation = builder.random.pick(&[1, 1, 1, 0x10, 0x11, 0x12, 0x13]);
     let run = operation == 1;
     let domain = builder.random.below(16);
     let permissions = if user_page { 0b011 } else { 0b001 };
@@ -314,10 +313,6 @@ pub(super) fn generate(
         2 => address,
         kind => arm::stub(base, kind == 0),
     };
-    if state[0] != address {
-        // The tag is in the upper half of a word.
-        address |= 4;
-    }
     state[1] = address;
     state[2] = 0x5566_7788;
     state[3] = sctlr;

@@ -1,6 +1,6 @@
 //! Where a probe's pages lie in the arena, and what they hold before the probe.
 
-use crate::arm::stub;
+use crate::arm::{mark, stub};
 use crate::contract::{Machine, STATE};
 use crate::world::{Beyond, World};
 
@@ -31,9 +31,10 @@ const fn hvc(immediate: u64) -> u64 {
     0xE140_0070 | immediate >> 4 << 8 | immediate & 15
 }
 
-/// What a data word holds: HVC, then its address.
+/// What a data word holds: its mark into R1 (MOVW), then HVC.
 pub(crate) const fn tag(address: u64) -> u64 {
-    hvc(TRAP) | address << 32
+    let mark = mark(address);
+    0xE300_1000 | mark >> 12 << 16 | mark & 0xFFF | hvc(TRAP) << 32
 }
 
 /// Whether stage 1 has long descriptors: TTBCR.EAE.

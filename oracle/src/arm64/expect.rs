@@ -1,7 +1,9 @@
 //! What the walker says of an AArch64 probe.
 
 use slat::fault::Denied;
+use slat::format::Decoded;
 use slat::format::arm64::{Root, Stage1, Stage2, TranslationRegime};
+use slat::observe::Step;
 use slat::regime::arm::State;
 use slat::syndrome::arm64 as syndrome;
 use slat::{
@@ -39,10 +41,10 @@ impl Guest for Machine<'_> {
         let Asked { kind, privilege, at } = asked;
         let s = self.state;
         let processor = &self.subject.features.processor;
-        let unusable = |_| UNUSABLE;
+        let refused = |_| Outcome::REGISTERS;
         let format1 = Stage1::new(TranslationRegime::El10, s[4], s[3], s[10], processor);
-        let format1 = format1.map_err(unusable)?;
-        let format2 = Stage2::new(s[9], s[10], 0, processor).map_err(unusable)?;
+        let format1 = format1.map_err(refused)?;
+        let format2 = Stage2::new(s[9], s[10], 0, processor).map_err(refused)?;
         let mut regime = Regime { arm: State::new(s[7], s[10]), ..Regime::default() };
         // AT S12E1R and its like do not look at PSTATE.PAN.
         regime.arm.pan = s[11] & 1 << 22 != 0 && !at;
@@ -127,7 +129,12 @@ impl Guest for Machine<'_> {
                 // The models asked have no FEAT_XS.
                 attributes.xs = true;
                 let par = syndrome::par_of_success(spa, &attributes);
-                Ok((spa, par.value & par.defined))
+                let mut value = par.value & par.defined;
+                if deviates("device-combined-with-normal") && s[3] & 1 != 0 {
+                    let index = found.stage1.found.entry >> 2 & 7;
+                    value = arm::combined_as_device(value, s[7] >> (8 * index), attributes2);
+                }
+                Ok((spa, value))
             }
             Err(failed) if at => Err(match failed {
                 Failed::Here(fault) => match syndrome::par_of_fault(&fault, false) {
@@ -161,6 +168,13 @@ impl Guest for Machine<'_> {
     }
 }
 
+/// Whether a walk whose steps these are ended where stage 2 was to read an entry: no leaf of stage 2 led on.
+fn in_walk_of_stage2(steps: &[Step]) -> bool {
+    !steps
+        .last()
+        .is_some_and(|step| step.stage == 2 && matches!(step.decoded, Decoded::Leaf { .. }))
+}
+
 pub(super) fn expect(
     subject: &Arm64,
     probe: &Probe,
@@ -171,10 +185,11 @@ pub(super) fn expect(
     let machine = Machine { subject, state };
     let mut expectation = arm::expect(&machine, probe, world, watcher);
     if probe.operation == 1 {
-        // An external abort goes to EL1's vectors; HVC is undefined at EL0 and goes there too.
+        // An external abort goes to EL1's vectors, unless it is of stage 2's own walk; HVC is undefined at
+        // EL0 and goes there too.
         let user = arm::is_user(state);
         let goes = match expectation.outcome {
-            Outcome::Bus { .. } => true,
+            Outcome::Bus { .. } => !in_walk_of_stage2(&watcher.steps()),
             outcome => outcome.is_done() && user,
         };
         let vector = machine.vector(Kind::Execute, user);

@@ -157,10 +157,9 @@ pub(super) fn generate(
 
     // Stage 1.
     let user_page = builder.random.chance(50);
-    let operation = if new { 1 } else { builder.random.pick(&[1, 1, 1, 0x10, 0x11, 0x12, 0x13]) };
+    let operation = builder.random.pick(&[1, 1, 1, 0x10, 0x11, 0x12, 0x13]);
     // QEMU 7.2 ends with a failed assertion on faults of a stage 1 that begins at level 4 (the
-    // manual's -1), and each time costs a launch: golden vectors hold such probes, new ones are not
-    // made.
+    // manual's -1), and each time costs a launch: none is asked.
     let deepest = shape1.granule == 0 && !new;
     let wide1 = shape1.granule == 2 && processor.large_virtual_addresses;
     let most1 = if shape1.ds && !deepest || wide1 { 52 } else { 48 };

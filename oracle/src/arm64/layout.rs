@@ -1,6 +1,6 @@
 //! Where a probe's pages lie in the arena, and what they hold before the probe.
 
-use crate::arm::stub;
+use crate::arm::{mark, stub};
 use crate::contract::Machine;
 use crate::world::{Beyond, World};
 
@@ -25,9 +25,9 @@ const fn hvc(immediate: u64) -> u64 {
     0xD400_0002 | immediate << 5
 }
 
-/// What a data word holds: HVC, then its address.
+/// What a data word holds: its mark into X1, then HVC.
 pub(crate) const fn tag(address: u64) -> u64 {
-    hvc(2) | address << 32
+    0xD280_0001 | mark(address) << 5 | hvc(2) << 32
 }
 
 pub(crate) fn template() -> World {

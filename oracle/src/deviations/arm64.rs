@@ -1,7 +1,6 @@
 //! Of QEMU's AArch64 processors, some of which its 32-bit ones share.
 
-use super::{Deviation, Model, Shows};
-use crate::probe::Outcome;
+use super::{Deviation, Model, Shows, undo_one};
 
 /// These deviations.
 pub(super) static ALL: &[Deviation] = &[
@@ -56,22 +55,33 @@ pub(super) static ALL: &[Deviation] = &[
     },
     Deviation {
         name: "device-combined-with-normal",
-        models: &[Model::QemuAarch64, Model::QemuArm],
+        models: &[Model::QemuAarch64, Model::Qemu10Aarch64, Model::QemuArm, Model::Qemu10Arm],
         section: "Arm ARM D8.6.5; S2CombineS1MemAttrs",
         what: "Normal memory of stage 1 under a device type of stage 2 becomes that device type; the \
                model also looks at the low bits of the normal type as if they were a device type, \
-               and reports Device-nGnRE in PAR_EL1 (7.2).",
-        shows: Shows::InReport(|case, seen| match (case.expected, &mut seen.outcome) {
-            (Outcome::Done { value: expected }, Outcome::Done { value })
-                if case.probe.operation != 1
-                    && *value >> 56 == 4
-                    && matches!(expected >> 56, 8 | 12)
-                    && (*value ^ expected) >> 56 << 56 == *value ^ expected =>
-            {
-                *value = expected;
-                true
+               and reports the stronger of both in PAR_EL1.",
+        shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "device-table-accessed",
+        models: &[Model::QemuAarch64, Model::Qemu10Aarch64],
+        section: "Arm ARM D8.5.2 (updates of the access flag), D24.2 (HCR_EL2.PTW)",
+        what: "Whether hardware sets the access flag of a descriptor that then denies the access is left \
+               open. The model does not, but where HCR_EL2.PTW denies a stage-1 table in device memory it \
+               does.",
+        shows: Shows::InReport(|case, seen| {
+            const AF: u64 = 1 << 10;
+            const PTW: u64 = 1 << 2;
+            const HA: u64 = 1 << 21;
+            let state = &case.probe.state;
+            if !case.expected.is_stage2() || state[10] & PTW == 0 || state[9] & HA == 0 {
+                return false;
             }
-            _ => false,
+            // Valid, and MemAttr[3:2] is a device's.
+            let is_device = |entry: u64| entry & 1 != 0 && entry & 0x30 == 0;
+            undo_one(case, seen, |before, after, got| {
+                got == after | AF && before & AF == 0 && is_device(before)
+            })
         }),
     },
     Deviation {

@@ -1,6 +1,7 @@
 //! Of QEMU's RISC-V harts.
 
-use super::{Deviation, Model, Shows};
+use super::{Deviation, Model, Shows, undo_one};
+use crate::riscv;
 
 /// These deviations.
 pub(super) static ALL: &[Deviation] = &[
@@ -47,6 +48,24 @@ pub(super) static ALL: &[Deviation] = &[
         what: "Setting A and D in a VS-stage entry is an implicit store and needs G-stage's write \
                permission; the model does not ask for it.",
         shows: Shows::InWalk,
+    },
+    Deviation {
+        name: "napot-checked-last",
+        models: &[Model::QemuRiscv],
+        section: "RISC-V privileged, Svnapot; \"Virtual Address Translation Process\", step 9",
+        what: "An entry whose N and PPN form a reserved encoding faults, and is not updated; the model sets \
+               A and D before it looks at N.",
+        shows: Shows::InReport(|case, seen| {
+            const N: u64 = 1 << 63;
+            if case.expected.is_passed() {
+                return false;
+            }
+            let allowed = riscv::accessed_by(&case.probe);
+            undo_one(case, seen, |before, after, got| {
+                let set = got ^ after;
+                after == before && before & N != 0 && set & !allowed == 0 && got & set == set
+            })
+        }),
     },
     Deviation {
         name: "pbmt-3-accepted",

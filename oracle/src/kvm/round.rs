@@ -254,9 +254,9 @@ impl Round {
             let deviant = self.expect(address, deed, Some(deviation.name));
             if deviant.map(|outcome| self.as_read(outcome, address)) == Some(seen) {
                 self.world.keep();
-                *tally.masked.entry(deviation.name).or_default() += 1;
+                *tally.masked.entry(deviation.name.to_owned()).or_default() += 1;
                 let example = || self.disagreement(address, deed, expected, seen);
-                tally.examples.entry(deviation.name).or_insert_with(example);
+                tally.examples.entry(deviation.name.to_owned()).or_insert_with(example);
                 return;
             }
             self.world.reset();

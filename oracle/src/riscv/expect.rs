@@ -154,7 +154,7 @@ pub(super) fn expect(
                     world.visit(fetched);
                     unusable = world.word(fetched).is_some_and(|w| w != layout::tag(fetched));
                     return match world.word(fetched) {
-                        Some(_) => Ok(0),
+                        Some(_) => Ok(layout::mark(fetched)),
                         None => Err(Outcome::Bus { syndrome: 1 }),
                     };
                 }

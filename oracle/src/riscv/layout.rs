@@ -51,9 +51,14 @@ pub(crate) const LOAD_INSTRUCTION: u32 = 0x0005_3583;
 pub(crate) const STORE_INSTRUCTION: u32 = 0x00B5_3023;
 const ECALL: u64 = 0x73;
 
-/// What a data word holds: ECALL, then its address.
+/// What a data word holds: its mark into the upper bits of a1 (LUI), then ECALL.
 pub(crate) const fn tag(address: u64) -> u64 {
-    ECALL | address << 32
+    0x5B7 | mark(address) | ECALL << 32
+}
+
+/// Tells the words of the data apart, in the bits that LUI moves.
+pub(crate) const fn mark(address: u64) -> u64 {
+    (address >> 3 & 0xFFFF) << 12
 }
 
 /// Whether a run loads.

@@ -1,6 +1,5 @@
 //! What the walker says of an x86 probe.
 
-use slat::format::Format;
 use slat::format::ept::{self, Ept};
 use slat::format::flat::Flat;
 use slat::format::npt::Npt;
@@ -8,21 +7,26 @@ use slat::format::x86::legacy::Legacy;
 use slat::format::x86::long::{Long, Processor};
 use slat::format::x86::pae::{self, Pae};
 use slat::format::x86::{Controls, Vendor};
+use slat::format::{Decoded, Format};
+use slat::observe::Step;
 use slat::syndrome::x86 as syndrome;
 use slat::{
-    Access, Cause, Failed, Fault, Gpa, Gva, Kind, Privilege, Regime, Spa, Stage, TwoStageFailure,
-    translate,
+    Access, Cause, Denied, Failed, Fault, Gpa, Gva, Kind, Privilege, Regime, Spa, Stage,
+    TwoStageFailure, translate,
 };
 
-use super::layout;
-use super::{NPAE, RPAE, Second, X86, cr4};
+use super::layout::{self, bits};
+use super::{Features, NPAE, RPAE, Second, X86, cr4};
 use crate::contract::STATE;
 use crate::lenient::Lenient;
-use crate::probe::{Expectation, Outcome, Probe, Watcher};
+use crate::probe::{Expectation, Outcome, Probe, Subject, Watcher};
 use crate::world::{NoRam, World};
 
 /// Bit 12 of EPT's large leaves.
 const BIT_12: [u64; 5] = [0, 1 << 12, 1 << 12, 0, 0];
+
+/// PK of an error code.
+const PK: u64 = 1 << 5;
 
 /// CR0.PE and CR0.PG.
 const PROTECTED: u64 = 1 << 31 | 1;
@@ -193,8 +197,20 @@ impl<'a> Machine<'a> {
         found.map_err(|failed| match failed {
             Failed::Here(fault) => {
                 let flagged = syndrome::fetch_flagged(&self.controls, self.pae());
+                let both = Denied::KEY.with(Denied::USER, true);
+                let hidden = match fault.cause {
+                    Cause::Permission(denied)
+                        if denied.contains(both)
+                            && self.subject.deviates("key-reported-alone-only") =>
+                    {
+                        PK
+                    }
+                    _ => 0,
+                };
                 match syndrome::page_fault(&fault, flagged) {
-                    Some(code) => Outcome::Stage1 { syndrome: code, address: fault.input.raw() },
+                    Some(code) => {
+                        Outcome::Stage1 { syndrome: code & !hidden, address: fault.input.raw() }
+                    }
                     None => Outcome::General,
                 }
             }
@@ -242,7 +258,7 @@ fn follow(subject: &X86, probe: &Probe, world: &mut World, watcher: &Watcher) ->
             world.visit(fetched);
             // Only a word that holds its own trap ends the run where it began.
             unusable = world.word(fetched) != Some(layout::tag(fetched));
-            return Ok(0);
+            return Ok(layout::value(state, fetched));
         }
         if fetched & !0xFFF != layout::STUB {
             unusable = true;
@@ -264,20 +280,48 @@ fn follow(subject: &X86, probe: &Probe, world: &mut World, watcher: &Watcher) ->
         Ok(value) => Outcome::Done { value },
         Err(outcome) => outcome,
     };
+    if subject.deviates("gigabyte-leaf-accessed-early") {
+        access_gigabyte_leaves(subject, state, world, &watcher.steps());
+    }
     let unusable = unusable || outcome == UNUSABLE;
     // What was written where the code lies is fetched next; what comes of that is not the walk's.
     Expectation { outcome, reached, unusable, endless: false }
 }
 
+/// Sets the accessed bits of the 1 GiB leaves that these steps met, but for those with reserved bits.
+fn access_gigabyte_leaves(subject: &X86, state: &[u64; STATE], world: &mut World, steps: &[Step]) {
+    const LEAF: u64 = bits::P | bits::PS;
+    let Features { second, physical_bits, .. } = subject.features;
+    let long = [layout::is_long(state), matches!(second, Second::Npt4 | Second::Npt5)];
+    // EFER.NXE: the guest's, and the monitor's own.
+    let nxe = [state[6] & 1 << 11 != 0, true];
+    let beyond = 0x000F_FFFF_FFFF_F000 & !((1 << physical_bits) - 1);
+    let mut below = None;
+    for step in steps {
+        let stage = usize::from(step.stage - 1);
+        if let (1, Decoded::Leaf { base, shift }) = (stage, step.decoded) {
+            below = Some((base, (1u64 << shift) - 1));
+        }
+        let reserved = beyond | if nxe[stage] { 0 } else { 1 << 63 };
+        if !long[stage]
+            || step.level != 2
+            || step.entry & LEAF != LEAF
+            || step.entry & reserved != 0
+        {
+            continue;
+        }
+        // The guest's own entries lie where the second stage has just led.
+        let at = match (stage, below) {
+            (0, Some((base, offset))) => base | step.entry_address & offset,
+            _ => step.entry_address,
+        };
+        world.poke(at, world.word(at).unwrap_or(0) | bits::A);
+    }
+}
+
 pub(super) fn explain(subject: &X86, probe: &Probe) -> String {
     let s = &probe.state;
-    let what = if s[0] == s[1] {
-        "execute"
-    } else if layout::is_load(s) {
-        "read"
-    } else {
-        "write"
-    };
+    let what = subject.access(probe);
     format!(
         "{what} {:#x} rip {:#x} cr0 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x} root2 {:#x} cs {:#x} ss {:#x} \
          rflags {:#x} pkru {:#x} pkrs {:#x} ({:?})",

@@ -53,13 +53,13 @@ pub(crate) const STORE: u64 = 0x10;
 
 /// Virtual addresses of the stub's page; a user alias is one page higher.
 pub(crate) const STUB_4: u64 = 0xFFFF_FF80_0000_0000;
-pub(crate) const STUB_5: u64 = 0xFF00_0000_0000_0000;
+pub(crate) const STUB_5: u64 = 0xFFFF_0000_0000_0000;
 pub(crate) const STUB_PAE: u64 = 0xC000_0000;
 pub(crate) const STUB_32: u64 = 0xFFC0_0000;
 
-/// What a data word holds: INT3, then its address.
+/// What a data word holds: its address into EAX, then INT3.
 pub(crate) const fn tag(address: u64) -> u64 {
-    0xCC | address << 8
+    0xCC << 40 | (address & 0xFFFF_FFFF) << 8 | 0xB8
 }
 
 /// Whether the probe loads.
@@ -70,6 +70,15 @@ pub(crate) fn is_load(state: &[u64; STATE]) -> bool {
 /// The bits of RAX that a load brings.
 pub(crate) fn value_mask(state: &[u64; STATE]) -> u64 {
     if is_long(state) { u64::MAX } else { 0xFFFF_FFFF }
+}
+
+/// What RAX says of an access that was made: what a load brought, or where a fetch arrived.
+pub(crate) fn value(state: &[u64; STATE], rax: u64) -> u64 {
+    match (state[0] == state[1], is_load(state)) {
+        (true, _) => rax & 0xFFFF_FFFF,
+        (_, true) => rax & value_mask(state),
+        _ => 0,
+    }
 }
 
 /// Whether the guest runs 64-bit code.
