@@ -95,6 +95,8 @@ fn json_has_every_field_that_is_specified() {
                 "misses_over_time",
                 "host_page_bytes",
                 "time_vs_native",
+                "cycles_per_access",
+                "lacking",
                 "accesses",
                 "instructions",
                 "lookups",
@@ -109,6 +111,7 @@ fn json_has_every_field_that_is_specified() {
                 "exits",
                 "process_switches",
                 "cycles",
+                "walk_duration",
                 "table_bytes",
             ])
         );
@@ -213,6 +216,10 @@ fn terms_are_explained() {
     let output = slat(&["compare", "--explain", "refs"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).contains("24"), "{}", stdout(&output));
+    for column in ["refs/walk", "time vs native", "hidden-fault", "range"] {
+        let output = slat(&["compare", "--explain", column]);
+        assert_eq!(output.status.code(), Some(0), "{column}");
+    }
     let output = slat(&["compare", "--explain", "nonsense"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("tlb-miss"), "{}", stderr(&output));
@@ -426,4 +433,56 @@ fn a_hypervisor_says_what_it_does_on_the_processor() {
     let output = slat(&["compare", "--processor", "core-2", "--hypervisor", "hyper-v-windows-8"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("SLAT"), "{}", stderr(&output));
+}
+
+#[test]
+fn numbers_of_accesses_have_k_and_m_behind_them() {
+    let json = |arguments: &[&str]| -> Vec<Value> {
+        let common = ["--json", "--scheme", "native"];
+        let output = slat(&[&["compare"], arguments, &common[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let guest = "gen:gups,size=64,seed=7";
+    let counted = |report: &Value| report["schemes"][0]["accesses"].as_u64().expect("a count");
+    let all = counted(&json(&[guest, "--accesses", "40k"])[0]);
+    assert!((40_000..140_000).contains(&all), "{all}");
+    let left = counted(&json(&[guest, "--accesses", "40k", "--warm-up", "15k"])[0]);
+    assert_eq!(left, all - 15_000);
+    let shared = json(&[guest, "gen:btree,size=4", "--accesses", "40k", "--share", "10k"]);
+    assert!(shared[0]["notes"].to_string().contains("turns of 10000 accesses"), "{}", shared[0]);
+    for wrong in [["--accesses", "20X"], ["--share", "0"]] {
+        let output = slat(&[&["compare", guest][..], &wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
+}
+
+#[test]
+fn what_was_asked_for_and_is_not_so_is_noted() {
+    let notes = |arguments: &[&str]| {
+        let common = ["--json", "--accesses", "30k"];
+        let output = slat(&[&["compare"], arguments, &common[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        report["notes"].to_string()
+    };
+    let xen = ["gen:fcw", "--hypervisor", "xen-3.2", "--processor", "barcelona"];
+    let note = notes(&[&xen[..], &["--host-page", "1G"]].concat());
+    assert!(note.contains("4K") && note.contains("in place of 1G"), "{note}");
+    assert_eq!(notes(&xen), "[]");
+    // An Arm guest on the default processor, which is none of Arm's.
+    let arm = recording("fork-aarch64");
+    let note = notes(&[&arm, "--scheme", "stage2", "--host-page", "2M"]);
+    assert!(note.contains("AArch64") && note.contains("neoverse-n1"), "{note}");
+    let own = notes(&[&arm, "--scheme", "stage2", "--processor", "neoverse-n1"]);
+    assert_eq!(own, "[]");
+}
+
+#[test]
+fn a_strict_run_over_rows_that_hold_succeeds() {
+    let strict = |rows: &str| {
+        slat(&["reproduce", "--strict", "--row", rows]).status.code().expect("it ends")
+    };
+    // Those that are a matter of words among them.
+    assert_eq!(strict("1,2,11,C12,C14,C15"), 0);
 }

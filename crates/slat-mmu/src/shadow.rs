@@ -15,6 +15,10 @@
 //! host uses the page otherwise (a *remote flush*): [`Pager::take_flush`] says so after each call. It is
 //! due even where the guest asked for less, as by INVLPG of one of two addresses that share a table:
 //! the leaf is gone, so that nobody could find the other address's translation later.
+//!
+//! How a store to a table is noticed is the caller's business ([`Pager::store`]), unless the pager keeps
+//! leaves off tables itself ([`Pager::with_protection`]). That a guest gives a table up is noticed by
+//! nobody: its shadow stays until stores to the page, which is plain data then, trap often enough.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -22,6 +26,7 @@ use alloc::vec::Vec;
 mod fill;
 mod host;
 mod legacy;
+mod protect;
 mod sync;
 mod tables;
 
@@ -140,6 +145,14 @@ pub struct Pager {
     keys: bool,
     /// A leaf was dropped since the last flush was taken up.
     flush_due: bool,
+    /// Leaves are kept off tables.
+    protects: bool,
+    /// Frames whose tables are shadowed and whose leaves are not read-only yet.
+    unprotected: Vec<u64>,
+    /// Frames whose shadows have to be compared with what the guest's tables say now.
+    renewed: Vec<u64>,
+    /// More live tables than these are dropped, the oldest first.
+    limit: usize,
     counts: Counts,
 }
 
@@ -147,6 +160,9 @@ pub struct Pager {
 /// longer used as one, or is being written as a whole: its shadow is dropped, and stores to it are
 /// free (the write-flooding rule of Linux KVM's shadow MMU).
 const FLOOD: u8 = 3;
+
+/// Tables that are dropped at once where there are too many (Linux KVM's KVM_REFILL_PAGES).
+const REFILL: usize = 25;
 
 /// What a store to a table page led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -164,6 +180,14 @@ pub enum Filled {
     True,
     /// The shadow now has an entry; the exit was for this cause.
     Hidden(Exit),
+    /// The hypervisor carries the store out itself, at this guest physical address, in the same exit.
+    Carried {
+        /// Where the store goes.
+        gpa: u64,
+        /// [`Exit::Emulation`], which is counted; or [`Exit::TableWrite`], which [`Pager::store`] or
+        /// [`Pager::store_data`] count, as the caller tells what was stored.
+        exit: Exit,
+    },
 }
 
 impl Pager {
@@ -184,6 +208,10 @@ impl Pager {
             prefetches: 1,
             keys: false,
             flush_due: false,
+            protects: false,
+            unprotected: Vec::new(),
+            renewed: Vec::new(),
+            limit: usize::MAX,
             counts: Counts::default(),
         }
     }
@@ -201,6 +229,13 @@ impl Pager {
     #[must_use]
     pub fn with_keys(self, keys: bool) -> Pager {
         Pager { keys, ..self }
+    }
+
+    /// The same pager, which keeps so many tables at most: where more are live, [`Pager::fill`] drops the
+    /// oldest first. Linux KVM has a fiftieth of the guest's pages, and 64 at least.
+    #[must_use]
+    pub fn with_limit(self, tables: usize) -> Pager {
+        Pager { limit: tables.max(REFILL + 2 * usize::from(self.root_level) + 2), ..self }
     }
 
     /// Whether the TLBs of all vCPUs have to be flushed now, since something that they may hold was
@@ -252,11 +287,12 @@ impl Pager {
         self.address(page)
     }
 
-    /// The guest loaded CR3: every table that is out of sync is made true, and the exit is counted. The
-    /// new root is [`Pager::root`]'s.
-    pub fn load_cr3(&mut self, tables: &mut [Table], guest: &impl GuestTables) {
+    /// The guest loaded CR3: every table that is out of sync below the guest's `roots` (the table that
+    /// CR3 names, or with PAE those that the PDPTEs name) is made true, and the exit is counted. The new
+    /// root is [`Pager::root`]'s.
+    pub fn load_cr3(&mut self, tables: &mut [Table], guest: &impl GuestTables, roots: &[u64]) {
         self.exit(Exit::Cr3);
-        self.synchronize(tables, guest);
+        self.synchronize_below(tables, guest, roots);
     }
 
     /// The guest stored to a table page.
@@ -265,6 +301,21 @@ impl Pager {
         let stored = self.store_to(tables, gpa >> 12, index..=index);
         if stored.exits {
             self.exit(Exit::TableWrite);
+        }
+        stored
+    }
+
+    /// The guest stored to a page that was a table and is data now. The hypervisor does not know: the
+    /// store traps like one to a table, until the page's shadow goes. At level 0 too three stores are
+    /// enough for that where every store traps: a page that is written and never walked is no table.
+    pub fn store_data(&mut self, tables: &mut [Table], gpa: u64) -> Stored {
+        let mut stored = self.store(tables, gpa);
+        for page in self.by_frame.get(&(gpa >> 12)).cloned().unwrap_or_default() {
+            if self.pages[page as usize].stores >= FLOOD {
+                self.drop_table(tables, page);
+                self.counts.flooded += 1;
+                stored.dropped = true;
+            }
         }
         stored
     }
@@ -287,6 +338,7 @@ impl Pager {
                     self.unsync.push(page);
                     self.counts.unsynced += 1;
                     stored.exits = true;
+                    self.open(tables, frame);
                 }
                 continue;
             }
@@ -309,7 +361,8 @@ impl Pager {
         stored
     }
 
-    /// The guest no longer uses the frame as a table: its shadows go.
+    /// The shadows of this frame's tables go, whoever says so: a host that takes the frame away. That the
+    /// guest no longer uses it as a table is not known to any hypervisor ([`Pager::store_data`]).
     pub fn release(&mut self, tables: &mut [Table], gpa: u64) {
         if let Some(pages) = self.by_frame.get(&(gpa >> 12)) {
             for page in pages.clone() {

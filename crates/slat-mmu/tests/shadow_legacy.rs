@@ -199,14 +199,18 @@ impl World {
                     assert_eq!(self.guest, expected);
                     return;
                 }
-                Filled::Hidden(exit) => {
+                Filled::Hidden(_) => {
                     self.seen[1] += 1;
                     assert_eq!(self.guest, expected, "{kind:?} of {va:#x}");
                     assert!(place.is_some(), "{kind:?} of {va:#x} does not fault");
-                    if exit == Exit::Emulation {
-                        assert!(!self.format.controls().write_protect && !user);
-                        return;
-                    }
+                }
+                Filled::Carried { gpa, exit } => {
+                    self.seen[1] += 1;
+                    assert_eq!(self.guest, expected, "{kind:?} of {va:#x}");
+                    assert_eq!(Some(self.guest.place(gpa).0), place, "{kind:?} of {va:#x}");
+                    assert_eq!(exit, Exit::Emulation);
+                    assert!(!self.format.controls().write_protect && !user);
+                    return;
                 }
             }
         }
@@ -239,7 +243,8 @@ fn run(bits: [bool; 6], backed: u8, acts: &[Act]) -> [u64; 2] {
                 world.store(table, index, target, flags);
                 if out_of_sync {
                     let guest = Widened::new(&mut world.guest, world.format);
-                    world.pager.load_cr3(&mut world.tables, &guest);
+                    let root = Widened::<Guest>::root(DIRECTORY);
+                    world.pager.load_cr3(&mut world.tables, &guest, &[root]);
                 }
             }
             Act::Touch { address, kind, user } => world.touch(address, kind, user),

@@ -18,7 +18,7 @@ pub use self::timeline::Timeline;
 pub use crate::cost::{Estimate, Facts};
 
 use self::run::Run;
-use crate::memory::TooMuchMemory;
+use crate::memory::MemoryError;
 use crate::preset::Processor;
 
 /// A comparison that could not be made.
@@ -29,7 +29,7 @@ pub enum CompareError {
     Source(Box<dyn std::error::Error + Send + Sync>),
     /// The guest does not fit.
     #[error(transparent)]
-    Memory(#[from] TooMuchMemory),
+    Memory(#[from] MemoryError),
     /// The preset's arrays cannot be built.
     #[error(transparent)]
     Geometry(#[from] slat_mmu::array::BadGeometry),

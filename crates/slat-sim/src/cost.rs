@@ -5,11 +5,13 @@
 //! guest's tables and of the hypervisor's; exits by cause; waiting for devices. Waiting for the
 //! data itself is part of every scheme, native too, and is no cost of translation.
 //!
-//! **Ranges.** Each parameter may be off by its confidence's factor, up or down, independently of
-//! the others. [`propagate`] moves each to both its ends alone and adds the deviations as those of
-//! independent errors are added: by the root of the sum of their squares.
+//! **Ranges.** Each price may be off by its confidence's factor, up or down, independently of the others.
+//! [`propagate`] moves each to both its ends alone and adds the deviations as those of independent errors
+//! are added: by the root of the sum of their squares. Sizes and ways of TLBs, walk caches and data caches
+//! decide about the counts, which are taken as they are: that those are assumed widens no range.
 
 use serde::Serialize;
+use slat_trace::recording::Recording;
 
 use crate::machine::{CAUSES, Cause, Counts};
 use crate::preset::{Confidence, Param, Processor};
@@ -48,6 +50,14 @@ impl Facts {
     /// A recording's: its instructions are counted one by one, and nothing else is known.
     pub const RECORDED: Facts =
         Facts { instructions: Confidence::Counted, exposed: None, waited_ns: 0 };
+
+    /// What is known of a recording: of the pointer chases also that they wait for each load.
+    pub fn recorded(recording: &Recording) -> Facts {
+        let mut provenance = recording.provenance().iter();
+        let command = provenance.find(|(key, _)| key == "command");
+        let chases = command.is_some_and(|(_, command)| command.starts_with("chase "));
+        Facts { exposed: chases.then_some(1.0), ..Facts::RECORDED }
+    }
 }
 
 /// What a range is made of: parameters that are independent of each other.
@@ -83,6 +93,8 @@ pub struct Prices {
     /// A workload that is known to wait for memory and keeps more in flight than there are walkers
     /// waits for walkers.
     least_walk: f64,
+    /// How much of its waiting shows is known of the workload, and not assumed of the processor.
+    exposed_known: bool,
 }
 
 impl Prices {
@@ -121,7 +133,13 @@ impl Prices {
             values: all.map(|(value, _)| value),
             factors: all.map(|(_, confidence)| confidence.factor()),
             least_walk: if facts.exposed.is_some() { 1.0 / walkers } else { 0.0 },
+            exposed_known: facts.exposed.is_some(),
         }
+    }
+
+    /// Whether a knob is a fact of the workload, and the same whatever runs it.
+    fn of_the_workload(&self, knob: usize) -> bool {
+        knob == Knob::Instructions as usize || knob == Knob::Exposed as usize && self.exposed_known
     }
 
     /// The processor's clock, in GHz.
@@ -192,6 +210,10 @@ pub struct Cycles {
     pub waiting: f64,
     /// Process switches in place of turns of virtual machines.
     pub process_switches: f64,
+    /// How long reads of the guest's own tables last, and of nested or shadow tables, whether they are
+    /// hidden behind other work or not: what a processor's counters of walk cycles count. No part of the
+    /// time, of which [`Cycles::guest_walk`] and [`Cycles::host_walk`] are.
+    pub walk_duration: [f64; 2],
 }
 
 impl Cycles {
@@ -222,12 +244,28 @@ impl Cycles {
             }),
             waiting: events.waited_ns as f64 * prices.get(Knob::Frequency),
             process_switches: counts.process_switches as f64 * prices.get(Knob::ProcessSwitch),
+            walk_duration: [reads(&events.guest_reads), reads(&events.host_reads)],
         }
     }
 
     /// All exits.
     pub fn all_exits(&self) -> f64 {
         self.exits.iter().sum()
+    }
+
+    /// Exits for the upkeep of shadow tables: not the guest's own page faults, nor devices.
+    pub fn upkeep(&self) -> f64 {
+        [
+            Cause::TableWrite,
+            Cause::Cr3,
+            Cause::Invlpg,
+            Cause::HiddenFault,
+            Cause::Dirty,
+            Cause::Emulation,
+        ]
+        .into_iter()
+        .map(|cause| self.exits[cause as usize])
+        .sum()
     }
 
     /// Walks of both dimensions.
@@ -251,24 +289,48 @@ impl Cycles {
     }
 }
 
-/// A function of the prices of one or more runs, with its range. The same parameter moves in all runs
-/// at once: they are of one processor, or of two that are known as well.
+/// A function of the prices of one or more runs on one processor, with its range: the same parameter moves
+/// in all runs at once.
 pub fn propagate<const N: usize>(
     prices: [&Prices; N],
+    of: impl Fn([&Prices; N]) -> f64,
+) -> Estimate {
+    deviations(prices, 1, |_| 0, of)
+}
+
+/// The same of two runs on two processors: what is known of one says nothing of the other, so that each
+/// parameter moves in each run alone; but for the workload's, its instructions and how much of its waiting
+/// shows, where both runs have them from the workload.
+pub fn propagate_apart(prices: [&Prices; 2], of: impl Fn([&Prices; 2]) -> f64) -> Estimate {
+    deviations(prices, 2, |nth| nth, of)
+}
+
+/// `kinds` of processors, run `nth` being on `kind_of(nth)`.
+fn deviations<const N: usize>(
+    prices: [&Prices; N],
+    kinds: usize,
+    kind_of: impl Fn(usize) -> usize,
     of: impl Fn([&Prices; N]) -> f64,
 ) -> Estimate {
     let value = of(prices);
     let (mut below, mut above) = (0.0, 0.0);
     for knob in 0..KNOBS {
-        let (mut down, mut up) = (0.0f64, 0.0f64);
-        for end in [false, true] {
-            let moved = prices.map(|prices| prices.moved(knob, end));
-            let difference = of(moved.each_ref()) - value;
-            down = down.min(difference);
-            up = up.max(difference);
+        let shared = prices.iter().all(|prices| prices.of_the_workload(knob));
+        for kind in 0..if shared { 1 } else { kinds } {
+            let (mut down, mut up) = (0.0f64, 0.0f64);
+            for end in [false, true] {
+                let moved: [Prices; N] = std::array::from_fn(|nth| match kind_of(nth) == kind {
+                    true => prices[nth].moved(knob, end),
+                    false if shared => prices[nth].moved(knob, end),
+                    false => prices[nth].clone(),
+                });
+                let difference = of(moved.each_ref()) - value;
+                down = down.min(difference);
+                up = up.max(difference);
+            }
+            below += down * down;
+            above += up * up;
         }
-        below += down * down;
-        above += up * up;
     }
     Estimate { value, low: value - f64::sqrt(below), high: value + f64::sqrt(above) }
 }
@@ -294,6 +356,70 @@ mod tests {
         assert!((sum.high / sum.value - 1.0 - expected).abs() < 1e-9, "{sum:?}");
         // What does not depend on a parameter is certain.
         assert_eq!(propagate([&prices], |_| 7.0), Estimate::exactly(7.0));
+    }
+
+    #[test]
+    fn two_processors_are_known_apart() {
+        let of = |name| Prices::new(&Processor::bundled(name).unwrap(), &Facts::RECORDED);
+        let (old, new) = (of("core-2"), of("nehalem"));
+        let events = Events {
+            counts: Counts { instructions: 1_000_000, ..Counts::default() },
+            ..Events::default()
+        };
+        let ratio = |[one, other]: [&Prices; 2]| {
+            Cycles::of(&events, one).total() / Cycles::of(&events, other).total()
+        };
+        // The same error in both cancels, and an error in each does not.
+        let together = propagate([&old, &new], ratio);
+        let apart = propagate_apart([&old, &new], ratio);
+        let width = |estimate: &Estimate| estimate.high / estimate.low;
+        assert!((width(&together) - 1.0).abs() < 1e-9, "{together:?}");
+        assert_eq!(together.value, apart.value);
+        let factors = [&old, &new].map(|prices| prices.factors[Knob::BaseCpi as usize]);
+        assert!(factors.iter().all(|factor| apart.high / apart.value >= *factor), "{apart:?}");
+        // What is counted of the workload is no matter of the processor, and the clock is one.
+        let clocks =
+            propagate_apart([&old, &new], |[one, other]| one.frequency() / other.frequency());
+        assert!(clocks.high > clocks.value && clocks.low < clocks.value);
+    }
+
+    #[test]
+    fn devices_and_the_guests_own_faults_are_no_upkeep() {
+        let prices = Prices::new(&processor(), &Facts::RECORDED);
+        let of = |causes: &[Cause]| {
+            let mut events = Events::default();
+            for &cause in causes {
+                events.counts.exits[cause as usize] += 10;
+            }
+            Cycles::of(&events, &prices)
+        };
+        let shadow =
+            [Cause::TableWrite, Cause::HiddenFault, Cause::Dirty, Cause::Cr3, Cause::Invlpg];
+        let all = Cause::ALL;
+        assert_eq!(of(&shadow).upkeep(), of(&shadow).all_exits());
+        let upkeep = of(&all).upkeep() - of(&[Cause::Emulation]).upkeep();
+        assert!((upkeep - of(&shadow).upkeep()).abs() < 1e-6);
+        for cause in [Cause::Io, Cause::TrueFault, Cause::Switch, Cause::Violation] {
+            assert_eq!(of(&[cause]).upkeep(), 0.0);
+        }
+    }
+
+    #[test]
+    fn how_long_walks_last_does_not_depend_on_what_hides_them() {
+        let of = |exposed| {
+            let facts = Facts { exposed: Some(exposed), ..Facts::RECORDED };
+            let events = Events {
+                guest_reads: [10, 20, 30, 40],
+                host_reads: [1, 2, 3, 4],
+                ..Events::default()
+            };
+            Cycles::of(&events, &Prices::new(&processor(), &facts))
+        };
+        let (whole, half) = (of(1.0), of(0.5));
+        assert_eq!(whole.walk_duration, half.walk_duration);
+        // Where nothing hides them, they take as long as they last.
+        assert_eq!(whole.walk_duration, [whole.guest_walk, whole.host_walk]);
+        assert_eq!(whole.total(), whole.walks());
     }
 
     #[test]

@@ -163,6 +163,18 @@ impl Generated {
         self.wanted
     }
 
+    /// Accesses in which all that the workload does happens once, about: a terminal server's session from
+    /// log-on to log-off. 0 where each stretch is like any other.
+    pub fn life(&self) -> u64 {
+        workloads::life_of(self.kind, &self.values)
+    }
+
+    /// The same guest, which gives so many accesses.
+    #[must_use]
+    pub fn with_accesses(self, accesses: u64) -> Generated {
+        Generated { wanted: accesses, ..self }
+    }
+
     /// What is known of the workload beside its stream, up to where it is.
     pub fn facts(&self) -> Facts {
         Facts {

@@ -5,8 +5,8 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Outcome, Shares};
-use crate::machine::GRID;
-use crate::report::{Report, exit_words, page_name};
+use crate::machine::{Cause, GRID};
+use crate::report::{FIXED, Report, exit_words, page_name};
 
 /// Where cycles go: class of the colour, and words.
 const PARTS: &[(&str, &str)] = &[
@@ -18,6 +18,9 @@ const PARTS: &[(&str, &str)] = &[
     ("p3", "walks: nested or shadow entries"),
     ("p6", "process switches"),
 ];
+
+/// How much of the heat's colour lies under the hottest cell: what its number can still be read on.
+const HOTTEST: f64 = 0.55;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1c2024;--dim:#5b6470;--paper:#fff;--line:#d8dde3;--heat:20,92,170;
@@ -74,10 +77,11 @@ pub fn page(report: &Report) -> String {
     for advice in report.advice().iter().take(3) {
         let _ = writeln!(
             out,
-            "<p>Try: {}, predicted {:.2} for {:.2}.</p>",
+            "<p>Try: {}, predicted {:.2} for {:.2}{}.</p>",
             escaped(&advice.text),
             advice.predicted,
-            advice.from
+            advice.from,
+            advice.unit.words()
         );
     }
     for note in &report.notes {
@@ -87,14 +91,15 @@ pub fn page(report: &Report) -> String {
         let _ = writeln!(out, "<p>{}</p>", escaped(&refused));
     }
     table(&mut out, report);
+    counts(&mut out, report);
     stacked(&mut out, report, true);
     stacked(&mut out, report, false);
     page_sizes(&mut out, report);
     over_time(&mut out, report);
     grids(&mut out, report);
+    let _ = write!(out, "<p class=\"dim\">{FIXED} ");
     out.push_str(
-        "<p class=\"dim\">The guest's own behaviour is what was recorded; it does not react to the \
-         scheme. Ranges follow from how well each parameter of the processor is known: measured \
+        "Ranges follow from how well each parameter of the processor is known: measured \
          1.1, documented 1.2, assumed 1.5 times either way.</p>\n</body>\n</html>\n",
     );
     out
@@ -111,14 +116,18 @@ fn name(outcome: &Outcome) -> String {
 }
 
 fn table(out: &mut String, report: &Report) {
-    out.push_str(
+    let timed = report.timed();
+    let _ = write!(
+        out,
         "<h2>Schemes</h2>\n<div class=\"wide\"><table>\n<tr><th>scheme</th><th>host page</th>\
-         <th>time vs native</th><th>range</th><th>TLB miss %</th><th>refs/&#8203;walk</th>\
+         <th>{}</th><th>range</th><th>TLB miss %</th><th>refs/&#8203;walk</th>\
          <th title=\"a million accesses\">exits/&#8203;M acc</th><th>tables KiB</th></tr>\n",
+        if timed { "time vs native" } else { "cycles/&#8203;access" }
     );
     for outcome in report.schemes() {
         let counts = outcome.counts();
-        let (value, range) = outcome.time.map_or(("-".to_owned(), String::new()), |time| {
+        let shown = if timed { outcome.time } else { Some(outcome.per_access) };
+        let (value, range) = shown.map_or(("-".to_owned(), String::new()), |time| {
             (format!("{:.3}", time.value), format!("{:.3} to&nbsp;{:.3}", time.low, time.high))
         });
         let _ = writeln!(
@@ -126,7 +135,7 @@ fn table(out: &mut String, report: &Report) {
             "<tr><td>{}{}</td><td>{}</td><td>{value}</td><td class=\"wraps\">{range}</td><td>{:.3}</td>\
              <td>{:.2}</td><td>{:.0}</td><td>{}</td></tr>",
             outcome.scheme.name(),
-            if outcome.transcribed { "*" } else { "" },
+            report.mark(outcome),
             outcome.host_shift.map_or("-", page_name),
             100.0 * counts.walks as f64 / counts.lookups.max(1) as f64,
             outcome.references_per_walk(),
@@ -135,10 +144,53 @@ fn table(out: &mut String, report: &Report) {
         );
     }
     out.push_str("</table></div>\n");
-    if report.schemes().any(|outcome| outcome.transcribed) {
-        out.push_str(
-            "<p class=\"dim\">* transcribed: the recorded tables, rewritten for that architecture.</p>\n",
+    for mark in report.marks() {
+        let _ = writeln!(out, "<p class=\"dim\">{mark}.</p>");
+    }
+}
+
+/// The counts behind the first table: second-level hits, walks, exits by cause, the memory of tables.
+fn counts(out: &mut String, report: &Report) {
+    let used: Vec<Cause> = Cause::ALL
+        .into_iter()
+        .filter(|&cause| report.schemes().any(|o| o.counts().exits[cause as usize] > 0))
+        .collect();
+    out.push_str(
+        "<h2>Counts</h2>\n<div class=\"wide\"><table>\n<tr><th>scheme</th><th>host page</th>\
+         <th>second-&#8203;level hits</th><th>walks</th><th>splintered</th><th>guest's tables KiB</th>\
+         <th>hypervisor's KiB</th>",
+    );
+    for cause in &used {
+        let _ = write!(out, "<th>{}</th>", cause.name().replace('-', "-&#8203;"));
+    }
+    out.push_str("</tr>\n");
+    for outcome in report.schemes() {
+        let counts = outcome.counts();
+        let _ = write!(
+            out,
+            "<tr><td>{}{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
+            outcome.scheme.name(),
+            report.mark(outcome),
+            outcome.host_shift.map_or("-", page_name),
+            counts.second_hits,
+            counts.walks,
+            counts.splintered,
+            outcome.guest_table_bytes / 1024,
+            outcome.host_table_bytes / 1024
         );
+        for &cause in &used {
+            let _ = write!(out, "<td>{}</td>", counts.exits[cause as usize]);
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</table></div>\n");
+    if !used.is_empty() {
+        out.push_str("<p class=\"dim\">The columns behind the memory are exits by cause: ");
+        let words: Vec<String> = used
+            .iter()
+            .map(|cause| format!("{}: {}", cause.name(), exit_words(cause.name())))
+            .collect();
+        let _ = writeln!(out, "{}.</p>", words.join("; "));
     }
 }
 
@@ -265,7 +317,8 @@ fn over_time(out: &mut String, report: &Report) {
             out,
             "<div class=\"row\"><div class=\"name\">{name}</div><div class=\"bar\"><div class=\"time\">"
         );
-        let mut from = 0;
+        // What was run before counting began has no column.
+        let mut from = report.timeline.from();
         for (until, rate) in rates {
             let _ = write!(
                 out,
@@ -317,7 +370,7 @@ fn grids(out: &mut String, report: &Report) {
             let _ = write!(out, "<tr><th>{label}</th>");
             for &column in &columns {
                 let cell = grid[row][column] as f64;
-                let heat = 0.75 * (cell / largest).sqrt();
+                let heat = HOTTEST * (cell / largest).sqrt();
                 let each = 1000.0 * cell / walks;
                 let digits = if each >= 10.0 || cell == 0.0 { 0 } else { 1 };
                 let _ = write!(
@@ -345,4 +398,51 @@ fn millions(cycles: f64) -> String {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Relative luminance (WCAG 2.1).
+    fn luminance(colour: [f64; 3]) -> f64 {
+        let [red, green, blue] = colour.map(|part| {
+            let part = part / 255.0;
+            if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+        });
+        0.2126 * red + 0.7152 * green + 0.0722 * blue
+    }
+
+    fn hex(text: &str) -> [f64; 3] {
+        let digits = if text.len() == 3 {
+            text.chars().flat_map(|digit| [digit, digit]).collect::<String>()
+        } else {
+            text.to_owned()
+        };
+        std::array::from_fn(|nth| {
+            f64::from(u8::from_str_radix(&digits[2 * nth..2 * nth + 2], 16).unwrap())
+        })
+    }
+
+    #[test]
+    fn the_hottest_cell_can_be_read_in_light_and_dark() {
+        for part in STYLE.split("--ink:#").skip(1) {
+            let value = |name: &str| {
+                let at = part.find(name).unwrap() + name.len();
+                part[at..].split([';', '}']).next().unwrap()
+            };
+            let ink = hex(part.split(';').next().unwrap());
+            let paper = hex(value("--paper:#"));
+            let mut heat = value("--heat:").split(',').map(|part| part.parse::<f64>().unwrap());
+            let cell = std::array::from_fn(|nth| {
+                HOTTEST * heat.next().unwrap() + (1.0 - HOTTEST) * paper[nth]
+            });
+            let mut both = [luminance(ink), luminance(cell)];
+            both.sort_by(f64::total_cmp);
+            let contrast = (both[1] + 0.05) / (both[0] + 0.05);
+            // AA for text of this size.
+            assert!(contrast >= 4.5, "{contrast}");
+        }
+        assert_eq!(STYLE.matches("--ink:#").count(), 2);
+    }
 }

@@ -8,6 +8,8 @@ mod hits;
 pub mod pcid;
 mod walks;
 
+use std::collections::BTreeSet;
+
 use slat::format::Format;
 use slat::format::flat::Flat;
 use slat::{Gpa, Gva, Kind, Regime, Spa, Stage};
@@ -24,7 +26,7 @@ use self::counts::Grid;
 use self::digest::{LOOKUPS, Lookup, PAGES};
 use self::pcid::Pcids;
 use crate::guest::{Guest, Registers};
-use crate::memory::{Physical, TooMuchMemory};
+use crate::memory::{MemoryError, Physical};
 use crate::preset::Processor;
 
 struct Core<G: Guest> {
@@ -116,7 +118,14 @@ pub enum Hypervisor<F2: Format> {
     /// There is none.
     Native,
     /// The processor's second stage.
-    Nested(Stage<F2, Gpa, Spa>),
+    Nested {
+        /// The tables.
+        stage2: Stage<F2, Gpa, Spa>,
+        /// What the processor holds of the second stage alone survives an exit without tags. With EPT it
+        /// is found by the tables' own address, and entries and exits without VPIDs drop linear and
+        /// combined mappings only (Intel SDM 3C 30.4.3.1); elsewhere a flush drops all.
+        stays: bool,
+    },
     /// Shadow tables.
     Shadow(Discipline),
 }
@@ -128,8 +137,6 @@ pub struct Machine<G: Guest, F2: Format> {
     hypervisor: Hypervisor<F2>,
     shadow: Option<ShadowState>,
     start: Start,
-    /// Whether an access has run.
-    running: bool,
     regime: Regime,
     grid: Grid,
     counts: Counts,
@@ -148,6 +155,12 @@ pub struct Machine<G: Guest, F2: Format> {
 struct ShadowState {
     discipline: Discipline,
     pager: Option<Pager>,
+    /// The most tables that the hypervisor keeps.
+    limit: usize,
+    /// Roots that some vCPU has loaded.
+    loaded: BTreeSet<u64>,
+    /// Those of them whose tables were not looked at yet, with the vCPU.
+    unfilled: Vec<(u8, u64)>,
 }
 
 /// Address-space tags that each virtual machine has.
@@ -201,9 +214,13 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             })
         };
         let shadow = match &hypervisor {
-            Hypervisor::Shadow(discipline) => {
-                Some(ShadowState { discipline: *discipline, pager: None })
-            }
+            Hypervisor::Shadow(discipline) => Some(ShadowState {
+                discipline: *discipline,
+                pager: None,
+                limit: (memory.guest_pages() / 50) as usize,
+                loaded: BTreeSet::new(),
+                unfilled: Vec::new(),
+            }),
             _ => None,
         };
         let mut regime = Regime::default();
@@ -217,7 +234,6 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             hypervisor,
             shadow,
             start,
-            running: false,
             regime,
             grid: Grid::default(),
             counts: Counts::default(),
@@ -293,7 +309,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
     ///
     /// # Errors
     /// Where the guest has more memory than is simulated.
-    pub fn run(&mut self, part: &Part<'_>) -> Result<(), TooMuchMemory> {
+    pub fn run(&mut self, part: &Part<'_>) -> Result<(), MemoryError> {
         self.counts.instructions += part.instructions;
         self.counts.accesses += part.accesses.len() as u64;
         let mut events = part.events.iter().peekable();
@@ -307,11 +323,9 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                 // What is left comes after the last access.
                 return events.try_for_each(|at| self.event(at));
             }
-            if !self.running {
-                self.running = true;
-                if !self.start.cold {
-                    self.fill_shadow();
-                }
+            // What is told of a root's tables comes behind its load.
+            if self.shadow.as_ref().is_some_and(|shadow| !shadow.unfilled.is_empty()) {
+                self.fill_shadow();
             }
             let next = events.peek().map_or(usize::MAX, |at| at.before as usize);
             let end = next.saturating_sub(part.first as usize).min(part.accesses.len());
@@ -338,6 +352,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
     fn lookup(&mut self, access: &Access, va: u64, kind: Kind) {
         self.counts.lookups += 1;
         let Some(core) = self.cores.get_mut(usize::from(access.vcpu)) else { return };
+        self.memory.on(access.vcpu);
         let (served, entry) = core.tlb.find(va, core.space, kind, access.user());
         let entry = match served {
             Served::First => entry,
@@ -358,7 +373,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         self.counts.walks += 1;
         let found = match &self.hypervisor {
             Hypervisor::Native => self.walk_off(access, va, kind),
-            Hypervisor::Nested(stage2) => {
+            Hypervisor::Nested { stage2, .. } => {
                 let stage2 = *stage2;
                 self.walk_nested(&stage2, access, va, kind)
             }

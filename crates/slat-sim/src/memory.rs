@@ -2,6 +2,9 @@
 //! pages at their places, the hypervisor's own tables, and the data caches that both pass through.
 
 mod lines;
+mod tables;
+
+use std::ops::Range;
 
 use slat::{Access, EntryLayout, Memory, Outside, Purpose, Reached, Spa, Value};
 use slat_mmu::array::BadGeometry;
@@ -9,6 +12,7 @@ use slat_mmu::shadow::{GuestTables, Table};
 
 pub use self::lines::Known;
 use self::lines::{LineCaches, ServedBy};
+pub use self::tables::{GuestPages, MAX_MEMORY, MemoryError};
 use crate::preset::Caches;
 
 /// Where the first virtual machine's memory begins: GPA 0 lies here, and the whole guest behind it in
@@ -20,15 +24,10 @@ const HOST_BASE: u64 = 1 << 44;
 /// their lines and table entries apart: 8 machines are within 48 bits.
 const APART: u64 = 1 << 45;
 
-/// Where simulated guest memory ends: more is refused (64 GiB).
-pub const MAX_MEMORY: u64 = 1 << 36;
-
 /// System physical memory.
 #[derive(Debug)]
 pub struct Physical {
-    /// Number of the page of each guest frame, plus one; 0 where nothing is known of it.
-    frames: Vec<u32>,
-    pages: Vec<Table>,
+    guest: GuestPages,
     /// The hypervisor's tables, from [`Physical::host_base`] on.
     pub host: Vec<Table>,
     lines: LineCaches,
@@ -47,13 +46,9 @@ pub struct Physical {
     start: u64,
 }
 
-/// A guest with more memory than is simulated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the guest uses physical address {0:#x}; at most 64 GiB of guest memory are simulated")]
-pub struct TooMuchMemory(pub u64);
-
 impl Physical {
-    /// Empty memory behind these caches; `vm`, below 8, numbers guests that share them.
+    /// Memory without tables behind the caches of so many cores, of a guest with these physical addresses; `vm`, below 8,
+    /// numbers guests that share the caches.
     /// `walks_skip_first`: reads of table entries pass the first level by.
     ///
     /// # Errors
@@ -63,12 +58,13 @@ impl Physical {
         walks_skip_first: bool,
         backed: u8,
         vm: u8,
+        cores: u8,
+        guest: Range<u64>,
     ) -> Result<Physical, BadGeometry> {
         Ok(Physical {
-            frames: Vec::new(),
-            pages: Vec::new(),
+            guest: GuestPages::new(guest),
             host: Vec::new(),
-            lines: LineCaches::new(caches)?,
+            lines: LineCaches::new(caches, cores)?,
             walks_skip_first,
             data: [0; 3],
             guest_reads: [0; 4],
@@ -104,13 +100,28 @@ impl Physical {
 
     /// The entry of a guest's table, by its guest-physical address.
     pub fn guest_entry(&self, gpa: u64) -> Option<u64> {
-        let page = self.page(gpa)?;
-        Some(self.pages[page][(gpa >> 3 & 0x1ff) as usize])
+        self.guest.entry(gpa)
     }
 
-    /// How many of the guest's table pages are known.
-    pub fn guest_tables(&self) -> usize {
-        self.pages.len()
+    /// Pages of 4 KiB of the guest's memory.
+    pub fn guest_pages(&self) -> u64 {
+        self.guest.pages()
+    }
+
+    /// Whether the page is one of the guest's tables.
+    pub fn is_guest_table(&self, gpa: u64) -> bool {
+        self.guest.holds(gpa)
+    }
+
+    /// The most table pages that the guest had at once.
+    pub fn most_guest_tables(&self) -> usize {
+        self.guest.most()
+    }
+
+    /// What follows is this core's: each has its own first two levels of the caches.
+    #[inline(always)]
+    pub fn on(&mut self, core: u8) {
+        self.lines.on(core);
     }
 
     /// A data access.
@@ -140,41 +151,28 @@ impl Physical {
         self.lines.beside(lines)
     }
 
-    fn page(&self, gpa: u64) -> Option<usize> {
-        match self.frames.get((gpa >> 12) as usize) {
-            None | Some(0) => None,
-            Some(&page) => Some(page as usize - 1),
-        }
-    }
-
-    /// Makes the frame of `gpa` a known table page; zeroed if `fresh`.
+    /// Makes the page of `gpa` a table: zeroed if `fresh`, else as it was when it last was one.
     ///
     /// # Errors
-    /// Beyond the memory that is simulated.
-    pub fn table_page(&mut self, gpa: u64, fresh: bool) -> Result<usize, TooMuchMemory> {
-        if gpa >= MAX_MEMORY {
-            return Err(TooMuchMemory(gpa));
-        }
-        let frame = (gpa >> 12) as usize;
-        if self.frames.len() <= frame {
-            self.frames.resize(frame + 1, 0);
-        }
-        if self.frames[frame] == 0 {
-            self.pages.push([0; 512]);
-            self.frames[frame] = self.pages.len() as u32;
-        } else if fresh {
-            self.pages[self.frames[frame] as usize - 1] = [0; 512];
-        }
-        Ok(self.frames[frame] as usize - 1)
+    /// Outside the guest's memory, and where it has too many tables.
+    pub fn table_page(&mut self, gpa: u64, fresh: bool) -> Result<(), MemoryError> {
+        self.guest.make(gpa, fresh)
+    }
+
+    /// The page of `gpa` is a table no longer.
+    pub fn release_table(&mut self, gpa: u64) {
+        self.guest.release(gpa);
     }
 
     /// Stores an entry of a guest table.
     ///
     /// # Errors
-    /// Beyond the memory that is simulated.
-    pub fn store(&mut self, gpa: u64, value: u64) -> Result<(), TooMuchMemory> {
-        let page = self.table_page(gpa, false)?;
-        self.pages[page][(gpa >> 3 & 0x1ff) as usize] = value;
+    /// As [`Physical::table_page`].
+    pub fn store(&mut self, gpa: u64, value: u64) -> Result<(), MemoryError> {
+        self.guest.make(gpa, false)?;
+        if let Some(entry) = self.guest.entry_mut(gpa) {
+            *entry = value;
+        }
         Ok(())
     }
 
@@ -182,46 +180,34 @@ impl Physical {
     pub fn split(&mut self) -> (&mut Vec<Table>, GuestHalf<'_>) {
         let base = self.guest_base();
         let backed = self.backed;
-        let guest = GuestHalf { frames: &self.frames, pages: &mut self.pages, base, backed };
+        let guest = GuestHalf { pages: &mut self.guest, base, backed };
         (&mut self.host, guest)
     }
 
     fn entry(&mut self, address: u64) -> Option<&mut u64> {
-        let index = (address >> 3 & 0x1ff) as usize;
         if let Some(place) = address.checked_sub(self.host_base()) {
             let table = self.host.get_mut((place >> 12) as usize)?;
-            return Some(&mut table[index]);
+            return Some(&mut table[(address >> 3 & 0x1ff) as usize]);
         }
-        let page = self.page(address.checked_sub(self.guest_base())?)?;
-        Some(&mut self.pages[page][index])
+        self.guest.entry_mut(address.checked_sub(self.guest_base())?)
     }
 }
 
 /// The guest's tables alone.
 pub struct GuestHalf<'a> {
-    frames: &'a [u32],
-    pages: &'a mut [Table],
+    pages: &'a mut GuestPages,
     base: u64,
     backed: u8,
 }
 
-impl GuestHalf<'_> {
-    fn page(&self, gpa: u64) -> Option<usize> {
-        match self.frames.get((gpa >> 12) as usize) {
-            None | Some(0) => None,
-            Some(&page) => Some(page as usize - 1),
-        }
-    }
-}
-
 impl GuestTables for GuestHalf<'_> {
     fn entry(&self, gpa: u64) -> u64 {
-        self.page(gpa).map_or(0, |page| self.pages[page][(gpa >> 3 & 0x1ff) as usize])
+        self.pages.entry(gpa).unwrap_or(0)
     }
 
     fn touch(&mut self, gpa: u64, bits: u64) {
-        if let Some(page) = self.page(gpa) {
-            self.pages[page][(gpa >> 3 & 0x1ff) as usize] |= bits;
+        if let Some(entry) = self.pages.entry_mut(gpa) {
+            *entry |= bits;
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod amd;
 mod arm;
+mod generic;
 mod intel;
 
 use crate::text::wrapped;
@@ -56,6 +57,10 @@ const ALL: &[Events] = &[
     arm::WITHOUT_WALKS,
     arm::COMMON,
     arm::NEOVERSE,
+    generic::AMD,
+    generic::CORE_2,
+    generic::NETBURST,
+    generic::CORTEX_A15,
 ];
 
 /// The events for a preset, by its name; `None` where they were not looked up.
@@ -79,7 +84,7 @@ pub fn text(processor: &str) -> String {
     let mut out = format!("perf stat -e {} -- COMMAND\n\n", names.join(","));
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
     let ours = found.all().map(|event| event.ours.len()).max().unwrap_or(0);
-    out.push_str(&format!("{:<width$}  {:<ours$}  {}\n", "event", "ours (--json)", "nested walk"));
+    out.push_str(&format!("{:<width$}  {:<ours$}  {}\n", "event", "ours (--json)", "nested"));
     for event in found.all() {
         out.push_str(&format!("{:<width$}  {:<ours$}  {}\n", event.name, event.ours, event.nested));
     }
@@ -146,7 +151,23 @@ mod tests {
 
     #[test]
     fn an_unknown_family_is_told_so() {
-        assert!(text("Bulldozer").starts_with("No events are known"));
+        assert!(text("My own").starts_with("No events are known"));
+    }
+
+    #[test]
+    fn every_preset_has_a_line_whose_events_are_counted_here() {
+        for name in crate::preset::Processor::names() {
+            let processor = crate::preset::Processor::bundled(name).unwrap();
+            let found = events(&processor.name).unwrap_or_else(|| panic!("{name}"));
+            let measured = ["instructions", "second_tlb_hits", "walks", "walk_duration", "served"];
+            for event in found.all() {
+                let ours = event.ours.split([',', '.', '[', ' ']).next().unwrap();
+                assert!(measured.contains(&ours), "{name}: {}", event.ours);
+            }
+            let text = text(&processor.name);
+            assert!(text.starts_with("perf stat -e "), "{text}");
+            assert!(!text.contains("cycles.guest") && !text.contains("cycles.host"), "{text}");
+        }
     }
 
     #[test]

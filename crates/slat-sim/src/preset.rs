@@ -452,6 +452,49 @@ mod tests {
     }
 
     #[test]
+    fn arrays_that_nothing_would_reach_are_refused() {
+        let with = |from: &str, to: &str| {
+            assert!(SKYLAKE.contains(from), "{from}");
+            Processor::parse("mine.toml", &SKYLAKE.replacen(from, to, 1)).unwrap_err().to_string()
+        };
+        let line = |start: &str| SKYLAKE.lines().find(|line| line.starts_with(start)).unwrap();
+        let shared = line("data_shared");
+        let error = with(shared, &shared.replace("value = false", "value = true"));
+        assert!(error.contains("tlb.data_2m") && error.contains("line "), "{error}");
+        let own = line("data_1g");
+        let none = "data_1g = { value = { entries = 0, ways = 1 }, source = \"none\", confidence = \"assumed\" }";
+        let error = with(own, none);
+        assert!(error.contains("tlb.second_1g") && error.contains("line "), "{error}");
+    }
+
+    #[test]
+    fn intels_of_2021_on_have_one_second_level_of_2048_whatever_the_sizes() {
+        for name in ["ice-lake", "sapphire-rapids"] {
+            let config = Processor::bundled(name).unwrap().tlb_config();
+            let all: u32 = config.second.iter().map(|bank| bank.geometry.entries).sum();
+            assert_eq!(all, 2048, "{name}");
+            // 4K pages alone may have all of it.
+            assert_eq!(config.second[0].geometry.entries, 2048, "{name}");
+            assert_eq!(config.second[0].shifts, [12, 21, 30, 0], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_as_another_cores_is_the_same() {
+        let [a57, a72] = ["cortex-a57", "cortex-a72"].map(|name| Processor::bundled(name).unwrap());
+        let first = |processor: &Processor| processor.tlb_config().load[0].shifts;
+        assert_eq!(first(&a72), first(&a57));
+        // The same article's two latencies, read alike.
+        for (name, all) in [("sandy-bridge", 11), ("haswell", 12)] {
+            let processor = Processor::bundled(name).unwrap();
+            assert_eq!(
+                processor.cycles.second_tlb_hit.value + processor.caches.l1.value.cycles,
+                all
+            );
+        }
+    }
+
+    #[test]
     fn a_wrong_field_is_named_with_its_line() {
         let text = SKYLAKE.replace("base_cpi", "base_cpj");
         let error = Processor::parse("mine.toml", &text).unwrap_err().to_string();
@@ -467,7 +510,7 @@ mod tests {
         };
         // 96 MiB are those of a stacked third level.
         let processor = with(96 << 10).unwrap();
-        crate::memory::Physical::new(&processor.caches, false, 12, 0).unwrap();
+        crate::memory::Physical::new(&processor.caches, false, 12, 0, 1, 0..1 << 30).unwrap();
         let most = with(1 << 20).unwrap().caches.l3.value.kib;
         assert_eq!(most * 16, slat_mmu::array::MAX_ENTRIES);
     }

@@ -10,8 +10,8 @@ use slat_mmu::shadow::Discipline;
 use crate::compare::{Outcome, Scheme, Timeline, WhatIf};
 use crate::preset::{Processor, SecondStage};
 
-pub use self::advice::Advice;
-pub use self::terms::{TERMS, explained};
+pub use self::advice::{Advice, Unit};
+pub use self::terms::{TERMS, Term, explained};
 
 /// A finished comparison and what it was made of.
 #[derive(Clone, Debug)]
@@ -74,6 +74,48 @@ impl Report {
         self.has_slat() && largest.is_none_or(|largest| shift <= largest.shift())
     }
 
+    /// Whether the outcome is of a second stage, or of pages of one, that the processor has not: a what-if
+    /// at the costs of this processor.
+    pub fn lacks(&self, outcome: &Outcome) -> bool {
+        let (own, shift) = match outcome.scheme {
+            Scheme::Native | Scheme::Shadow(_) => return false,
+            Scheme::Ept(shift) => (SecondStage::Ept, shift),
+            Scheme::Npt(shift) => (SecondStage::Npt, shift),
+            Scheme::Arm(shift) => (SecondStage::Arm, shift),
+            // No preset is of a RISC-V processor.
+            Scheme::RiscV(_) => return true,
+        };
+        self.processor.second_stage.value != own || !self.has_page(shift)
+    }
+
+    /// What marks an outcome's row: a star where it is transcribed, a tilde where the processor lacks it.
+    pub(crate) fn mark(&self, outcome: &Outcome) -> &'static str {
+        match (outcome.transcribed, self.lacks(outcome)) {
+            (true, true) => "*~",
+            (true, false) => "*",
+            (false, true) => "~",
+            (false, false) => "",
+        }
+    }
+
+    /// What the marks of the rows mean, one sentence each that is used.
+    pub(crate) fn marks(&self) -> Vec<&'static str> {
+        let star = self.schemes().any(|outcome| outcome.transcribed);
+        let tilde = self.schemes().any(|outcome| self.lacks(outcome));
+        [
+            (star, "* transcribed: the recorded tables, rewritten for that architecture"),
+            (tilde, "~ a what-if: this processor has no such second stage, or no pages so large"),
+        ]
+        .into_iter()
+        .filter_map(|(used, text)| used.then_some(text))
+        .collect()
+    }
+
+    /// Whether run times are known; else rows have cycles of translation an access.
+    pub(crate) fn timed(&self) -> bool {
+        self.schemes().any(|outcome| outcome.time.is_some())
+    }
+
     fn outcome(&self, scheme: Scheme) -> Option<&Outcome> {
         self.schemes().find(|outcome| outcome.scheme == scheme)
     }
@@ -82,9 +124,15 @@ impl Report {
         self.outcomes.iter().find(|outcome| outcome.what_if == Some(what_if))
     }
 
-    /// The second-stage schemes of the recording's own architecture with this host page size.
+    /// The second stage of the recording's own architecture with this host page size: the processor's own
+    /// where it has one.
     fn nested(&self, shift: u8) -> Option<&Outcome> {
-        [Scheme::Ept(shift), Scheme::Npt(shift), Scheme::Arm(shift)]
+        let own = match self.processor.second_stage.value {
+            SecondStage::Npt => Scheme::Npt(shift),
+            SecondStage::Arm => Scheme::Arm(shift),
+            SecondStage::Ept | SecondStage::None => Scheme::Ept(shift),
+        };
+        [own, Scheme::Ept(shift), Scheme::Npt(shift), Scheme::Arm(shift)]
             .into_iter()
             .find_map(|scheme| self.outcome(scheme).filter(|outcome| !outcome.transcribed))
     }
@@ -114,7 +162,7 @@ pub(crate) fn exit_words(name: &str) -> &'static str {
 }
 
 /// A page size (log2) as people say it.
-pub(crate) fn page_name(shift: u8) -> &'static str {
+pub fn page_name(shift: u8) -> &'static str {
     match shift {
         12 => "4K",
         14 => "16K",
@@ -126,6 +174,10 @@ pub(crate) fn page_name(shift: u8) -> &'static str {
         _ => "?",
     }
 }
+
+/// What the guest does under a scheme that is slower, said of every comparison.
+pub(crate) const FIXED: &str =
+    "The guest does what was recorded under every scheme: it does not react.";
 
 fn decimal(value: f64) -> String {
     if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") }

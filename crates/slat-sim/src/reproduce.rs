@@ -167,7 +167,8 @@ pub struct Report {
 pub struct Effort {
     /// Accesses of a recording at most.
     pub recorded: u64,
-    /// Accesses of a generated guest, of which the first third is not counted.
+    /// Accesses of a generated guest, of which the first third is not counted; more where a workload goes
+    /// through phases ([`crate::generated::Generated::life`]), in proportion to the default.
     pub generated: u64,
 }
 

@@ -9,7 +9,7 @@ use slat_sim::compare::{Options, Outcome, Scheme, WhatIf, compare};
 use slat_sim::machine::Cause;
 use slat_sim::preset::{Confidence, Param, Processor};
 use slat_trace::recording::{self, Recording};
-use slat_trace::{Access, Arch, Batch, Event, Exception, Kind, Machine};
+use slat_trace::{Access, Arch, Batch, Control, Event, Exception, Kind, Machine};
 
 use self::guest::Guest;
 use self::made::Made;
@@ -65,7 +65,8 @@ fn a_cold_walk_reads_what_the_definition_says() {
         for page in 0..3u64 {
             let va = 0x1_0000_0000 + (page << shift);
             guest.map(va, (DATA >> shift << shift) + (page << shift), shift);
-            accesses.push(load(va + 8));
+            // Away from the first 2 MiB, where the guest's tables are.
+            accesses.push(load(va + 8 + if shift == 30 { 64 << 20 } else { 0 }));
         }
         // 1 GiB pages: only the first lies in the host's memory.
         if shift == 30 {
@@ -425,4 +426,202 @@ fn slat_loses_on_random_access_and_wins_on_forks() {
     let refs = recorded("clear-refs", 2);
     assert!(time(&refs, trap) > time(&refs, shadow));
     assert!(time(&refs, shadow) > time(&refs, Scheme::Ept(21)));
+}
+
+/// Two processes with pages that were touched before the recording began, which take turns.
+fn two_processes(switches: u64) -> Batch {
+    let guests =
+        [Guest::at(0x10_0000, 4, false), Guest::at(0x20_0000, 4, false)].map(|mut guest| {
+            for page in 0..50u64 {
+                guest.map(0x40_0000 + page * 4096, DATA + (guest.root << 4) + page * 4096, 12);
+            }
+            guest
+        });
+    let mut batch = Batch::default();
+    guests[0].begin(&mut batch, 0);
+    guests[0].know(&mut batch);
+    for turn in 0..switches {
+        let guest = &guests[turn as usize % 2];
+        if turn > 0 {
+            guest.load(&mut batch, 0);
+        }
+        if turn == 1 {
+            // A recorder sees these tables now.
+            guest.know(&mut batch);
+        }
+        for page in 0..50u64 {
+            batch.accesses.push(Access::new(Kind::Store, 0x40_0000 + page * 4096, 8));
+        }
+    }
+    batch.instructions = batch.accesses.len() as u64;
+    batch
+}
+
+#[test]
+fn shadows_of_all_processes_that_ran_before_are_filled() {
+    let exits = |cold_start, cause: Cause| {
+        let options = Options { cold_start, ..Options::default() };
+        let outcomes = run(two_processes(6), &processor(64, 4), &options);
+        let counts = of(&outcomes, Scheme::Shadow(Discipline::OutOfSync)).counts().clone();
+        assert_eq!(counts.unexplained, 0);
+        counts.exits[cause as usize]
+    };
+    assert_eq!(exits(false, Cause::HiddenFault), 0);
+    assert_eq!(exits(false, Cause::Dirty), 0);
+    assert_eq!(exits(false, Cause::Cr3), 5);
+    assert_eq!(exits(true, Cause::HiddenFault), 100);
+}
+
+/// A guest frees a table, clears its page through a mapping of its own, and uses it as data.
+#[test]
+fn a_freed_table_traps_until_the_hypervisor_gives_it_up() {
+    const VA: u64 = 0x40_0000;
+    // Where the guest maps its first 2 MiB of memory, in which its tables are, by one large page.
+    const DIRECT: u64 = 0x8000_0000;
+    for (level, discipline, stores, faults) in [
+        (0u8, Discipline::OutOfSync, 1, 0),
+        (1, Discipline::OutOfSync, 3, 1),
+        (0, Discipline::TrapAll, 3, 1),
+        (1, Discipline::TrapAll, 3, 1),
+    ] {
+        let mut guest = Guest::new(4);
+        guest.map(DIRECT, 0, 21);
+        guest.map(VA, DATA, 12);
+        let lowest = |wanted: u8| {
+            let found = guest.tables.iter().rfind(|(_, level)| *level == wanted);
+            found.expect("one is there").0
+        };
+        let (freed, above) = (lowest(level), lowest(level + 1));
+        let index = VA >> (12 + 9 * (level + 1)) & 0x1ff;
+        let mut batch = guest.batch([load(VA), load(DIRECT + freed)]);
+        batch.event(0, Event::TableStore { gpa: above + 8 * index, value: 0 });
+        batch.event(0, Event::TableRelease { gpa: freed });
+        let line = |nth: u64| Access::new(Kind::Store, DIRECT + freed + 64 * nth, 8);
+        batch.accesses.extend((0..64).map(line));
+        // A load of CR3 makes no table of it again.
+        guest.load(&mut batch, 0);
+        batch.accesses.extend((0..64).map(line));
+        batch.instructions = batch.accesses.len() as u64;
+        let outcomes = run(batch, &processor(16, 4), &Options::default());
+        let counts = of(&outcomes, Scheme::Shadow(discipline)).counts();
+        let exits = |cause: Cause| counts.exits[cause as usize];
+        // The store to the entry above is an exit of its own.
+        assert_eq!(exits(Cause::TableWrite), 1 + stores, "{level} {discipline:?}");
+        let fills = exits(Cause::HiddenFault) + exits(Cause::Dirty);
+        assert_eq!(fills, faults, "{level} {discipline:?}");
+        assert_eq!(counts.unexplained, 0);
+        // Natively and under SLAT it is data like other data.
+        for scheme in [Scheme::Native, Scheme::Ept(21)] {
+            assert_eq!(of(&outcomes, scheme).exits(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_supervisors_store_to_a_page_that_it_may_not_write_is_carried_out_once() {
+    let mut guest = Guest::new(4);
+    let (at, entry) = guest.map(0x40_0000, DATA, 12);
+    let mut batch = guest.batch([]);
+    // Read-only, not accessed yet, and CR0.WP clear.
+    batch.event(0, Event::TableEntry { gpa: at, value: entry & !0x62 });
+    batch.event(0, Event::Control { register: Control::Cr0, value: 0x8004_0033 });
+    batch.accesses.extend([Access::new(Kind::Store, 0x40_0000, 8).with_user(false); 4]);
+    let outcomes = run(batch, &processor(16, 4), &Options::default());
+    for outcome in &outcomes {
+        let shadow = matches!(outcome.scheme, Scheme::Shadow(_));
+        let expected = if shadow { 4 } else { 0 };
+        let counts = outcome.counts();
+        assert_eq!(counts.exits[Cause::Emulation as usize], expected, "{:?}", outcome.scheme);
+        assert_eq!(counts.unexplained, 0, "{:?}", outcome.scheme);
+    }
+}
+
+#[test]
+fn pieces_of_the_guests_large_pages_are_splintered_under_shadow_tables_too() {
+    let splintered = |host_pages: &[u8]| {
+        let mut guest = Guest::new(4);
+        guest.map(0x4000_0000, DATA, 21);
+        let accesses = [load(0x4000_0000), load(0x4000_1000)];
+        let options = Options { host_pages: host_pages.to_vec(), ..Options::default() };
+        let outcomes = run(guest.batch(accesses), &processor(16, 4), &options);
+        let shadow = of(&outcomes, Scheme::Shadow(Discipline::OutOfSync)).counts().splintered;
+        let nested = outcomes.iter().find(|outcome| matches!(outcome.scheme, Scheme::Ept(_)));
+        (shadow, nested.map(|outcome| outcome.counts().splintered))
+    };
+    assert_eq!(splintered(&[12]), (2, Some(2)));
+    assert_eq!(splintered(&[21]), (0, Some(0)));
+}
+
+#[test]
+fn what_ept_alone_translates_survives_an_exit_without_tags() {
+    let reads = |tagged, scheme| {
+        let mut guest = Guest::new(4);
+        for page in 0..64u64 {
+            guest.map(0x40_0000 + (page << 21), DATA + (page << 21), 12);
+        }
+        let mut batch = guest.batch([]);
+        for page in 0..64u64 {
+            batch.accesses.push(load(0x40_0000 + (page << 21)));
+            batch.event(0, Event::Io { va: 0, gpa: 0xfebd_1000, len: 2, store: true });
+        }
+        batch.instructions = 64;
+        let options = Options { tagged: Some(tagged), ..Options::default() };
+        let outcomes = run(batch, &processor(16, 4), &options);
+        let outcome = of(&outcomes, scheme);
+        assert_eq!(outcome.counts().exits[Cause::Io as usize], 64, "each access has its exit");
+        // By the guest's own entry, and by the nested tables.
+        let own: u64 = outcome.counts().grid.iter().map(|row| row[5]).sum();
+        (own, references(outcome) - own)
+    };
+    // No caches of the guest's own levels but of PDEs, of which no two accesses share one.
+    let (own, nested) = reads(true, Scheme::Ept(12));
+    assert_eq!(reads(false, Scheme::Ept(12)), (own, nested));
+    // With AMD's tags an exit without them drops all.
+    let (amd, amd_nested) = reads(false, Scheme::Npt(12));
+    assert_eq!(amd, own);
+    assert!(amd_nested > nested, "{amd_nested} {nested}");
+}
+
+#[test]
+fn without_instruction_counts_there_are_cycles_an_access() {
+    let outcomes = |instructions| {
+        let mut batch = two_processes(6);
+        batch.instructions = instructions;
+        run(batch, &processor(16, 4), &Options::default())
+    };
+    for (with, without) in outcomes(300).iter().zip(&outcomes(0)) {
+        assert!(with.time.is_some() && without.time.is_none(), "{:?}", with.scheme);
+        assert_eq!(with.per_access, without.per_access);
+        let each = without.cycles.overhead() / without.counts().accesses as f64;
+        assert!((without.per_access.value - each).abs() < 1e-9 && each > 0.0);
+        assert!(without.per_access.low < each && each < without.per_access.high);
+    }
+}
+
+#[test]
+fn each_vcpu_has_a_first_cache_level_of_its_own() {
+    // 24 KiB each, by turns, of a first level of 32 KiB.
+    let mut guest = Guest::new(4);
+    for page in 0..12u64 {
+        guest.map(0x40_0000 + page * 4096, DATA + page * 4096, 12);
+    }
+    let mut batch = Batch::default();
+    (0..2).for_each(|vcpu| guest.begin(&mut batch, vcpu));
+    guest.know(&mut batch);
+    for nth in 0..20 * 384u64 {
+        for vcpu in 0..2u8 {
+            let va = 0x40_0000 + u64::from(vcpu) * 6 * 4096 + nth % 384 * 64;
+            batch.accesses.push(load(va).on(vcpu));
+        }
+    }
+    batch.instructions = 1;
+    let machine = Machine { arch: Arch::X86_64, vcpus: 2, tables: true, memory: Some(0..1 << 30) };
+    let mut made = Made { machine, batch: Some(batch) };
+    let skylake = Processor::bundled("skylake-sp").expect("it is bundled");
+    let outcomes = compare(&mut made, &skylake, &Options::default(), |_| true).expect("it runs");
+    for outcome in &outcomes {
+        let beyond: u64 = outcome.events.data[1..].iter().sum();
+        // Only the first use of each line, and what tables displace.
+        assert!((768..1100).contains(&beyond), "{:?}: {beyond}", outcome.scheme);
+    }
 }

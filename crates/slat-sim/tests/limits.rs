@@ -16,9 +16,10 @@ fn guest(arch: Arch, memory: std::ops::Range<u64>) -> Made {
     let mut batch = Batch::default();
     // A root for each half of an AArch64 address space: 48 bits, 4K granules.
     batch.event(0, Event::Control { register: Control::Tcr, value: 16 | 16 << 16 | 2 << 30 });
-    for (root, table) in [(Root::Ttbr1, 0x1000), (Root::Ttbr0, 0x2000)] {
+    let page = |nth: u64| (memory.start & !0xfff).wrapping_add(nth << 12);
+    for (root, table) in [(Root::Ttbr1, page(0)), (Root::Ttbr0, page(1))] {
         batch.event(0, Event::TablePage { gpa: table, level: 3, fresh: true });
-        batch.event(0, Event::TableEntry { gpa: table, value: 0x3003 });
+        batch.event(0, Event::TableEntry { gpa: table, value: page(2) | 3 });
         batch.event(0, Event::Root { root, value: table });
     }
     batch.accesses.push(Access::new(Kind::Load, 0x1000, 8));
@@ -53,6 +54,31 @@ fn memory_that_is_not_simulated_is_refused_whatever_the_header_says() {
             assert!(error.contains("64 GiB"), "{error}");
         }
     }
+}
+
+#[test]
+fn tables_outside_memory_and_more_than_there_can_be_are_refused() {
+    let refused = |events: &mut dyn FnMut(&mut Batch)| {
+        let mut made = guest(Arch::X86_64, 0..1 << 34);
+        let batch = made.batch.as_mut().expect("one");
+        batch.events.clear();
+        events(batch);
+        run(&mut made, &Options::default()).unwrap_err().to_string()
+    };
+    for event in [
+        Event::TablePage { gpa: 1 << 34, level: 0, fresh: true },
+        Event::TableStore { gpa: (1 << 34) + 8, value: 7 },
+        Event::TableEntry { gpa: 1 << 40, value: 7 },
+    ] {
+        let error = refused(&mut |batch| batch.event(0, event));
+        assert!(error.contains("outside the guest's memory, 0x0 to 0x400000000"), "{error}");
+    }
+    let error = refused(&mut |batch| {
+        for nth in 0..1_000_000 {
+            batch.event(0, Event::TablePage { gpa: nth << 12, level: 0, fresh: true });
+        }
+    });
+    assert!(error.contains("more than 65536 page tables"), "{error}");
 }
 
 #[test]

@@ -99,6 +99,18 @@ fn rows_under_a_hypervisor_have_no_larger_host_pages_than_it() {
 }
 
 #[test]
+fn the_tag_is_tried_at_switches_between_two_guests() {
+    let mut open = |_: &str| Recording::open(recordings().join("fork.slat")).map(Some);
+    let effort = Effort { recorded: 600_000, generated: 150_000 };
+    let report = reproduce(&mut open, &["C17".to_owned()], effort, &mut |_| {}).unwrap();
+    let row = row(&report, "C17");
+    let switches = row.reading.split(" switches").next().unwrap().split(' ').next_back().unwrap();
+    assert!(switches.parse::<u64>().unwrap() >= 20, "{}", row.reading);
+    assert!(row.value.unwrap().value > 1.0, "{}", row.reading);
+    assert!(row.setup.contains("two guests"), "{}", row.setup);
+}
+
+#[test]
 fn rows_are_chosen_by_id_or_by_number() {
     let chosen = |only: &[&str]| -> Vec<&str> {
         report(only).unwrap().rows.iter().map(|row| row.id).collect()
@@ -106,6 +118,14 @@ fn rows_are_chosen_by_id_or_by_number() {
     assert_eq!(chosen(&["11", "c12"]), ["C12", "11"]);
     assert_eq!(chosen(&["C14"]), ["C14a", "C14b"]);
     assert_eq!(chosen(&["C14b"]), ["C14b"]);
+    // Rows that need not be comparable have their value all the same.
+    let claims = report(&["C12", "C14b"]).unwrap();
+    for (id, value) in [("C12", 0.98 / 0.90), ("C14b", 6.0)] {
+        assert_eq!(row(&claims, id).value.unwrap().value, value);
+        assert_eq!(row(&claims, id).verdict, Verdict::NotComparable);
+        assert!(row(&claims, id).reading.starts_with("Not comparable: "));
+    }
+    assert!(!row(&claims, "C14b").source.contains("APM"));
     let error = report(&["1", "C99"]).unwrap_err().to_string();
     assert!(error.contains("`C99`") && error.contains("C1, C2") && error.contains("12"), "{error}");
 }

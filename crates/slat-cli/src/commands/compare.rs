@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use slat_sim::compare::{CompareError, Compared, Timeline, compare_with, share};
+use slat_sim::generated::parameter::number;
+use slat_sim::preset::Extension;
 use slat_sim::report::{Report, TERMS, explained};
 use slat_trace::{Arch, Source};
 
@@ -44,12 +46,13 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
 
-    /// Accesses that a generated guest gives
-    #[arg(long, value_name = "N", default_value_t = 8_000_000)]
+    /// Accesses that a generated guest gives; as for other numbers of accesses, k and M stand for thousands
+    /// and millions
+    #[arg(long, value_name = "N", default_value = "8M", value_parser = count)]
     accesses: u64,
 
     /// Accesses that are run before counting begins, exactly so many: what starts up is left out
-    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "share")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = count, conflicts_with = "share")]
     warm_up: u64,
 
     /// Processor preset by name, or a TOML file
@@ -87,8 +90,8 @@ pub(crate) struct Args {
     /// The workloads are virtual machines on the same cores: each runs so many accesses, then exits for
     /// the next, over shared TLBs and caches; their own tags keep them apart. Schemes of their own
     /// architecture only
-    #[arg(long, value_name = "ACCESSES")]
-    share: Option<std::num::NonZeroUsize>,
+    #[arg(long, value_name = "ACCESSES", value_parser = turn)]
+    share: Option<usize>,
 
     /// The virtual machine has just started: first touches of host pages count, and shadow tables
     /// begin empty
@@ -128,6 +131,20 @@ pub(crate) struct Args {
     csv: bool,
 }
 
+/// A number of accesses, with k and M for thousands and millions as in the parameters of generated guests.
+fn count(text: &str) -> Result<u64, String> {
+    number(text)
+        .ok_or_else(|| "give a whole number (k and M stand for 1,000 and 1,000,000)".to_owned())
+}
+
+/// The same of a turn, which is not empty.
+fn turn(text: &str) -> Result<usize, String> {
+    match usize::try_from(count(text)?) {
+        Ok(accesses @ 1..) => Ok(accesses),
+        _ => Err("a turn is one access or more".to_owned()),
+    }
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(term) = &args.explain {
         return explain(term);
@@ -154,7 +171,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         super::print(Report::CSV_HEADER)?;
     }
     if let Some(slice) = args.share {
-        together(&args, workloads, slice.get(), &setting, &goes_on)?;
+        together(&args, workloads, slice, &setting, &goes_on)?;
     } else {
         for workload in workloads {
             if goes_on() {
@@ -243,6 +260,21 @@ fn bar(total: u64) -> anyhow::Result<ProgressBar> {
 fn report(workload: &Workload, compared: Compared, setting: &Setting) -> Report {
     let mut notes = workload.notes.clone();
     notes.extend(compared.notes);
+    notes.extend(setting.notes.iter().cloned());
+    let arch = workload.machine().arch;
+    let can = setting.processor.virtualization.as_ref();
+    let arm = can.map(|can| can.extension.value == Extension::Arm);
+    if arm == Some(arch == Arch::X86_64) {
+        let (guest, other) = match arch {
+            Arch::X86_64 => ("x86-64", "skylake-sp"),
+            Arch::Aarch64 => ("AArch64", "neoverse-n1"),
+        };
+        notes.push(format!(
+            "an {guest} guest with the TLBs, caches and costs of {}, which is another architecture's \
+             (--processor {other})",
+            setting.processor.name
+        ));
+    }
     if setting.options.pcid {
         notes.push(match workload.machine().arch {
             Arch::X86_64 => {
@@ -295,7 +327,7 @@ fn explain(term: &str) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         None => {
-            let names: Vec<&str> = TERMS.iter().map(|(name, _)| *name).collect();
+            let names: Vec<&str> = TERMS.iter().map(|term| term.name).collect();
             bail!("no term `{term}`; there are {}", names.join(", "))
         }
     }

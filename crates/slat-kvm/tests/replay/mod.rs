@@ -99,7 +99,12 @@ impl Model {
             let own = Stage::<_, Gva, Gpa>::new(format, root).with_updates(updates);
             let filled =
                 self.pager.fill(&mut self.tables, &mut self.guest, &own, &regime, va, &access);
-            assert!(matches!(filled, Filled::Hidden(_)), "{va:#x} is mapped");
+            match filled {
+                // What is stored, the caller tells the pager.
+                Filled::Carried { exit: Exit::TableWrite, .. } => return,
+                Filled::Hidden(_) => {}
+                other => panic!("{va:#x} is mapped: {other:?}"),
+            }
         }
         panic!("{va:#x}: the shadow still faults after it was filled");
     }
@@ -125,7 +130,7 @@ impl Model {
             Op::Cr3(root) => {
                 self.gates += 1;
                 self.cr3 = root;
-                self.pager.load_cr3(&mut self.tables, &self.guest);
+                self.pager.load_cr3(&mut self.tables, &self.guest, &[root]);
             }
             Op::Invlpg(va) => {
                 self.gates += 1;
@@ -203,7 +208,7 @@ pub(crate) fn replay(large: u8) -> Phases {
     let mut model = Model {
         guest: Guest { entries: tables().into_iter().collect(), large },
         tables: Vec::new(),
-        pager: Pager::new(Discipline::OutOfSync, 3, HOST).with_prefetch(PREFETCH),
+        pager: Pager::new(Discipline::OutOfSync, 3, HOST).with_prefetch(PREFETCH).with_protection(),
         cr3: ROOT,
         emulated: 0,
         emulated_entries: 0,

@@ -9,6 +9,8 @@ use slat::{
     walk,
 };
 
+use super::protect::{HELD, Split};
+use super::tables::Shadowed;
 use super::{A, ADDRESS, D, Exit, Filled, GuestTables, KEY, P, PS, Pager, RW, Table, US, XD};
 
 /// The most entries that [`Pager::fill_accessed`] follows: tables that name themselves end there.
@@ -47,8 +49,25 @@ impl Pager {
     /// The guest's tables are walked as its processor would walk them: `stage1` has the guest's
     /// controls and root, and sets accessed and dirty bits. The processor that walks the shadow runs
     /// with CR0.WP set; supervisor stores to read-only pages of a guest that has cleared its own are
-    /// for the caller to emulate ([`Exit::Emulation`]).
+    /// for the caller to carry out ([`Filled::Carried`]), and so are stores to tables whose leaves
+    /// [`Pager::with_protection`] holds.
     pub fn fill<F: Format>(
+        &mut self,
+        tables: &mut Vec<Table>,
+        guest: &mut impl GuestTables,
+        stage1: &Stage<F, Gva, Gpa>,
+        regime: &Regime,
+        address: u64,
+        access: &Access,
+    ) -> Filled {
+        let _ = self.settle(tables, guest);
+        self.shrink(tables);
+        let filled = self.fill_one(tables, guest, stage1, regime, address, access);
+        let _ = self.settle(tables, guest);
+        filled
+    }
+
+    fn fill_one<F: Format>(
         &mut self,
         tables: &mut Vec<Table>,
         guest: &mut impl GuestTables,
@@ -87,13 +106,16 @@ impl Pager {
             if write && (!page.writable || key_denies) {
                 // Permitted by CR0.WP alone.
                 self.exit(Exit::Emulation);
-                return Filled::Hidden(Exit::Emulation);
+                return Filled::Carried { gpa: mapped.output.raw(), exit: Exit::Emulation };
             }
             // A clean page is kept read-only: its first store must set the guest's dirty bit.
             let writable = if write || entry & D != 0 { entry & RW | D } else { 0 };
             let flags = P | A | entry & (US | XD | KEY) | writable;
             let had = self.leaf(tables, guest, table, index, level, entry, address, flags);
-            let only_dirty = write && had & P != 0 && had & RW == 0 && entry & RW != 0;
+            if write && self.traps(mapped.output.raw()) {
+                return Filled::Carried { gpa: mapped.output.raw(), exit: Exit::TableWrite };
+            }
+            let only_dirty = write && had & P != 0 && had & (RW | HELD) == 0 && entry & RW != 0;
             if had == tables[table as usize][index] && had & P != 0 {
                 self.counts.relinked += 1;
             }
@@ -133,7 +155,7 @@ impl Pager {
             }
             let writable = if entry & D != 0 { entry & RW | D } else { 0 };
             let place = guest.place(base).0 & ADDRESS;
-            let leaf = place | P | A | entry & (US | XD | KEY) | writable;
+            let leaf = place | P | A | entry & (US | XD | KEY) | self.guarded(base, writable);
             self.set_leaf(tables, page, index, leaf);
             self.counts.prefetched += 1;
         }
@@ -141,7 +163,8 @@ impl Pager {
 
     /// Fills the shadow with every page of the guest root in frame `root` that its entry says was
     /// accessed, writable where it is dirty: what a hypervisor has after it ran the guest for a
-    /// while. The other parameters are those of [`Pager::fill`].
+    /// while. Tables that are shadowed already, as a kernel's that all roots share, are left as they are.
+    /// The other parameters are those of [`Pager::fill`].
     pub fn fill_accessed<F: Format>(
         &mut self,
         tables: &mut Vec<Table>,
@@ -151,37 +174,98 @@ impl Pager {
         root: u64,
     ) {
         let mut left = FILL_LIMIT;
-        let mut tables_left = vec![(root & ADDRESS, self.root_level, 0u64)];
+        let found = self.accessed_tables(guest, root & ADDRESS, &mut left);
+        // All tables come before the leaves, which are small where a table lies under them.
+        for &(table, level, _) in &found {
+            self.shadow_of(tables, table >> 12, level);
+        }
+        let split = self.settle(tables, guest);
         let unused = 64 - (12 + 9 * (u32::from(self.root_level) + 1));
-        while let Some((table, level, base)) = tables_left.pop() {
+        for (table, level, base) in found {
             let shift = 12 + 9 * level;
             for index in 0..512u64 {
                 let entry = guest.entry(table + 8 * index);
-                if entry & (P | A) != P | A {
-                    continue;
-                }
-                if left == 0 {
-                    return;
-                }
-                left -= 1;
-                let address = base | index << shift;
-                if level > 0 && (level > 2 || entry & PS == 0) {
-                    tables_left.push((entry & ADDRESS, level - 1, address));
+                if entry & (P | A) != P | A || level > 2 || level > 0 && entry & PS == 0 {
                     continue;
                 }
                 let dirty = entry & (RW | D) == RW | D;
                 let kind = if dirty { Kind::Write } else { Kind::Read };
                 let access = Access::new(kind, Privilege::Supervisor);
-                // A guest page larger than the host's is filled in the host's pieces.
-                let piece = shift.min(guest.place(entry & ADDRESS).1.max(12));
-                let pieces = (1u64 << (shift - piece)).min(left + 1);
-                for nth in 0..pieces {
-                    let address = address + (nth << piece);
+                // Pieces as small as the host's pages and the tables under them want them.
+                let gpa = entry & ADDRESS & (!0 << shift);
+                let mut pieces = vec![(base | index << shift, gpa, shift)];
+                while let Some((address, gpa, shift)) = pieces.pop() {
+                    let small = guest.place(gpa).1 < shift || self.meets_table(gpa, shift.into());
+                    if shift > 12 && small {
+                        let piece = |nth: u64| {
+                            let offset = nth << (shift - 9);
+                            (address + offset, gpa + offset, shift - 9)
+                        };
+                        pieces.extend((0..512).map(piece));
+                        continue;
+                    }
+                    if left == 0 {
+                        return;
+                    }
+                    left -= 1;
                     let canonical = ((address << unused) as i64 >> unused) as u64;
                     // What the tables do not permit stays out.
-                    self.fill(tables, guest, stage1, regime, canonical, &access);
+                    self.fill_one(tables, guest, stage1, regime, canonical, &access);
                 }
-                left -= pieces - 1;
+            }
+        }
+        for Split { at: (page, index), leaf } in split {
+            self.fill_split(tables, guest, page, index, leaf);
+        }
+    }
+
+    /// The tables below a root that were accessed and have no shadow: address, level, and the first
+    /// address that they translate.
+    fn accessed_tables(
+        &self,
+        guest: &impl GuestTables,
+        root: u64,
+        left: &mut u64,
+    ) -> Vec<(u64, u8, u64)> {
+        let mut found = vec![(root, self.root_level, 0u64)];
+        let mut next = 0;
+        while let Some(&(table, level, base)) = found.get(next) {
+            next += 1;
+            for index in 0..if level > 0 { 512u64 } else { 0 } {
+                let entry = guest.entry(table + 8 * index);
+                let leaf = level <= 2 && entry & PS != 0;
+                if entry & (P | A) != P | A || leaf || *left == 0 {
+                    continue;
+                }
+                *left -= 1;
+                let child = entry & ADDRESS;
+                let shadows = self.by_frame.get(&(child >> 12)).into_iter().flatten();
+                if !shadows.copied().any(|page| self.pages[page as usize].level == level - 1) {
+                    found.push((child, level - 1, base | index << (12 + 9 * level)));
+                }
+            }
+        }
+        found
+    }
+
+    /// Fills what a large leaf mapped in small pages, of which one holds a table now.
+    fn fill_split(
+        &mut self,
+        tables: &mut Vec<Table>,
+        guest: &impl GuestTables,
+        page: u32,
+        index: usize,
+        leaf: u64,
+    ) {
+        let Shadowed { gfn, level, live, .. } = self.pages[page as usize];
+        if !live || level != 1 || gfn == u64::MAX || tables[page as usize][index] & P != 0 {
+            return;
+        }
+        let entry = guest.entry(gfn << 12 | (index as u64) << 3);
+        if entry & (P | PS) == P | PS {
+            let flags = leaf & !(ADDRESS | PS);
+            for nth in 0..512u64 {
+                self.leaf(tables, guest, page, index, level, entry, nth << 12, flags);
             }
         }
     }
@@ -218,7 +302,7 @@ impl Pager {
     }
 
     /// Whether some path from `above` leads to `page`.
-    fn is_below(&self, page: u32, above: u32) -> bool {
+    pub(super) fn is_below(&self, page: u32, above: u32) -> bool {
         // Each table once: a guest can make 512 links to a table at every level, and so 2^27 paths.
         let mut seen = vec![false; self.pages.len()];
         let mut left = vec![page];
@@ -252,7 +336,9 @@ impl Pager {
         let shift = 12 + 9 * u32::from(level);
         let gpa = entry & ADDRESS & (!0 << shift) | address & ((1 << shift) - 1);
         let (spa, backed) = guest.place(gpa);
-        if u32::from(backed) >= shift {
+        let small = level == 0;
+        if small || u32::from(backed) >= shift && !self.meets_table(gpa, shift) {
+            let flags = if small { self.guarded(gpa, flags) } else { flags };
             let base = spa & (!0 << shift);
             let large = if level > 0 { PS } else { 0 };
             let held = tables[page as usize][index];

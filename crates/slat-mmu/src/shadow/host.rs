@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::protect::HELD;
 use super::{ADDRESS, PS, Pager, RW, Table};
 
 impl Pager {
@@ -24,14 +25,14 @@ impl Pager {
         for (page, index) in leaves {
             let leaf = &mut tables[page as usize][usize::from(index)];
             writable += usize::from(*leaf & RW != 0);
-            *leaf &= !RW;
+            *leaf &= !(RW | HELD);
         }
         self.flush_due |= writable != 0;
         writable
     }
 
     /// Every leaf that maps some of a page of the host.
-    fn leaves_of(&self, tables: &[Table], spa: u64, shift: u8) -> Vec<(u32, u16)> {
+    pub(super) fn leaves_of(&self, tables: &[Table], spa: u64, shift: u8) -> Vec<(u32, u16)> {
         let first = spa >> shift << shift >> 12;
         let last = first + ((1 << (shift - 12)) - 1);
         // Leaves inside it, and larger ones that it lies in.

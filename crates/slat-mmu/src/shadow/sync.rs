@@ -1,5 +1,8 @@
 //! Making the shadow true to the guest's tables when the architecture obliges it to be.
 
+use alloc::vec::Vec;
+
+use super::protect::HELD;
 use super::{A, ADDRESS, D, Exit, GuestTables, KEY, P, PS, Pager, RW, Table, US, XD};
 
 impl Pager {
@@ -10,7 +13,32 @@ impl Pager {
         for &page in &unsync {
             self.compare_all(tables, guest, page);
         }
+        let _ = self.settle(tables, guest);
         unsync.len()
+    }
+
+    /// The same of those tables alone that some of these guest roots lead to: what a load of CR3 obliges a
+    /// hypervisor to. Others, such as those of an address space that is gone, stay out of sync, and stores
+    /// to them free.
+    pub fn synchronize_below(
+        &mut self,
+        tables: &mut [Table],
+        guest: &impl GuestTables,
+        roots: &[u64],
+    ) {
+        let held = |pager: &Pager, root: u64| {
+            let pages = pager.by_frame.get(&((root & ADDRESS) >> 12)).into_iter().flatten();
+            pages.copied().find(|&page| pager.pages[page as usize].level == pager.root_level)
+        };
+        let roots: Vec<u32> = roots.iter().filter_map(|&root| held(self, root)).collect();
+        let reached = |unsync: u32| roots.iter().any(|&root| self.is_below(unsync, root));
+        let (below, others): (Vec<u32>, Vec<u32>) =
+            self.unsync.iter().partition(|&&unsync| reached(unsync));
+        self.unsync = others;
+        for page in below {
+            self.compare_all(tables, guest, page);
+        }
+        let _ = self.settle(tables, guest);
     }
 
     /// Makes one table that is out of sync true, and tracks stores to it again. The caller takes it
@@ -24,6 +52,9 @@ impl Pager {
         self.pages[page as usize].unsync = false;
         self.counts.synchronized += 1;
         let gfn = self.pages[page as usize].gfn;
+        if self.protects {
+            self.unprotected.push(gfn);
+        }
         for index in 0..512 {
             self.compare(tables, guest, page, gfn, index);
         }
@@ -59,7 +90,7 @@ impl Pager {
     }
 
     /// Drops a leaf that the guest's entry no longer justifies.
-    fn compare(
+    pub(super) fn compare(
         &mut self,
         tables: &mut [Table],
         guest: &impl GuestTables,
@@ -71,6 +102,8 @@ impl Pager {
         if held & P == 0 {
             return;
         }
+        // What is held from writing has the right to it.
+        let held = if held & HELD != 0 { held | RW } else { held };
         let now = guest.entry(gfn << 12 | (index as u64) << 3);
         let same_place = now & P != 0 && guest.place(now & ADDRESS).0 & !0xfff == held & ADDRESS;
         let widened =

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{ADDRESS, P, PS, Pager, Table};
+use super::{ADDRESS, P, PS, Pager, REFILL, Table};
 
 #[derive(Clone, Debug)]
 pub(super) struct Shadowed {
@@ -15,6 +15,10 @@ pub(super) struct Shadowed {
     pub(super) stores: u8,
     /// Entries that link here: (table, index).
     pub(super) parents: Vec<(u32, u16)>,
+    /// Where its frame lies, once leaves over it are read-only.
+    pub(super) spa: Option<u64>,
+    /// Tables that were made before.
+    pub(super) made: u64,
 }
 
 impl Pager {
@@ -27,8 +31,16 @@ impl Pager {
     }
 
     pub(super) fn allocate(&mut self, tables: &mut Vec<Table>, gfn: u64, level: u8) -> u32 {
-        let shadowed =
-            Shadowed { gfn, level, unsync: false, live: true, stores: 0, parents: Vec::new() };
+        let shadowed = Shadowed {
+            gfn,
+            level,
+            unsync: false,
+            live: true,
+            stores: 0,
+            parents: Vec::new(),
+            spa: None,
+            made: self.counts.tables_made,
+        };
         let page = match self.free.pop() {
             Some(page) => {
                 tables[page as usize] = [0; 512];
@@ -45,8 +57,27 @@ impl Pager {
         self.most = self.most.max(self.live_tables());
         if gfn != u64::MAX {
             self.by_frame.entry(gfn).or_default().push(page);
+            if self.protects {
+                self.unprotected.push(gfn);
+            }
         }
         page
+    }
+
+    /// Drops the oldest tables where there are more than the limit.
+    pub(super) fn shrink(&mut self, tables: &mut [Table]) {
+        if self.live_tables() <= self.limit {
+            return;
+        }
+        let mut oldest: Vec<(u64, u32)> = (0..)
+            .zip(&self.pages)
+            .filter(|(_, page)| page.live)
+            .map(|(number, page)| (page.made, number))
+            .collect();
+        oldest.sort_unstable();
+        for (_, page) in oldest.into_iter().take(REFILL) {
+            self.drop_table(tables, page);
+        }
     }
 
     /// The shadow of the guest table in frame `gfn` used at `level`, made if it is not there.
@@ -75,6 +106,20 @@ impl Pager {
         if shadowed.gfn == u64::MAX && shadowed.parents.is_empty() {
             self.drop_table(tables, child);
         }
+    }
+
+    /// Whether the leaf for an address below this shadow root is a piece of a larger page of the guest's.
+    pub fn is_split(&self, tables: &[Table], root: u64, address: u64) -> bool {
+        let mut page = ((root - self.base) >> 12) as u32;
+        for level in (0..=self.root_level).rev() {
+            let entry =
+                tables[page as usize][(address >> (12 + 9 * u32::from(level)) & 0x1ff) as usize];
+            if entry & P == 0 || self.is_leaf(entry, page) {
+                break;
+            }
+            page = self.page_of(entry);
+        }
+        self.pages[page as usize].gfn == u64::MAX
     }
 
     /// Whether a present entry of this table is a leaf.

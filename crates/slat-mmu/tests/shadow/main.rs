@@ -32,9 +32,19 @@ fn act() -> impl Strategy<Value = Act> {
 
 fn setting(mode: Mode) -> impl Strategy<Value = Setting> {
     let backed = prop_oneof![Just(12u8), Just(21), Just(30)];
-    let bits = any::<[bool; 8]>();
+    let bits = any::<[bool; 9]>();
     (backed, bits, 0..16u32).prop_map(move |(backed, bits, pkru)| {
-        let [out_of_sync, prefetch, write_protect, smep, smap, keys, alignment_check, nxe] = bits;
+        let [
+            out_of_sync,
+            prefetch,
+            write_protect,
+            smep,
+            smap,
+            keys,
+            alignment_check,
+            nxe,
+            protects,
+        ] = bits;
         let controls = Controls {
             write_protect,
             smep,
@@ -45,7 +55,7 @@ fn setting(mode: Mode) -> impl Strategy<Value = Setting> {
         };
         let discipline = if out_of_sync { Discipline::OutOfSync } else { Discipline::TrapAll };
         let prefetch = if prefetch { 8 } else { 1 };
-        Setting { mode, discipline, backed, prefetch, controls, pkru, alignment_check }
+        Setting { mode, discipline, backed, prefetch, controls, pkru, alignment_check, protects }
     })
 }
 
@@ -212,4 +222,133 @@ fn the_host_finds_leaves_by_its_page() {
         assert_eq!(new == old[n as usize], n == 2);
     }
     assert!(world.pager.bytes() >= world.pager.live_tables() * 4096);
+}
+
+/// A world whose tables are mapped too: from 1 GiB on (VA), one to one by a large page where `large`.
+fn mapped_tables(discipline: Discipline, large: bool) -> World {
+    let mut world = one_path(discipline, 1 << 30 | P | RW | US);
+    world.setting.protects = true;
+    world.guest = world.guest.clone().backed(21);
+    world.pager = world.pager.clone().with_protection();
+    let at = frame(2, 0) + 8;
+    if large {
+        world.guest.entries.insert(at, frame(1, 1) | P | RW | US);
+        world.guest.entries.insert(frame(1, 1), P | RW | US | 1 << 7);
+    } else {
+        world.guest.entries.insert(at, frame(1, 1) | P | RW | US);
+        world.guest.entries.insert(frame(1, 1), frame(0, 1) | P | RW | US);
+        for nth in 0..512 {
+            world.guest.entries.insert(frame(0, 1) + 8 * nth, nth << 12 | P | RW | US);
+        }
+    }
+    world
+}
+
+/// Where [`mapped_tables`] maps a guest physical address.
+const fn seen(gpa: u64) -> u64 {
+    1 << 30 | gpa
+}
+
+/// A leaf over a shadowed table is read-only and small, whichever came first.
+#[test]
+fn leaves_are_kept_off_tables() {
+    for large in [false, true] {
+        for table_first in [false, true] {
+            let mut world = mapped_tables(Discipline::TrapAll, large);
+            let table = seen(frame(0, 0));
+            let beside = table ^ 0x2000;
+            let order = if table_first { [0, table] } else { [table, 0] };
+            for va in order {
+                assert!(world.shadowed(0, va, USER_READ).is_some());
+            }
+            assert!(world.pager.traps(frame(0, 0)));
+            // The store is carried out, each time, and one beside it is not.
+            assert!(world.shadowed(0, beside, USER_WRITE).is_some());
+            let faults = |world: &World| {
+                let counts = world.pager.counts();
+                counts.of(Exit::HiddenFault) + counts.of(Exit::Dirty)
+            };
+            let before = faults(&world);
+            for _ in 0..2 {
+                assert!(world.carried(table), "{large} {table_first}");
+                assert!(!world.carried(beside), "{large} {table_first}");
+            }
+            assert_eq!(faults(&world), before, "{large} {table_first}");
+            assert_eq!(world.pager.leaves()[1], 0, "{large} {table_first}");
+        }
+    }
+}
+
+/// A freed table stays shadowed until stores to it trap: once at level 0 where tables go out of sync,
+/// three times above. Nobody tells a hypervisor that it was freed.
+#[test]
+fn a_freed_table_traps_until_its_shadow_is_given_up() {
+    for (discipline, level, traps, faults) in [
+        (Discipline::OutOfSync, 0, 1, 0),
+        // The page is still read-only when its shadow is gone: one fault finds that out.
+        (Discipline::OutOfSync, 1, 3, 1),
+        (Discipline::TrapAll, 0, 3, 1),
+        (Discipline::TrapAll, 1, 3, 1),
+    ] {
+        let mut world = mapped_tables(discipline, true);
+        assert!(world.shadowed(0, 0, USER_READ).is_some());
+        // The link to it goes, and then the page is cleared: as data.
+        let above = world.guest.entries.remove(&frame(level + 1, 0)).is_some();
+        assert!(above);
+        world.store(frame(level + 1, 0), 0);
+        assert!(world.shadowed(0, seen(frame(level, 0)), USER_READ).is_some());
+        let before = world.pager.counts();
+        for line in 0..64 {
+            world.clear(frame(level, 0) + 64 * line);
+        }
+        let after = world.pager.counts();
+        let of = |exit| after.of(exit) - before.of(exit);
+        assert_eq!(of(Exit::TableWrite), traps, "{discipline:?} {level}");
+        assert_eq!(of(Exit::HiddenFault) + of(Exit::Dirty), faults, "{discipline:?} {level}");
+        // Loads of CR3 do not make it a table again.
+        world.run(0, Act::Cr3(0));
+        world.clear(frame(level, 0));
+        assert_eq!(world.pager.counts().of(Exit::TableWrite), after.of(Exit::TableWrite));
+    }
+}
+
+/// A table that is one again is compared with what it holds now.
+#[test]
+fn a_table_that_is_used_again_is_compared() {
+    for discipline in [Discipline::TrapAll, Discipline::OutOfSync] {
+        let mut world = mapped_tables(discipline, true);
+        let was = world.shadowed(0, 0, USER_READ);
+        // Its content changes while nobody looks, as by a device.
+        for level in 0..2 {
+            world
+                .guest
+                .entries
+                .insert(frame(level, 0), [2 << 30, frame(0, 1)][level as usize] | P | US);
+        }
+        world.guest.entries.insert(frame(0, 1), 3 << 30 | P | US);
+        for level in 0..2 {
+            world.pager.renew(frame(level, 0));
+        }
+        world.run(0, Act::Cr3(0));
+        let now = world.shadowed(0, 0, USER_READ);
+        assert_ne!(now, was, "{discipline:?}");
+        assert_eq!(now, Some(world.guest.place(3 << 30).0), "{discipline:?}");
+    }
+}
+
+/// The oldest tables go where there are too many.
+#[test]
+fn tables_are_limited() {
+    let mut world = mapped_tables(Discipline::OutOfSync, false);
+    world.pager = world.pager.clone().with_limit(40);
+    for nth in 0..200u64 {
+        // A page of 1 GiB each, by tables in pages of their own.
+        let tables = 0x1000_0000 + (nth << 16);
+        world.guest.entries.insert(frame(2, 0) + 8 * (100 + nth), tables | P | RW | US);
+        world.guest.entries.insert(tables, (tables + 0x1000) | P | RW | US);
+        world.guest.entries.insert(tables + 0x1000, 1 << 30 | P | RW | US);
+        assert!(world.shadowed(0, (100 + nth) << 30, USER_READ).is_some());
+        assert!(world.pager.live_tables() <= 40 + 4, "{}", world.pager.live_tables());
+    }
+    assert!(world.pager.counts().tables_dropped > 100);
 }

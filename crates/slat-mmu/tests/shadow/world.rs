@@ -70,6 +70,13 @@ impl GuestTables for Guest {
     }
 }
 
+impl Guest {
+    /// Over host pages of this size (log2).
+    pub(crate) fn backed(self, shift: u8) -> Guest {
+        Guest { backed: shift, ..self }
+    }
+}
+
 struct Entries<'a>(&'a mut Guest);
 
 impl Memory for Entries<'_> {
@@ -185,6 +192,7 @@ pub(crate) struct Setting {
     pub(crate) controls: Controls,
     pub(crate) pkru: u32,
     pub(crate) alignment_check: bool,
+    pub(crate) protects: bool,
 }
 
 impl Setting {
@@ -192,7 +200,8 @@ impl Setting {
         let controls =
             Controls { write_protect: true, nxe: true, smep: true, ..Controls::default() };
         let (mode, backed, prefetch) = (Mode::Four, 12, 1);
-        Setting { mode, discipline, backed, prefetch, controls, pkru: 0, alignment_check: false }
+        let (pkru, alignment_check, protects) = (0, false, false);
+        Setting { mode, discipline, backed, prefetch, controls, pkru, alignment_check, protects }
     }
 }
 
@@ -236,9 +245,12 @@ impl World {
                 moved: BTreeMap::new(),
             },
             tables: Vec::new(),
-            pager: Pager::new(setting.discipline, root_level, HOST)
-                .with_prefetch(setting.prefetch)
-                .with_keys(setting.controls.user_keys),
+            pager: {
+                let pager = Pager::new(setting.discipline, root_level, HOST)
+                    .with_prefetch(setting.prefetch)
+                    .with_keys(setting.controls.user_keys);
+                if setting.protects { pager.with_protection() } else { pager }
+            },
             vcpus: vec![vcpu; vcpus],
         };
         for level in (1..=setting.mode.top()).rev().take(if paths { 8 } else { 0 }) {
@@ -330,17 +342,41 @@ impl World {
             let World { pager, tables, guest, regime, .. } = self;
             match pager.fill(tables, guest, &own, regime, va, &access) {
                 Filled::True => return None,
-                Filled::Hidden(Exit::Emulation) => {
+                Filled::Carried { gpa, exit } => {
                     // The hypervisor stores where the guest's own walk ends.
-                    assert!(!self.setting.controls.write_protect && number == 1);
                     let mut guest = self.guest.clone();
-                    let gpa = self.truly(&mut guest, vcpu, va, number, Updates::Never)?;
+                    let own = self.truly(&mut guest, vcpu, va, number, Updates::Never)?;
+                    assert_eq!(gpa, own);
+                    match exit {
+                        Exit::Emulation => {
+                            assert!(!self.setting.controls.write_protect && number == 1);
+                        }
+                        _ => assert!(self.setting.protects && self.pager.traps(gpa)),
+                    }
+                    self.flush_if_due();
                     return Some(self.guest.place(gpa).0);
                 }
                 Filled::Hidden(_) => self.flush_if_due(),
             }
         }
         panic!("{va:#x}: the shadow still faults after it was filled");
+    }
+
+    /// Whether a user's store there is carried out by the hypervisor.
+    pub(crate) fn carried(&mut self, va: u64) -> bool {
+        assert!(self.shadowed(0, va, 4).is_some(), "{va:#x}");
+        !self.vcpus[0].tlb.contains_key(&(va, 4))
+    }
+
+    /// The guest stores data to a page of its own that may have been a table, through its mapping from
+    /// 1 GiB on.
+    pub(crate) fn clear(&mut self, gpa: u64) {
+        if self.carried(1 << 30 | gpa) {
+            self.pager.store_data(&mut self.tables, gpa);
+            self.flush_if_due();
+        } else if self.pager.traps(gpa) {
+            panic!("{gpa:#x}: a store to it is not noticed");
+        }
     }
 
     /// The guest changes an entry of its tables.
@@ -400,7 +436,12 @@ impl World {
             }
             Act::Cr3(which) => {
                 self.load(vcpu, frame(top, u64::from(which)));
-                self.pager.load_cr3(&mut self.tables, &self.guest);
+                let registers = self.vcpus[vcpu].registers.iter();
+                let roots: Vec<u64> = match self.setting.mode {
+                    Mode::Pae => registers.copied().filter(|entry| entry & P != 0).collect(),
+                    _ => vec![self.vcpus[vcpu].cr3],
+                };
+                self.pager.load_cr3(&mut self.tables, &self.guest, &roots);
                 self.vcpus[vcpu].tlb.clear();
                 self.vcpus[vcpu].since.clear();
             }

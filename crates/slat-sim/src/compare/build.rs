@@ -16,13 +16,13 @@ use slat_trace::Arch;
 use super::{CompareError, Scheme};
 use crate::guest::{Aarch64, Guest, RiscV, X86};
 use crate::machine::{Counts, Hypervisor, Machine, Part, Shared, Start};
-use crate::memory::{Physical, TooMuchMemory};
+use crate::memory::{MemoryError, Physical};
 use crate::nested::{Address, Encoding, build};
 use crate::preset::Processor;
 
 /// A machine of any guest and scheme.
 pub(super) trait Runs: Send {
-    fn run(&mut self, part: &Part<'_>) -> Result<(), TooMuchMemory>;
+    fn run(&mut self, part: &Part<'_>) -> Result<(), MemoryError>;
     fn counts(&self) -> Counts;
     fn forget(&mut self);
     fn walks(&self) -> u64;
@@ -39,7 +39,7 @@ where
     <G::Format as Format>::Root: Send,
     F2::Root: Send,
 {
-    fn run(&mut self, part: &Part<'_>) -> Result<(), TooMuchMemory> {
+    fn run(&mut self, part: &Part<'_>) -> Result<(), MemoryError> {
         Machine::run(self, part)
     }
 
@@ -111,7 +111,8 @@ impl Setting<'_> {
         };
         let skips = self.processor.walk_caches.reads_skip_l1.as_ref();
         let skips = skips.is_some_and(|skips| skips.value);
-        let mut memory = Physical::new(&self.processor.caches, skips, backed, self.start.vm)?;
+        let (caches, vm) = (&self.processor.caches, self.start.vm);
+        let mut memory = Physical::new(caches, skips, backed, vm, self.cores, self.memory.clone())?;
         match scheme {
             Scheme::Native => self.of::<G, Flat>(memory, Hypervisor::Native),
             Scheme::Shadow(discipline) => {
@@ -123,26 +124,26 @@ impl Setting<'_> {
                     accessed_dirty: self.processor.second_stage_dirty.value,
                     ..ept::Features::default()
                 };
-                self.nested::<G, Ept>(memory, Stage::new(Ept::four(features), root))
+                self.nested::<G, Ept>(memory, Stage::new(Ept::four(features), root), true)
             }
             Scheme::Npt(shift) => {
                 let root = self.tables(&mut memory, Encoding::NPT, Address::InPlace, 3, 1, shift);
                 let host = long::Processor { vendor: Vendor::Amd, ..long::Processor::default() };
-                self.nested::<G, Npt>(memory, Stage::new(Npt::four(true, host), root))
+                self.nested::<G, Npt>(memory, Stage::new(Npt::four(true, host), root), false)
             }
             Scheme::Arm(shift) => {
                 // 40 bits of input: two concatenated root tables of level 2.
                 let root = self.tables(&mut memory, Encoding::ARM, Address::InPlace, 2, 2, shift);
                 let format = Stage2::plain(Granule::Four, 40, &arm64::Processor::default())
                     .unwrap_or_else(|_| unreachable!("40 bits with the 4K granule exist"));
-                self.nested::<G, Stage2>(memory, Stage::new(format, root))
+                self.nested::<G, Stage2>(memory, Stage::new(format, root), false)
             }
             Scheme::RiscV(shift) => {
                 // Sv48x4: a root of 16 KiB.
                 let root =
                     self.tables(&mut memory, Encoding::RISCV, Address::PageNumber, 3, 4, shift);
                 let format = Sv::stage2(riscv::Scheme::Sv48, riscv::Features::default());
-                self.nested::<G, Sv>(memory, Stage::new(format, root))
+                self.nested::<G, Sv>(memory, Stage::new(format, root), false)
             }
         }
     }
@@ -164,12 +165,13 @@ impl Setting<'_> {
         &self,
         memory: Physical,
         stage2: Stage<F2, Gpa, Spa>,
+        stays: bool,
     ) -> Result<Box<dyn Runs>, CompareError>
     where
         <G::Format as Format>::Root: Send,
         F2::Root: Send,
     {
-        self.of::<G, F2>(memory, Hypervisor::Nested(stage2))
+        self.of::<G, F2>(memory, Hypervisor::Nested { stage2, stays })
     }
 
     fn of<G: Guest, F2: Format + Send + Sync + 'static>(

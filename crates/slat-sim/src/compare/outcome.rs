@@ -28,6 +28,10 @@ pub struct Shares {
     pub waiting: Estimate,
     /// Process switches in place of turns of virtual machines.
     pub process_switches: Estimate,
+    /// How long reads of the guest's own tables last, hidden or not: no part of the time.
+    pub guest_walk_duration: Estimate,
+    /// The same of nested or shadow tables.
+    pub host_walk_duration: Estimate,
 }
 
 /// What one scheme came to.
@@ -49,12 +53,15 @@ pub struct Outcome {
     pub cycles: Cycles,
     /// The same with its ranges.
     pub shares: Shares,
-    /// Bytes of guest tables that were seen.
+    /// Bytes of the most guest tables at once that the recording shows.
     pub guest_table_bytes: u64,
     /// Bytes of the hypervisor's tables: nested ones, or the most shadow tables at once.
     pub host_table_bytes: u64,
-    /// Run time relative to native; `None` where the recording counts no instructions.
+    /// Run time relative to native; `None` where the recording counts no instructions, or native was not
+    /// run.
     pub time: Option<Estimate>,
+    /// Cycles of translation and exits an access.
+    pub per_access: Estimate,
     /// What each event costs.
     pub prices: Prices,
 }
@@ -99,17 +106,23 @@ impl Outcome {
                 .collect(),
             waiting: part(|cycles| cycles.waiting),
             process_switches: part(|cycles| cycles.process_switches),
+            guest_walk_duration: part(|cycles| cycles.walk_duration[0]),
+            host_walk_duration: part(|cycles| cycles.walk_duration[1]),
         };
+        let accesses = events.counts.accesses.max(1) as f64;
         Outcome {
             scheme,
             host_shift: (scheme != Scheme::Native).then_some(memory.backed),
             transcribed: false,
             what_if: None,
             large_pages: None,
-            guest_table_bytes: memory.guest_tables() as u64 * 4096,
+            guest_table_bytes: memory.most_guest_tables() as u64 * 4096,
             host_table_bytes: host_tables as u64 * 4096,
             cycles: Cycles::of(&events, prices),
             shares,
+            per_access: propagate([prices], |[prices]| {
+                Cycles::of(&events, prices).overhead() / accesses
+            }),
             time: None,
             prices: prices.clone(),
             events,

@@ -9,7 +9,7 @@ use super::build::{Runs, Setting};
 use super::{CompareError, Facts, Options, Outcome, Scheme, WhatIf, outcome};
 use crate::cost::Prices;
 use crate::machine::{Digest, Part, Start};
-use crate::memory::{MAX_MEMORY, TooMuchMemory};
+use crate::memory::{MAX_MEMORY, MemoryError};
 use crate::preset::Processor;
 use crate::transcribe::{Rewrites, Target, rewriter};
 
@@ -48,7 +48,7 @@ impl Run {
         let arch = machine.arch;
         let memory = machine.memory.clone().unwrap_or(0..1 << 30);
         if memory.end > MAX_MEMORY {
-            return Err(TooMuchMemory(memory.end - 1).into());
+            return Err(MemoryError::TooMuch(memory.end - 1).into());
         }
         let setting = Setting {
             processor,
@@ -114,7 +114,7 @@ impl Run {
     }
 
     /// Runs these accesses of the batch that was taken over.
-    pub(super) fn part(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), TooMuchMemory> {
+    pub(super) fn part(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), MemoryError> {
         let own = Part { digest: self.digest.as_ref(), ..Part::of(batch) };
         let parts: Vec<Part<'_>> = self
             .lines

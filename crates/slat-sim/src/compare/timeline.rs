@@ -21,6 +21,11 @@ impl Timeline {
         Timeline { from, ..Timeline::default() }
     }
 
+    /// Accesses before the first stretch: the warm-up.
+    pub fn from(&self) -> u64 {
+        self.from
+    }
+
     /// Only these schemes, in this order, are left.
     pub(super) fn keep(&mut self, schemes: &[usize]) {
         for (_, walks) in &mut self.points {

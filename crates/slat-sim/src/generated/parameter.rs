@@ -86,7 +86,7 @@ impl Values {
 }
 
 /// A decimal number, `k` or `M` behind it for thousands and millions.
-fn number(text: &str) -> Option<u64> {
+pub fn number(text: &str) -> Option<u64> {
     let (digits, factor) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1_000),
         None => match text.strip_suffix('M') {

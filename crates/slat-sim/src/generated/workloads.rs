@@ -31,8 +31,16 @@ pub(crate) struct Kind {
     /// What share of a data miss's or walk's time is waited for; `None` for what the processor's
     /// preset assumes of programs in general.
     pub(crate) exposed: Option<f64>,
+    /// Accesses in which all that it does happens, for one that goes through phases; `None` where each
+    /// stretch is like any other.
+    pub(crate) life: Option<fn(&Values) -> u64>,
     /// Builds its processes and areas.
     pub(crate) build: fn(&Values, &mut Kernel) -> Box<dyn Workload>,
+}
+
+/// Accesses in which all that a workload does happens; 0 where each stretch is like any other.
+pub(crate) fn life_of(kind: &Kind, values: &Values) -> u64 {
+    kind.life.map_or(0, |life| life(values))
 }
 
 /// All workloads.

@@ -6,13 +6,19 @@ use slat_trace::{At, Event, Invalidation, Root};
 
 use super::{Cause, Core, Hypervisor, Machine, is_of, space_of, vm_tag};
 use crate::guest::Guest;
-use crate::memory::TooMuchMemory;
+use crate::memory::MemoryError;
+
+/// Where CR3 has the root.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 impl<G: Guest, F2: Format> Machine<G, F2> {
-    pub(super) fn event(&mut self, at: &At) -> Result<(), TooMuchMemory> {
+    pub(super) fn event(&mut self, at: &At) -> Result<(), MemoryError> {
         match at.event {
             Event::TablePage { gpa, level, fresh } => {
                 self.memory.table_page(gpa, fresh)?;
+                if let Some((pager, _)) = self.pager() {
+                    pager.renew(gpa);
+                }
                 if let Some(pcids) = &mut self.pcids {
                     pcids.table(gpa, level);
                 }
@@ -39,10 +45,8 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                         core.caches.retain_stage1(Some(vm), |tag| tag != own);
                     }
                 }
-                if let Some((pager, host)) = self.pager() {
-                    pager.release(host, gpa);
-                    self.drop_own(Reach::All, |_| true);
-                }
+                // No hypervisor is told: the shadow stays, and stores to the page trap.
+                self.memory.release_table(gpa);
             }
             Event::Exception(exception) if exception.vector == 14 && self.shadow.is_some() => {
                 self.exit(at.vcpu, Cause::TrueFault);
@@ -67,7 +71,12 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         if stored.exits {
             self.exit(vcpu, Cause::TableWrite);
         }
-        if stored.dropped {
+        self.flush_if_due();
+    }
+
+    /// What shadow tables lost leaves the TLBs of all cores at once, as a hypervisor's remote flush.
+    pub(super) fn flush_if_due(&mut self) {
+        if self.pager().is_some_and(|(pager, _)| pager.take_flush()) {
             self.drop_own(Reach::All, |_| true);
         }
     }
@@ -101,6 +110,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         };
         let (host, guest) = self.memory.split();
         pager.synchronize(host, &guest);
+        self.flush_if_due();
         true
     }
 
@@ -159,12 +169,18 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             None => return,
         };
         let Some(state) = &mut self.shadow else { return };
-        let discipline = state.discipline;
+        let (discipline, limit) = (state.discipline, state.limit);
         let place = self.memory.host_base();
-        let pager = state.pager.get_or_insert_with(|| Pager::new(discipline, root_level, place));
+        let pager = state.pager.get_or_insert_with(|| {
+            Pager::new(discipline, root_level, place).with_protection().with_limit(limit)
+        });
         let (host, guest) = self.memory.split();
-        pager.synchronize(host, &guest);
         pager.root(host, cr3);
+        pager.synchronize_below(host, &guest, &[cr3]);
+        if state.loaded.insert(cr3 & ADDRESS) && !self.start.cold {
+            state.unfilled.push((vcpu, cr3));
+        }
+        self.flush_if_due();
         if !first {
             self.exit(vcpu, Cause::Cr3);
         }
@@ -192,6 +208,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                         let root = pager.root(&mut self.memory.host, cr3);
                         let (host, guest) = self.memory.split();
                         pager.invalidate(host, &guest, root, va);
+                        self.flush_if_due();
                         self.exit(vcpu, Cause::Invlpg);
                     }
                 }

@@ -36,6 +36,11 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
     /// Runs a stretch if all of it hits the first level of the TLB, and says whether it does. If not,
     /// nothing has changed.
     fn run_hits(&mut self, stretch: &Stretch<'_>) -> bool {
+        // Lines are looked at together where all are of one core's caches.
+        let Some(first) = stretch.pages.first().map(|page| page.vcpu()) else { return false };
+        if self.cores.len() > 1 && stretch.pages.iter().any(|page| page.vcpu() != first) {
+            return false;
+        }
         for (page, place) in stretch.pages.iter().zip(self.places.iter_mut()) {
             let Some(core) = self.cores.get(page.vcpu()) else { return false };
             if core.tlb.keeps_stores_apart() {
@@ -55,6 +60,7 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             }
         }
         self.counts.lookups += stretch.lookups.len() as u64;
+        self.memory.on(first as u8);
         self.run_lines(stretch);
         true
     }

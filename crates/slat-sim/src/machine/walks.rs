@@ -2,12 +2,12 @@
 
 use slat::format::Format;
 use slat::{Gpa, Gva, Kind, Privilege, Spa, Stage, Updates};
-use slat_mmu::shadow::Filled;
+use slat_mmu::shadow::{Exit, Filled};
 use slat_mmu::tlb::Entry;
 use slat_mmu::walker::{Context, Globals};
 use slat_trace::{Access, Root};
 
-use super::{Cause, Machine, is_of, vm_tag};
+use super::{Cause, Hypervisor, Machine, is_of, vm_tag};
 use crate::guest::Guest;
 use crate::native::Shifted;
 
@@ -104,10 +104,13 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         if self.start.tagged {
             return;
         }
+        let stays = matches!(self.hypervisor, Hypervisor::Nested { stays: true, .. });
         if let Some(core) = self.cores.get_mut(usize::from(vcpu)) {
             core.tlb.retain(|_| false);
             core.caches.retain_stage1(None, |_| false);
-            core.caches.retain_stage2(|_| false);
+            if !stays {
+                core.caches.retain_stage2(|_| false);
+            }
         }
     }
 
@@ -136,6 +139,9 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                 core.caches.walk(&context, &mut self.memory, gva, kind, access.user(), &self.grid);
             if let Ok(walked) = walked {
                 core.tlb.insert(va, core.space, kind, walked.entry);
+                if pager.is_split(&self.memory.host, root, va) {
+                    self.counts.splintered += 1;
+                }
                 return Some(walked.entry);
             }
             let privilege = if access.user() { Privilege::User } else { Privilege::Supervisor };
@@ -144,25 +150,53 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
             let filled = pager.fill(host, &mut half, guest, &self.regime, va, &asked);
             // What the walk cache holds of this path may be of before.
             core.caches.retain_stage1(Some(vm_tag(vm)), |tag| !is_of(vm, tag));
+            self.flush_if_due();
             match filled {
                 Filled::Hidden(exit) => self.exit(access.vcpu, exit.into()),
+                Filled::Carried { gpa, exit: Exit::TableWrite } => {
+                    // Of a store to a table the recording says what it stores, and that exits.
+                    if !self.memory.is_guest_table(gpa) {
+                        let pager = self.shadow.as_mut()?.pager.as_mut()?;
+                        let stored = pager.store_data(&mut self.memory.host, gpa);
+                        self.flush_if_due();
+                        if stored.exits {
+                            self.exit(access.vcpu, Cause::TableWrite);
+                        }
+                    }
+                    return Some(self.carried(gpa));
+                }
+                Filled::Carried { gpa, exit } => {
+                    self.exit(access.vcpu, exit.into());
+                    return Some(self.carried(gpa));
+                }
                 Filled::True => return None,
             }
         }
         None
     }
 
-    /// A recording is a window on a guest that has been running: what its tables say was accessed
-    /// before has long been filled into the shadow.
+    /// Where a store goes that the hypervisor carries out: no entry of the TLB.
+    fn carried(&self, gpa: u64) -> Entry {
+        let base = self.memory.guest_base() + (gpa >> 12 << 12);
+        Entry { base, shift: 12, ..Entry::default() }
+    }
+
+    /// A recording is a window on a guest that has been running: what tables say was accessed before
+    /// they were seen has long been filled into the shadow. Of a process that starts in the recording that
+    /// is next to nothing: fork's copies are marked as not accessed, and the kernel's own tables, which all
+    /// roots share, are left as they are.
     pub(super) fn fill_shadow(&mut self) {
-        for core in &self.cores {
-            let Some(pager) = self.shadow.as_mut().and_then(|state| state.pager.as_mut()) else {
-                return;
-            };
-            let Some(stage1) = &core.stage1 else { continue };
-            let cr3 = core.registers.roots[Root::Cr3 as usize];
+        let Some(state) = &mut self.shadow else { return };
+        let Some(pager) = &mut state.pager else { return };
+        for (vcpu, root) in std::mem::take(&mut state.unfilled) {
+            let core = self.cores.get(usize::from(vcpu));
+            let Some(stage1) = core.and_then(|core| core.stage1) else { continue };
+            // It may have loaded another root since.
+            let Some(place) = G::shadow_root(root & !0xfff) else { continue };
+            let stage1 = Stage::new(stage1.format, place).with_updates(stage1.updates);
             let (host, mut guest) = self.memory.split();
-            pager.fill_accessed(host, &mut guest, stage1, &self.regime, cr3);
+            pager.fill_accessed(host, &mut guest, &stage1, &self.regime, root);
         }
+        self.flush_if_due();
     }
 }

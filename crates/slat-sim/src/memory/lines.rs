@@ -39,6 +39,9 @@ const NONE: u64 = u64::MAX;
 /// level, a direct-mapped filter in front of it knows lines that it holds. A hit of the filter does not
 /// make the line the set's youngest, but marks it as touched; a line that would go and was touched stays
 /// once more (the clock algorithm, in place of least recently used).
+///
+/// The first two levels are each core's own, and what another core stored to is not taken from them: no
+/// recording says when that would be. The last level is all cores'.
 #[derive(Debug)]
 pub(super) struct LineCaches {
     /// Lines that the first level holds, each shifted up by one; bit 0: touched since it last came up
@@ -47,6 +50,10 @@ pub(super) struct LineCaches {
     /// One less than the filter's slots.
     slots: u64,
     first: Queues,
+    /// Whose the first two levels here are.
+    core: u8,
+    /// Those of the others, by core; one that is here has left nothing of use in its place.
+    others: Vec<Own>,
     /// Lines of a page that are so far apart, or a multiple of it, may meet in a set of the first level
     /// or a slot of the filter: a power of two of at most 64.
     apart: u32,
@@ -54,21 +61,63 @@ pub(super) struct LineCaches {
     third: Array<()>,
 }
 
+/// One core's first two levels.
+#[derive(Debug)]
+struct Own {
+    filter: Vec<u64>,
+    first: Queues,
+    second: Array<()>,
+}
+
 impl LineCaches {
-    pub(super) fn new(caches: &Caches) -> Result<LineCaches, BadGeometry> {
+    /// The caches of so many cores, 1 or more.
+    pub(super) fn new(caches: &Caches, cores: u8) -> Result<LineCaches, BadGeometry> {
         let geometry = |size: &CacheSize| Geometry::lru(size.kib * 16, size.ways);
         let (l1, l2, l3) = (&caches.l1.value, &caches.l2.value, &caches.l3.value);
         let lines = (l1.kib as usize * 16).next_power_of_two();
         let sets = l1.kib * 16 / l1.ways.max(1);
         let apart = (lines.trailing_zeros()).min(sets.trailing_zeros()).min(6);
+        let own = || {
+            Ok(Own {
+                filter: vec![NONE; lines],
+                first: Queues::new(geometry(l1))?,
+                second: Array::new(geometry(l2))?,
+            })
+        };
+        let Own { filter, first, second } = own()?;
+        let others = match cores {
+            0 | 1 => Vec::new(),
+            more => (0..more).map(|_| own()).collect::<Result<_, _>>()?,
+        };
         Ok(LineCaches {
-            filter: vec![NONE; lines],
+            filter,
             slots: lines as u64 - 1,
-            first: Queues::new(geometry(l1))?,
+            first,
+            core: 0,
+            others,
             apart: 1 << apart,
-            second: Array::new(geometry(l2))?,
+            second,
             third: Array::new(geometry(l3))?,
         })
+    }
+
+    /// What follows is this core's.
+    #[inline(always)]
+    pub(super) fn on(&mut self, core: u8) {
+        if core != self.core {
+            self.switch(core);
+        }
+    }
+
+    #[cold]
+    fn switch(&mut self, core: u8) {
+        for whose in [self.core, core] {
+            let Some(other) = self.others.get_mut(usize::from(whose)) else { return };
+            std::mem::swap(&mut self.filter, &mut other.filter);
+            std::mem::swap(&mut self.first, &mut other.first);
+            std::mem::swap(&mut self.second, &mut other.second);
+        }
+        self.core = core;
     }
 
     #[inline(always)]
@@ -183,7 +232,7 @@ mod tests {
         let skylake = Processor::bundled("skylake-sp").unwrap();
         let l1 = &skylake.caches.l1.value;
         assert_eq!((l1.kib, l1.ways), (32, 8));
-        LineCaches::new(&skylake.caches).unwrap()
+        LineCaches::new(&skylake.caches, 1).unwrap()
     }
 
     #[test]
@@ -204,6 +253,29 @@ mod tests {
         let apart = 512 * 64;
         (0..2).for_each(|nth| assert_eq!(caches.access(nth * apart), ServedBy::Memory));
         (0..10).for_each(|nth| assert_eq!(caches.access(nth % 2 * apart), ServedBy::L1));
+    }
+
+    #[test]
+    fn each_core_has_a_first_and_a_second_level_of_its_own() {
+        let skylake = Processor::bundled("skylake-sp").unwrap();
+        let mut caches = LineCaches::new(&skylake.caches, 3).unwrap();
+        // Of 24 KiB each; together they are more than 32 KiB.
+        let lines = |core: u8| (0..384u64).map(move |nth| u64::from(core) << 20 | nth << 6);
+        for round in 0..4 {
+            for core in [0u8, 2, 1] {
+                caches.on(core);
+                for address in lines(core) {
+                    let by = caches.access(address);
+                    let due = if round == 0 { ServedBy::Memory } else { ServedBy::L1 };
+                    assert_eq!(by, due, "{round} {core} {address:#x}");
+                }
+            }
+        }
+        // What one core holds, another finds in the last level.
+        caches.on(0);
+        assert_eq!(caches.access(lines(2).next().unwrap()), ServedBy::L3);
+        caches.on(2);
+        assert_eq!(caches.access(lines(2).next().unwrap()), ServedBy::L1);
     }
 
     #[test]
@@ -228,7 +300,7 @@ mod tests {
         let ice_lake = Processor::bundled("ice-lake").unwrap();
         let l1 = &ice_lake.caches.l1.value;
         assert_eq!((l1.kib, l1.ways), (48, 12));
-        let mut caches = LineCaches::new(&ice_lake.caches).unwrap();
+        let mut caches = LineCaches::new(&ice_lake.caches, 1).unwrap();
         // Of one set, oldest first: a line, and whether it was touched.
         let mut set: Vec<(u64, bool)> = Vec::new();
         let (mut misses, mut all_touched) = (0, 0);
@@ -302,7 +374,7 @@ mod tests {
     fn lines_that_are_known_are_touched_at_once() {
         for name in ["skylake-sp", "vt-x-2005", "cortex-a15"] {
             let processor = Processor::bundled(name).unwrap();
-            let new = || LineCaches::new(&processor.caches).unwrap();
+            let new = || LineCaches::new(&processor.caches, 1).unwrap();
             let (mut whole, mut single) = (new(), new());
             let (mut state, mut at_once, mut in_order) = (1u64, 0, 0);
             for nth in 0..20_000u64 {

@@ -3,8 +3,8 @@
 use super::{Event, Events, event};
 
 /// What no AMD list has.
-const MISSING: &str = "No event counts the cycles of walks, nested ones or others, so that cycles.guest_walk and \
-     cycles.host_walk cannot be measured. Page sizes are those of TLB entries: the smaller of \
+const MISSING: &str = "No event counts the cycles of walks, nested ones or others, so that \
+     walk_duration cannot be measured. Page sizes are those of TLB entries: the smaller of \
      guest's and host's.";
 
 const INSTRUCTIONS: &[Event] = &[event("ex_ret_instr", "instructions", "-")];

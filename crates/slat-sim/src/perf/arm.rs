@@ -2,8 +2,8 @@
 
 use super::{Event, Events, event};
 
-const MISSING: &str = "No event counts the cycles of walks, so that cycles.guest_walk and \
-    cycles.host_walk cannot be measured, and none tells the stages apart: whether a walk of both \
+const MISSING: &str = "No event counts the cycles of walks, so that \
+    walk_duration cannot be measured, and none tells the stages apart: whether a walk of both \
     stages counts once is not stated.";
 
 const REFILLS: &[Event] = &[
@@ -23,7 +23,7 @@ pub(super) const WITHOUT_WALKS: Events = Events {
              tools/perf/pmu-events/arch/arm64/arm/cortex-a57-a72/, whose list has this core's own events",
     events: &[REFILLS],
     missing: "No event counts walks or their cycles: only refills of the first level, which the second \
-              served or a walk, so that walks, cycles.guest_walk and cycles.host_walk cannot be measured.",
+              served or a walk, so that walks and walk_duration cannot be measured.",
 };
 
 /// A core whose own list was not read.

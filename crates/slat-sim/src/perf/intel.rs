@@ -14,11 +14,11 @@ const CAUSES_A_WALK: &[Event] = &[
     event("itlb_misses.miss_causes_a_walk", "walks, of fetches", "-"),
 ];
 const WALK_DURATION: &[Event] = &[
-    event("dtlb_load_misses.walk_duration", "cycles of walks, of loads", "not stated"),
-    event("dtlb_store_misses.walk_duration", "cycles of walks, of stores", "not stated"),
-    event("itlb_misses.walk_duration", "cycles of walks, of fetches", "not stated"),
+    event("dtlb_load_misses.walk_duration", "walk_duration, of loads", "not stated"),
+    event("dtlb_store_misses.walk_duration", "walk_duration, of stores", "not stated"),
+    event("itlb_misses.walk_duration", "walk_duration, of fetches", "not stated"),
 ];
-const EPT_CYCLES: &[Event] = &[event("ept.walk_cycles", "cycles.host_walk", "alone")];
+const EPT_CYCLES: &[Event] = &[event("ept.walk_cycles", "walk_duration.host", "alone")];
 /// Of the first generation with a second-level TLB, loads and stores together.
 const DATA_AND_FETCHES: &[Event] = &[
     event("dtlb_misses.stlb_hit", "second_tlb_hits, of data", "-"),
@@ -34,10 +34,10 @@ pub(super) const SKYLAKE: Events = Events {
         STLB_HIT,
         CAUSES_A_WALK,
         &[
-            event("dtlb_load_misses.walk_pending", "cycles.guest_walk, of loads", "left out"),
-            event("dtlb_store_misses.walk_pending", "cycles.guest_walk, of stores", "left out"),
-            event("itlb_misses.walk_pending", "cycles.guest_walk, of fetches", "left out"),
-            event("ept.walk_pending", "cycles.host_walk", "alone"),
+            event("dtlb_load_misses.walk_pending", "walk_duration.guest, of loads", "left out"),
+            event("dtlb_store_misses.walk_pending", "walk_duration.guest, of stores", "left out"),
+            event("itlb_misses.walk_pending", "walk_duration.guest, of fetches", "left out"),
+            event("ept.walk_pending", "walk_duration.host", "alone"),
         ],
     ],
     missing: "The walk_pending events leave EPT walks out on this core (\"EPT page walk duration are \
@@ -81,7 +81,7 @@ pub(super) const NEHALEM: Events = Events {
     processors: &["Nehalem"],
     source: "Linux tools/perf/pmu-events/arch/x86/nehalemep/virtual-memory.json",
     events: &[INST_RETIRED, DATA_AND_FETCHES],
-    missing: "No event counts the cycles of walks, so that cycles.guest_walk and cycles.host_walk cannot \
+    missing: "No event counts the cycles of walks, so that walk_duration cannot \
               be measured. Second-level hits of fetches and references per walk have no event.",
 };
 
@@ -92,8 +92,8 @@ pub(super) const WESTMERE: Events = Events {
         INST_RETIRED,
         DATA_AND_FETCHES,
         &[
-            event("dtlb_misses.walk_cycles", "cycles of walks, of data", "not stated"),
-            event("itlb_misses.walk_cycles", "cycles of walks, of fetches", "not stated"),
+            event("dtlb_misses.walk_cycles", "walk_duration, of data", "not stated"),
+            event("itlb_misses.walk_cycles", "walk_duration, of fetches", "not stated"),
         ],
         EPT_CYCLES,
     ],
@@ -112,9 +112,9 @@ pub(super) const ICE_LAKE: Events = Events {
             event("dtlb_load_misses.walk_completed", "walks, of loads", "-"),
             event("dtlb_store_misses.walk_completed", "walks, of stores", "-"),
             event("itlb_misses.walk_completed", "walks, of fetches", "-"),
-            event("dtlb_load_misses.walk_pending", "cycles of walks, of loads", "not stated"),
-            event("dtlb_store_misses.walk_pending", "cycles of walks, of stores", "not stated"),
-            event("itlb_misses.walk_pending", "cycles of walks, of fetches", "not stated"),
+            event("dtlb_load_misses.walk_pending", "walk_duration, of loads", "not stated"),
+            event("dtlb_store_misses.walk_pending", "walk_duration, of stores", "not stated"),
+            event("itlb_misses.walk_pending", "walk_duration, of fetches", "not stated"),
         ],
     ],
     missing: "walk_pending adds up walks that are outstanding at a time. Its text no longer says that EPT \

@@ -44,6 +44,24 @@ impl Processor {
                     .to_owned(),
             ));
         }
+        for (field, param) in [("tlb.data_2m", data_2m), ("tlb.data_1g", data_1g)] {
+            if self.tlb.data_shared.value && param.value.entries > 0 {
+                return Err(wrong(
+                    field,
+                    "all sizes are in data_4k (data_shared), so that this one can have no array of its own"
+                        .to_owned(),
+                ));
+            }
+        }
+        let first_1g = self.tlb.data_shared.value || data_1g.value.entries > 0;
+        if !first_1g && (holds_1g || second_1g.value.entries > 0) {
+            return Err(wrong(
+                if holds_1g { "tlb.second_holds_1g" } else { "tlb.second_1g" },
+                "the first level has no place for 1 GiB pages (data_1g is empty), so that they are kept in \
+                 pieces of 2 MiB and none reaches the second"
+                    .to_owned(),
+            ));
+        }
         if let Some(joins) = &self.tlb.joins
             && ![2, 4, 8].contains(&joins.value)
         {

@@ -10,13 +10,42 @@ use crate::transcribe::LargePages;
 pub struct Advice {
     /// What to do, in plain words.
     pub text: String,
-    /// The run time relative to native that it leads to: simulated in the same pass.
+    /// What it leads to, simulated in the same pass, in [`Advice::unit`].
     pub predicted: f64,
-    /// The run time relative to native without.
+    /// The same without.
     pub from: f64,
+    /// What the two are.
+    pub unit: Unit,
 }
 
-/// Less of an effect than this is none.
+/// What advice is measured by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// Run time relative to native.
+    Time,
+    /// Cycles of translation and exits an access, where run times are not known.
+    PerAccess,
+}
+
+impl Unit {
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Unit::Time => "time-vs-native",
+            Unit::PerAccess => "cycles-per-access",
+        }
+    }
+
+    /// What stands behind the figures for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Unit::Time => "",
+            Unit::PerAccess => " cycles an access",
+        }
+    }
+}
+
+/// Less of an effect than this is none: a share of native's time, or of the cycles an access.
 const LEAST: f64 = 0.005;
 
 impl Report {
@@ -125,8 +154,16 @@ impl Report {
     }
 
     fn change(&self, from: Option<&Outcome>, to: Option<&Outcome>, text: &str) -> Option<Advice> {
-        let (from, to) = (from?.time?.value, to?.time?.value);
-        let advice = Advice { text: text.to_owned(), predicted: to, from };
-        (to < from - LEAST).then_some(advice)
+        let (from, to) = (from?, to?);
+        let (from, predicted, unit) = match (from.time, to.time) {
+            (Some(from), Some(to)) => (from.value, to.value, Unit::Time),
+            _ => (from.per_access.value, to.per_access.value, Unit::PerAccess),
+        };
+        let least = match unit {
+            Unit::Time => LEAST,
+            Unit::PerAccess => LEAST * from,
+        };
+        let advice = Advice { text: text.to_owned(), predicted, from, unit };
+        (predicted < from - least).then_some(advice)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::Report;
+use super::{FIXED, Report};
 use crate::compare::Outcome;
 use crate::machine::Cause;
 
@@ -13,6 +13,7 @@ impl Report {
     pub fn json(&self) -> Value {
         let scheme = |(nth, outcome): (usize, &Outcome)| {
             let mut value = scheme_json(outcome);
+            value["lacking"] = self.lacks(outcome).into();
             value["misses_over_time"] = self
                 .timeline
                 .rates(nth)
@@ -30,13 +31,19 @@ impl Report {
             .advice()
             .iter()
             .map(|advice| {
-                json!({ "text": advice.text, "predicted": advice.predicted, "from": advice.from })
+                json!({
+                    "text": advice.text,
+                    "predicted": advice.predicted,
+                    "from": advice.from,
+                    "unit": advice.unit.name(),
+                })
             })
             .collect();
         json!({
             "version": 1,
             "workload": self.workload,
             "origin": self.origin,
+            "behaviour": FIXED,
             "notes": self.notes,
             "processor": self.processor.name,
             "hypervisor": self.hypervisor,
@@ -50,7 +57,7 @@ impl Report {
     /// What [`Report::csv`] has in each column.
     pub const CSV_HEADER: &str = "workload,scheme,transcribed,host_page_bytes,time_vs_native,time_low,\
         time_high,accesses,lookups,tlb_misses,references,exits,guest_table_bytes,host_table_bytes,\
-        unexplained\n";
+        unexplained,lacking,cycles_per_access,cycles_per_access_low,cycles_per_access_high\n";
 
     /// One line a scheme, comma-separated; what they are is said by [`Report::CSV_HEADER`], which comes
     /// once before all workloads.
@@ -62,7 +69,7 @@ impl Report {
             let counts = outcome.counts();
             let _ = writeln!(
                 out,
-                "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+                "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
                 quoted(&self.workload),
                 outcome.scheme.name(),
                 outcome.transcribed,
@@ -78,6 +85,10 @@ impl Report {
                 outcome.guest_table_bytes,
                 outcome.host_table_bytes,
                 counts.unexplained,
+                self.lacks(outcome),
+                number(Some(outcome.per_access.value)),
+                number(Some(outcome.per_access.low)),
+                number(Some(outcome.per_access.high)),
             );
         }
         out
@@ -112,6 +123,7 @@ fn scheme_json(outcome: &Outcome) -> Value {
         }),
         "host_page_bytes": outcome.host_shift.map(|shift| 1u64 << shift),
         "time_vs_native": outcome.time,
+        "cycles_per_access": outcome.per_access,
         "accesses": counts.accesses,
         "instructions": counts.instructions,
         "lookups": counts.lookups,
@@ -139,6 +151,10 @@ fn scheme_json(outcome: &Outcome) -> Value {
             "host_walk": shares.host_walk,
             "process_switches": shares.process_switches,
             "exits": by_exit,
+        },
+        "walk_duration": {
+            "guest": shares.guest_walk_duration,
+            "host": shares.host_walk_duration,
         },
         "table_bytes": {
             "guest": outcome.guest_table_bytes,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, decimal, exit_words, page_name};
+use super::{FIXED, Report, Unit, decimal, exit_words, page_name};
 use crate::compare::{Estimate, Outcome, Scheme};
 use crate::machine::GRID;
 use crate::text::wrapped;
@@ -65,9 +65,7 @@ impl Report {
     fn sentence_of_what_ran(&self) -> String {
         let mut timed = self.schemes().filter(|outcome| outcome.time.is_some()).peekable();
         if timed.peek().is_none() {
-            return "No run times: the recording counts no instructions, or native was not run. --cycles \
-                    says what translation takes."
-                .to_owned();
+            return self.sentence_without_times();
         }
         let Some(outcome) = timed.find(|outcome| outcome.scheme != Scheme::Native) else {
             return "Only native was run: there is nothing to compare it with.".to_owned();
@@ -84,6 +82,35 @@ impl Report {
         )
     }
 
+    /// The sentence where no run times are known: what translation and exits take.
+    fn sentence_without_times(&self) -> String {
+        let native = self.outcome(Scheme::Native);
+        let why = match native.is_some_and(|native| native.counts().instructions == 0) {
+            true => "the recording counts no instructions",
+            false => "native was not run",
+        };
+        let nested = [21, 30, 12].into_iter().find_map(|shift| Some((self.nested(shift)?, shift)));
+        let each = [
+            nested.map(|(outcome, shift)| {
+                (format!("in a VM with SLAT and {} host pages", page_name(shift)), outcome)
+            }),
+            self.shadow().map(|outcome| ("with shadow paging".to_owned(), outcome)),
+            native.map(|outcome| ("without a VM".to_owned(), outcome)),
+        ];
+        let list: Vec<String> = each
+            .into_iter()
+            .flatten()
+            .map(|(name, outcome)| format!("{name} {:.2}", outcome.per_access.value))
+            .collect();
+        if list.is_empty() {
+            return format!("No run times: {why}. Translation and exits are in cycles an access.");
+        }
+        format!(
+            "No run times: {why}. Translation and exits take, in cycles an access, {}.",
+            list.join(", ")
+        )
+    }
+
     /// The first screen: at most 80 columns, and 24 lines unless there is much to note.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -95,19 +122,34 @@ impl Report {
         let _ = writeln!(
             out,
             "{:<12}{:>5}{:>9}  {:>11}{:>9}{:>9}{:>9}{:>9}",
-            "scheme", "host", "time vs", "range", "TLB", "refs/", "exits/", "tables"
+            "scheme",
+            "host",
+            if self.timed() { "time vs" } else { "cycles/" },
+            "range",
+            "TLB",
+            "refs/",
+            "exits/",
+            "tables"
         );
         let _ = writeln!(
             out,
             "{:<12}{:>5}{:>9}  {:>11}{:>9}{:>9}{:>9}{:>9}",
-            "", "page", "native", "", "miss %", "walk", "M acc", "KiB"
+            "",
+            "page",
+            if self.timed() { "native" } else { "access" },
+            "",
+            "miss %",
+            "walk",
+            "M acc",
+            "KiB"
         );
         for outcome in self.schemes() {
-            row(&mut out, outcome);
+            self.row(&mut out, outcome);
         }
-        if self.schemes().any(|outcome| outcome.transcribed) {
-            say(&mut out, "* transcribed: the recorded tables, rewritten for that architecture");
+        for mark in self.marks() {
+            say(&mut out, mark);
         }
+        say(&mut out, FIXED);
         for refused in self.refused() {
             say(&mut out, &refused);
         }
@@ -117,8 +159,11 @@ impl Report {
         // As much advice as the screen has room for.
         for (nth, advice) in self.advice().iter().enumerate() {
             let text = format!(
-                "Try: {}, predicted {:.2} for {:.2}.",
-                advice.text, advice.predicted, advice.from
+                "Try: {}, predicted {:.2} for {:.2}{}.",
+                advice.text,
+                advice.predicted,
+                advice.from,
+                advice.unit.words()
             );
             let lines = out.lines().count() + wrapped(&text, WIDTH).len() + 1;
             if nth > 0 && lines > HEIGHT {
@@ -137,10 +182,16 @@ impl Report {
     pub fn advice_text(&self) -> String {
         let mut out = String::new();
         for advice in self.advice() {
-            let text = format!(
-                "{}: {:.3} times native's time becomes {:.3}.",
-                advice.text, advice.from, advice.predicted
-            );
+            let text = match advice.unit {
+                Unit::Time => format!(
+                    "{}: {:.3} times native's time becomes {:.3}.",
+                    advice.text, advice.from, advice.predicted
+                ),
+                Unit::PerAccess => format!(
+                    "{}: {:.3} cycles an access become {:.3}.",
+                    advice.text, advice.from, advice.predicted
+                ),
+            };
             for (nth, line) in wrapped(&text, WIDTH - 2).iter().enumerate() {
                 let _ = writeln!(out, "{} {line}", if nth == 0 { "-" } else { " " });
             }
@@ -212,72 +263,90 @@ impl Report {
         out
     }
 
-    /// Cycles by cause, a share of the scheme's whole time, with ranges; walk cycles with and without
-    /// the nested dimension.
+    /// Cycles by cause, a share of the scheme's whole time, with ranges and the counts behind them; how long
+    /// walks last, hidden or not, with and without the nested dimension; and the memory of tables.
     pub fn cycles(&self) -> String {
         let mut out = String::new();
         for outcome in self.schemes() {
-            let shares = &outcome.shares;
+            let (shares, counts) = (&outcome.shares, outcome.counts());
             let _ = writeln!(
                 out,
-                "{} (host page {}): cycles in millions",
+                "{}{} (host page {}): cycles in millions",
                 outcome.scheme.name(),
+                self.mark(outcome),
                 host_page(outcome)
             );
             let total = outcome.cycles.total();
-            let mut line = |name: &str, estimate: &Estimate| {
+            let mut line = |name: &str, count: Option<u64>, estimate: &Estimate| {
                 if estimate.value > 0.0 {
-                    let _ = writeln!(
+                    let share = 100.0 * estimate.value / total.max(1.0);
+                    let range = format!("{:.2} to {:.2}", estimate.low / 1e6, estimate.high / 1e6);
+                    let _ = write!(
                         out,
-                        "  {name:<33}{:>10.2}{:>7.1} %   {:.2} to {:.2}",
-                        estimate.value / 1e6,
-                        100.0 * estimate.value / total.max(1.0),
-                        estimate.low / 1e6,
-                        estimate.high / 1e6
+                        "  {name:<36}{:>9.2}{share:>6.1} %  {range:<16}",
+                        estimate.value / 1e6
                     );
+                    let _ = writeln!(out, "{}", count.map_or(String::new(), |n| n.to_string()));
+                    let trimmed = out.trim_end().len();
+                    out.truncate(trimmed);
+                    out.push('\n');
                 }
             };
-            line("instructions at base CPI", &shares.instructions);
-            line("waiting for data", &shares.data);
-            line("waiting for devices", &shares.waiting);
-            line("process switches", &shares.process_switches);
-            line("second-level TLB hits", &shares.second_tlb);
-            line("walks, guest's own entries", &shares.guest_walk);
-            line("walks, hypervisor's entries", &shares.host_walk);
-            for (name, estimate) in &shares.exits {
-                line(exit_words(name), estimate);
+            line("instructions at base CPI", None, &shares.instructions);
+            line("waiting for data", None, &shares.data);
+            line("waiting for devices", None, &shares.waiting);
+            line("process switches", Some(counts.process_switches), &shares.process_switches);
+            line("second-level TLB hits", Some(counts.second_hits), &shares.second_tlb);
+            line("walks, guest's own entries", None, &shares.guest_walk);
+            line("walks, hypervisor's entries", None, &shares.host_walk);
+            for ((name, estimate), exits) in shares.exits.iter().zip(counts.exits) {
+                line(exit_words(name), Some(exits), estimate);
             }
-            let cycles = &outcome.cycles;
+            let [guest, host] = outcome.cycles.walk_duration.map(|cycles| cycles / 1e6);
+            let nested = !matches!(outcome.scheme, Scheme::Native | Scheme::Shadow(_));
+            let apart = match nested {
+                true => format!(", {guest:.2} M of it without the nested dimension"),
+                false => String::new(),
+            };
             let _ = writeln!(
                 out,
-                "  walks take {:.2} M with the nested dimension, {:.2} M without",
-                cycles.walks() / 1e6,
-                cycles.guest_walk / 1e6
+                "  {} walks last {:.2} M in all, hidden or not{apart}",
+                counts.walks,
+                guest + host
             );
-            if outcome.counts().splintered > 0 {
-                let _ = writeln!(out, "  {} walks splintered", outcome.counts().splintered);
+            if counts.splintered > 0 {
+                let _ = writeln!(out, "  {} walks splintered", counts.splintered);
             }
+            let _ = writeln!(
+                out,
+                "  tables take at most {} KiB of the guest's and {} KiB of the hypervisor's memory",
+                outcome.guest_table_bytes / 1024,
+                outcome.host_table_bytes / 1024
+            );
         }
+        out.push_str("Behind the ranges, how often it was.\n");
         out
     }
-}
 
-fn row(out: &mut String, outcome: &Outcome) {
-    let counts = outcome.counts();
-    let time = outcome.time;
-    let mark = if outcome.transcribed { "*" } else { "" };
-    let _ = writeln!(
-        out,
-        "{:<12}{:>5}{:>9}  {:>11}{:>9}{:>9}{:>9}{:>9}",
-        format!("{}{mark}", outcome.scheme.name()),
-        host_page(outcome),
-        time.map_or("-".to_owned(), |time| format!("{:.2}", time.value)),
-        time.map_or(String::new(), |time| format!("{:.2}-{:.2}", time.low, time.high)),
-        format!("{:.3}", 100.0 * counts.walks as f64 / counts.lookups.max(1) as f64),
-        format!("{:.2}", outcome.references_per_walk()),
-        format!("{:.0}", outcome.exits() as f64 * 1e6 / counts.accesses.max(1) as f64),
-        (outcome.guest_table_bytes + outcome.host_table_bytes) / 1024,
-    );
+    fn row(&self, out: &mut String, outcome: &Outcome) {
+        let counts = outcome.counts();
+        let value = match self.timed() {
+            true => outcome.time,
+            false => Some(outcome.per_access),
+        };
+        let _ = writeln!(
+            out,
+            "{:<12}{:>5}{:>9}  {:>11}{:>9}{:>9}{:>9}{:>9}",
+            format!("{}{}", outcome.scheme.name(), self.mark(outcome)),
+            host_page(outcome),
+            value.map_or("-".to_owned(), |value| format!("{:.2}", value.value)),
+            value.map_or(String::new(), |value| format!("{:.2}-{:.2}", value.low, value.high)),
+            format!("{:.3}", 100.0 * counts.walks as f64 / counts.lookups.max(1) as f64),
+            format!("{:.2}", outcome.references_per_walk()),
+            format!("{:.0}", outcome.exits() as f64 * 1e6 / counts.accesses.max(1) as f64),
+            (outcome.guest_table_bytes + outcome.host_table_bytes) / 1024,
+        );
+    }
 }
 
 fn host_page(outcome: &Outcome) -> &'static str {

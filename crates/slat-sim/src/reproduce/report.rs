@@ -64,7 +64,7 @@ impl Report {
         let _ = writeln!(
             out,
             "{} in range, {} out of range, {} too uncertain, {} not comparable. Sources and set-up: --details\n\
-             Recordings are run up to {} M accesses, generated guests for {} M.",
+             Recordings are run up to {} M accesses, generated guests for {} M, gen:terminal for whole sessions.",
             self.count(Verdict::InRange),
             self.count(Verdict::OutOfRange),
             self.count(Verdict::TooUncertain),

@@ -6,7 +6,7 @@ use slat_mmu::shadow::Discipline;
 use slat_trace::recording::{self, Recording};
 
 use super::{Effort, Open, ReproduceError};
-use crate::compare::{Estimate, Facts, Options, Outcome, Scheme, compare_with};
+use crate::compare::{Estimate, Facts, Options, Outcome, Scheme, compare_with, share};
 use crate::cost::{Cycles, propagate};
 use crate::generated::{self, Generated};
 use crate::hypervisor::Hypervisor;
@@ -116,6 +116,30 @@ impl<'a> Runs<'a> {
         self.made.insert(key, run.clone());
         Ok(run)
     }
+
+    /// Two guests of this recording that take turns of so many accesses on the cores of one processor;
+    /// `None` where there is no such recording.
+    pub(super) fn sharing(
+        &mut self,
+        workload: &str,
+        preset: &str,
+        options: &Options,
+        turn: usize,
+    ) -> Result<Option<Vec<Run>>, ReproduceError> {
+        let processor = Processor::bundled(preset)?;
+        (self.progress)(&format!("{workload} twice on {}", processor.name));
+        let recording = (self.open)(workload).map_err(|error| failed(workload, error))?;
+        let Some(recording) = recording else { return Ok(None) };
+        let reader = || {
+            let options = recording::Options::default();
+            recording.reader(&options).map_err(|error| failed(workload, error))
+        };
+        let mut guests = [reader()?, reader()?];
+        let (facts, most) = (Facts::recorded(&recording), self.effort.recorded);
+        share(&mut guests, turn, &processor, options, |_| facts, |done| done < 2 * most)
+            .map(|all| Some(all.into_iter().map(Run).collect()))
+            .map_err(|error| ReproduceError::Compare { workload: workload.to_owned(), error })
+    }
 }
 
 /// The largest pages with which this bundled hypervisor backs guests on this bundled processor.
@@ -147,12 +171,6 @@ fn failed(workload: &str, error: recording::Error) -> ReproduceError {
     ReproduceError::Recording { workload: workload.to_owned(), error: Box::new(error) }
 }
 
-/// What is known of a recording: of the pointer chases, that they wait for each load.
-fn facts(workload: &str) -> Facts {
-    let chase = workload.starts_with("chase");
-    Facts { exposed: chase.then_some(1.0), ..Facts::RECORDED }
-}
-
 fn recorded(
     recording: &Recording,
     workload: &str,
@@ -163,8 +181,8 @@ fn recorded(
     let mut reader = recording
         .reader(&recording::Options::default())
         .map_err(|error| failed(workload, error))?;
-    let facts = |_: &_| facts(workload);
-    compare_with(&mut reader, processor, options, facts, |done| done < most)
+    let facts = Facts::recorded(recording);
+    compare_with(&mut reader, processor, options, |_| facts, |done| done < most)
         .map(|compared| compared.outcomes)
         .map_err(|error| ReproduceError::Compare { workload: workload.to_owned(), error })
 }
@@ -175,9 +193,13 @@ fn generated(
     options: &Options,
     effort: Effort,
 ) -> Result<Vec<Outcome>, ReproduceError> {
-    // The first third is the guest's start, and that of the hypervisor's shadow.
-    let mut guest = Generated::open(workload, effort.generated)?;
-    let options = Options { warm_up: effort.generated / 3, ..options.clone() };
+    // The first third is the guest's start, and that of the hypervisor's shadow. Of a workload with phases
+    // the rest is as long as all of them.
+    let guest = Generated::open(workload, effort.generated)?;
+    let whole = guest.life() * 3 / 2 * effort.generated / Effort::default().generated;
+    let accesses = effort.generated.max(whole);
+    let mut guest = guest.with_accesses(accesses);
+    let options = Options { warm_up: accesses / 3, ..options.clone() };
     compare_with(&mut guest, processor, &options, Generated::facts, |_| true)
         .map(|compared| compared.outcomes)
         .map_err(|error| ReproduceError::Compare { workload: workload.to_owned(), error })

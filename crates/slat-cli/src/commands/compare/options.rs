@@ -7,6 +7,7 @@ use anyhow::Context;
 use slat_sim::compare::{Discipline, Options, Scheme};
 use slat_sim::hypervisor::{Hypervisor, Means};
 use slat_sim::preset::{Processor, SecondStage};
+use slat_sim::report::page_name;
 
 use super::Args;
 
@@ -67,6 +68,8 @@ pub(super) struct Setting {
     pub(super) processor: Processor,
     pub(super) hypervisor: Option<String>,
     pub(super) options: Options,
+    /// What was asked for and is not so.
+    pub(super) notes: Vec<String>,
 }
 
 impl Setting {
@@ -87,14 +90,23 @@ impl Setting {
             schemes
         };
         let mut names = args.scheme.clone();
-        let mut name = None;
+        let (mut name, mut notes) = (None, Vec::new());
         if let Some(wanted) = &args.hypervisor {
             let hypervisor = hypervisor(wanted)?;
             let means = hypervisor.means(&processor)?;
             let largest = hypervisor.largest_page(&processor).shift();
-            pages.retain(|&shift| shift <= largest);
+            let asked = std::mem::take(&mut pages);
+            pages.extend(asked.iter().filter(|&&shift| shift <= largest));
             if pages.is_empty() {
                 pages.push(largest);
+                let asked: Vec<&str> = asked.iter().map(|&shift| page_name(shift)).collect();
+                notes.push(format!(
+                    "{} backs guests with pages of {} at most on {}, in place of {}",
+                    hypervisor.name,
+                    page_name(largest),
+                    processor.name,
+                    asked.join(" and ")
+                ));
             }
             tagged = tagged.or_else(|| Some(hypervisor.tags(&processor)));
             let only = match means {
@@ -132,7 +144,7 @@ impl Setting {
             warm_up: args.warm_up,
             one_by_one: false,
         };
-        Ok(Setting { processor, hypervisor: name, options })
+        Ok(Setting { processor, hypervisor: name, options, notes })
     }
 }
 

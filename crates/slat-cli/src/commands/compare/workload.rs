@@ -85,7 +85,11 @@ impl Workload {
     pub(super) fn facts(&self) -> Facts {
         match &self.stream {
             Stream::Generated(guest) => guest.facts(),
-            _ => Facts::RECORDED,
+            Stream::Opened(opened) => match &**opened {
+                open::Opened::Recording { recording, .. } => Facts::recorded(recording),
+                open::Opened::Trace(_) => Facts::RECORDED,
+            },
+            Stream::Bundled(_) => Facts::RECORDED,
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) const GUPS: Kind = Kind {
     instructions: Confidence::Measured,
     // A few updates are in flight at a time, bounded by the reorder buffer: 16 instructions each.
     exposed: Some(0.25),
+    life: None,
     build: |values, kernel| Box::new(Gups { pages: heap(values, kernel), instructions: 16 }),
 };
 
@@ -31,6 +32,7 @@ pub(crate) const CHASE: Kind = Kind {
     density: 690,
     instructions: Confidence::Measured,
     exposed: Some(1.0),
+    life: None,
     build: |values, kernel| Box::new(Chase { pages: heap(values, kernel) }),
 };
 
@@ -47,6 +49,7 @@ pub(crate) const BTREE: Kind = Kind {
     instructions: Confidence::Documented,
     // A look-up's loads depend on each other; look-ups do not.
     exposed: Some(0.75),
+    life: None,
     build: |values, kernel| {
         let pages = heap(values, kernel);
         Box::new(BTree { levels: levels(pages, values.get("fanout")) })

@@ -42,6 +42,7 @@ pub(crate) const COMPILE: Kind = Kind {
     density: 20,
     instructions: Confidence::Documented,
     exposed: None,
+    life: None,
     build: |values, kernel| Box::new(Compile::new(values, kernel)),
 };
 

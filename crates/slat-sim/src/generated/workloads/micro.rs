@@ -30,6 +30,7 @@ pub(crate) const SEGV: Kind = Kind {
     density: 690,
     instructions: Confidence::Documented,
     exposed: None,
+    life: None,
     build: |_, kernel| {
         let areas = program(2, 16, 8, 0, false);
         start(kernel, &areas, 20);
@@ -54,6 +55,7 @@ pub(crate) const PCD: Kind = Kind {
     density: 690,
     instructions: Confidence::Documented,
     exposed: None,
+    life: None,
     build: |values, kernel| {
         let areas = parent(values, kernel);
         Box::new(Pcd {
@@ -81,6 +83,7 @@ pub(crate) const NPS: Kind = Kind {
     density: 690,
     instructions: Confidence::Documented,
     exposed: None,
+    life: None,
     build: |values, kernel| {
         let pages = values.get("touched").max(1);
         let areas = program(2, 16, 8, pages, false);
@@ -104,6 +107,7 @@ pub(crate) const FCW: Kind = Kind {
     density: 690,
     instructions: Confidence::Documented,
     exposed: None,
+    life: None,
     build: |values, kernel| {
         let areas = parent(values, kernel);
         Box::new(Fcw { areas, touched: values.get("touched") })

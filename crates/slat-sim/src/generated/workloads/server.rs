@@ -35,6 +35,7 @@ pub(crate) const OLTP: Kind = Kind {
     density: 100,
     instructions: Confidence::Assumed,
     exposed: None,
+    life: None,
     build: |values, kernel| Box::new(Oltp::new(values, kernel)),
 };
 
@@ -49,6 +50,7 @@ pub(crate) const JBB: Kind = Kind {
     density: 690,
     instructions: Confidence::Documented,
     exposed: None,
+    life: None,
     build: |values, kernel| {
         let pages = values.get("heap") << 8;
         let areas = program(2, 3_000, 100, pages, values.get("huge") == 1);
@@ -81,6 +83,7 @@ pub(crate) const IO: Kind = Kind {
     density: 690,
     instructions: Confidence::Assumed,
     exposed: None,
+    life: None,
     build: |values, kernel| Box::new(Io::new(values, kernel)),
 };
 

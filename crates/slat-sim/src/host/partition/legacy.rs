@@ -46,13 +46,19 @@ impl Partition {
                 return Ok((gpa, spa));
             }
             let filled = shadow.fill(&mut widened, &seen, linear, access, &self.regime, logging);
-            let (Filled::Hidden(exit), Some(gpa)) = (filled, gpa) else {
+            let (Filled::Hidden(exit) | Filled::Carried { exit, .. }, Some(gpa)) = (filled, gpa)
+            else {
                 self.exits.count(Cause::TrueFault);
                 return Err(Trap::Guest);
             };
             self.exits.count(exit.into());
             if let (Kind::Write, Some(log)) = (access.kind, &mut self.log) {
                 log.mark(gpa);
+            }
+            if let Filled::Carried { gpa, .. } = filled
+                && let Some((spa, _)) = self.locate(gpa)
+            {
+                return Ok((gpa, spa));
             }
         }
         Err(Trap::Guest)

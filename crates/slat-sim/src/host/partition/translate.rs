@@ -156,18 +156,27 @@ impl Partition {
             let logging = self.log.is_some();
             let Translation::Shadow(shadow) = &mut self.translation else { break };
             let mut guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
-            match shadow.fill(&mut guest, &stage1, gva, access, &self.regime, logging) {
+            let filled = shadow.fill(&mut guest, &stage1, gva, access, &self.regime, logging);
+            match filled {
                 Filled::True => {
                     self.exits.count(Cause::TrueFault);
                     return Err(Missed::Guest);
                 }
-                Filled::Hidden(exit) => self.exits.count(exit.into()),
+                Filled::Hidden(exit) | Filled::Carried { exit, .. } => {
+                    self.exits.count(exit.into());
+                }
             }
             if access.kind == Kind::Write
                 && let Some(gpa) = self.look(memory, root, gva)
                 && let Some(log) = &mut self.log
             {
                 log.mark(gpa);
+            }
+            // The hypervisor carries the store out at once.
+            if let Filled::Carried { gpa, .. } = filled
+                && let Some((spa, _)) = self.locate(gpa)
+            {
+                return Ok((gpa, spa));
             }
         }
         Err(Missed::Guest)
