@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use slat::format::x86::Controls;
 use slat_mmu::shadow::{Discipline, Exit, GuestTables};
 
-use world::{A, Act, INDICES, Mode, P, RW, Setting, US, World, frame};
+use world::{A, Act, D, INDICES, Mode, P, RW, Setting, US, World, frame};
 
 fn act() -> impl Strategy<Value = Act> {
     let place = || (0..5u8, 0..2u8, any::<u8>());
@@ -114,8 +114,10 @@ proptest! {
     }
 }
 
-/// Numbers of accesses: a supervisor's and a user's load and store.
+/// Numbers of accesses: a supervisor's and a user's load, store and fetch.
+const READ: usize = 0;
 const WRITE: usize = 1;
+const EXECUTE: usize = 2;
 const USER_READ: usize = 3;
 const USER_WRITE: usize = 4;
 
@@ -154,6 +156,28 @@ fn aged_pages_are_accessed_again() {
             world.run(0, act);
             world.shadowed(0, 0, USER_READ);
             assert_ne!(world.guest.entry(frame(0, 0)) & A, 0, "{discipline:?} {act:?}");
+        }
+    }
+}
+
+/// A supervisor's page that becomes the users' is no longer the supervisor's to use (SMAP, SMEP: Intel
+/// SDM 3A 5.6.1), though its entry grants more.
+#[test]
+fn pages_that_become_users_are_kept_from_supervisors() {
+    for discipline in [Discipline::TrapAll, Discipline::OutOfSync] {
+        for act in [Act::Invlpg(0), Act::Cr3(0)] {
+            let leaf = 1 << 30 | P | RW | A | D;
+            let mut world = one_path(discipline, leaf);
+            world.setting.controls.smap = true;
+            for number in [READ, WRITE, EXECUTE] {
+                assert!(world.shadowed(0, 0, number).is_some());
+            }
+            world.store(frame(0, 0), leaf | US);
+            world.run(0, act);
+            for number in [READ, WRITE, EXECUTE] {
+                assert_eq!(world.shadowed(0, 0, number), None, "{discipline:?} {act:?} {number}");
+            }
+            assert!(world.shadowed(0, 0, USER_WRITE).is_some());
         }
     }
 }

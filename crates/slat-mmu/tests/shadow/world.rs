@@ -404,6 +404,8 @@ impl World {
             | if rights & 1 != 0 { RW } else { 0 }
             | if rights & 2 != 0 { US } else { 0 }
             | if rights & 4 != 0 { XD } else { 0 }
+            | if rights & 32 != 0 { A } else { 0 }
+            | if rights & 64 != 0 { A | D } else { 0 }
             | if rights & 24 == 24 && self.setting.controls.user_keys { KEY } else { 0 };
         match (kind, level) {
             (0 | 1, _) => 0,
