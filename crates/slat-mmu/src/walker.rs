@@ -286,7 +286,8 @@ impl Caches {
             .both(host.rights)
             .with(Rights::DIRTY, !context.dirty_tracked)
             .with(Rights::GLOBAL, !found.is_flat() && context.globals.has(&found))
-            .with(Rights::GUARDED, format.guards(&found));
+            .with(Rights::GUARDED, format.guards(&found))
+            .with_key(format.key(&found));
         let types = Types { stage1: own.types.stage1, stage2: host.types.stage2 };
         let base = spa & !((1u64 << shift) - 1);
         Ok(Walked {

@@ -9,7 +9,7 @@ use slat::format::x86::long::{Long, Processor};
 use slat::format::{Format, arm32};
 use slat::{EntryLayout, Gpa, Gva, Kind, Regime, SliceMemory, Spa, Stage, Updates};
 use slat_mmu::array::Geometry;
-use slat_mmu::tlb::{Asked, BankConfig, Rights, Space, Tag};
+use slat_mmu::tlb::{Asked, BankConfig, Entry, Rights, Served, Space, Tag, Tlb, TlbConfig};
 use slat_mmu::walker::{Caches, Context, Globals, WalkerConfig};
 
 const PAGE: u64 = 4096;
@@ -215,5 +215,44 @@ fn a_nested_tlb_lets_only_those_pages_be_fetched_from_that_ept_does() {
                 assert_eq!(machine.fill(page, Kind::Execute, user).is_some(), may, "{rights:#x}");
             }
         }
+    }
+}
+
+/// Intel SDM 3A 5.10.2.2: a TLB keeps a page's protection key, and not what PKRU says of it. WRPKRU needs no
+/// flush.
+#[test]
+fn keys_are_asked_at_each_access() {
+    let controls = Controls { user_keys: true, write_protect: true, ..Controls::default() };
+    let long = Long::four(controls, Processor::default());
+    let (access_disable, write_disable) = (1u32 << (2 * 9), 2u32 << (2 * 9));
+    let tag = Tag::new(1).unwrap();
+    let space = Space { own: tag, global: tag };
+    let sizes = BankConfig::new(Geometry::full(4), &[12]);
+    let tlbs = TlbConfig { load: vec![sizes], largest: 12, ..TlbConfig::default() };
+    for filled_with in [0, write_disable] {
+        let mut machine = Machine::new(long, PAGE, Flat::new("off", 2, 40), ());
+        let leaf = 0x5067 | 9 << 59;
+        machine.poke(
+            EntryLayout::LE64,
+            &[(0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x4007), (0x4000, leaf)],
+        );
+        let mut regime = Regime::default();
+        regime.x86.pkru = filled_with;
+        let rights = machine.fill_in(&regime, 0, Kind::Read, true).unwrap();
+        let mut tlb = Tlb::new(&tlbs).unwrap();
+        tlb.insert(0, space, Kind::Read, Entry { shift: 12, rights, ..Entry::default() });
+        let mut serves = |kind, user, pkru, even_read_only| {
+            let asked = Asked::new(kind, user).by_keys(kind, pkru, u32::MAX, even_read_only);
+            tlb.find_for(0x10, space, kind, asked).0 == Served::First
+        };
+        for user in [false, true] {
+            assert!(serves(Kind::Read, user, write_disable, false));
+            assert!(serves(Kind::Write, user, 0, false));
+            assert!(serves(Kind::Write, user, !(access_disable | write_disable), false));
+            assert!(!serves(Kind::Write, user, write_disable, false));
+            assert!(!serves(Kind::Read, user, access_disable, false));
+        }
+        assert!(serves(Kind::Write, false, write_disable, true));
+        assert!(!serves(Kind::Write, false, access_disable, true));
     }
 }

@@ -113,6 +113,7 @@ fn world(stream: &mut Stream, accessed_dirty: bool) -> Vec<u8> {
                     flags = 1 | stream.flag(1, 2) | stream.flag(2, 2) | stream.flag(63, 2);
                     flags |= stream.flag(5, 2) | stream.flag(6, 3) | stream.flag(8, 5);
                     flags |= stream.flag(3, 3) | stream.flag(4, 3) | stream.flag(7, 3);
+                    flags |= stream.below(3) << 59;
                 }
                 let frame = if joined { first + n } else { stream.below(FRAMES) };
                 entry(
@@ -207,18 +208,28 @@ fn caches_change_no_translation() {
             write_protect: !stream.one_in(3),
             smep: stream.one_in(2),
             smap: stream.one_in(2),
+            user_keys: stream.one_in(2),
+            supervisor_keys: stream.one_in(2),
             ..Controls::default()
         };
         let mut regime = Regime::default();
         regime.x86.alignment_check = stream.one_in(2);
         // PAT 4 to 7 are write-protect, write-combining, UC- and write-through.
         regime.x86.pat = 0x0407_0105_0007_0406;
+        // What the guest puts in its registers of keys, which drops nothing: access-disable and
+        // write-disable of three keys.
+        let regimes = [(); 3].map(|()| {
+            let mut regime = regime.clone();
+            regime.x86.pkru = stream.below(64) as u32;
+            regime.x86.pkrs = stream.below(64) as u32;
+            regime
+        });
         let long = Long::four(controls, Processor::default());
         let features = ept::Features { accessed_dirty, ..ept::Features::default() };
         let stage1 = Stage::<_, Gva, Gpa>::new(long, PAGE).with_updates(Updates::OnSuccess);
         let stage2 =
             Stage::<_, Gpa, Spa>::new(Ept::four(features), PAGE).with_updates(Updates::OnSuccess);
-        let asked: Vec<(u64, Kind, bool)> = (0..300)
+        let asked: Vec<(u64, Kind, bool, &Regime)> = (0..300)
             .map(|_| {
                 let va = stream.below(2) << 39
                     | stream.below(2) << 30
@@ -226,7 +237,7 @@ fn caches_change_no_translation() {
                     | stream.below(17) << 12
                     | stream.below(512) << 3;
                 let kind = [Kind::Read, Kind::Write, Kind::Execute][stream.below(3) as usize];
-                (va, kind, stream.one_in(2))
+                (va, kind, stream.one_in(2), &regimes[stream.below(3) as usize])
             })
             .collect();
         for (name, config) in configs() {
@@ -234,33 +245,37 @@ fn caches_change_no_translation() {
             let mut tlb = Tlb::new(&tlbs).unwrap();
             let mut caches = Caches::new(&config).unwrap();
             let mut contention = Stream(0x9e37_79b9 + round);
-            let context = Context {
-                stage1: &stage1,
-                stage2: &stage2,
-                regime: &regime,
-                space,
-                vm: tag(3),
-                globals: Globals::X86,
-                dirty_tracked: true,
-            };
-            for (number, &(va, kind, user)) in (1..).zip(&asked) {
+            for (number, &(va, kind, user, regime)) in (1..).zip(&asked) {
+                let context = Context {
+                    stage1: &stage1,
+                    stage2: &stage2,
+                    regime,
+                    space,
+                    vm: tag(3),
+                    globals: Globals::X86,
+                    dirty_tracked: true,
+                };
                 let privilege = if user { Privilege::User } else { Privilege::Supervisor };
                 let access = Access::new(kind, privilege);
                 let mut memory = SliceMemory::new(Spa::new(0), &mut plain);
                 let gva = Gva::new(va);
                 let expected =
-                    slat::translate(&stage1, &stage2, &mut memory, gva, &access, &regime, &());
+                    slat::translate(&stage1, &stage2, &mut memory, gva, &access, regime, &());
                 let expected = expected.ok().map(|found| {
-                    let kind = found.memory_type(&stage1.format, &stage2.format, &regime);
+                    let kind = found.memory_type(&stage1.format, &stage2.format, regime);
                     (slat::Address::raw(found.output()), kind)
                 });
                 let unlicensed = match kind {
                     Kind::Execute => controls.smep,
                     _ => controls.smap && !regime.x86.alignment_check,
                 };
+                let even_read_only = !user && kind == Kind::Write && !controls.write_protect;
+                let pkru = if controls.user_keys { regime.x86.pkru } else { 0 };
+                let pkrs = if controls.supervisor_keys { regime.x86.pkrs } else { 0 };
                 let asks = Asked::new(kind, user)
                     .not_of_user(!user && unlicensed)
-                    .even_read_only(!user && kind == Kind::Write && !controls.write_protect);
+                    .even_read_only(even_read_only)
+                    .by_keys(kind, pkru, pkrs, even_read_only);
                 let (served, entry) = tlb.find_for(va, space, kind, asks);
                 let found = if served == Served::Miss {
                     walks += 1;
@@ -278,7 +293,7 @@ fn caches_change_no_translation() {
                 };
                 let found = found.map(|entry| {
                     let (format1, format2) = (&stage1.format, &stage2.format);
-                    let held = entry.memory_type(va, kind, format1, format2, &regime);
+                    let held = entry.memory_type(va, kind, format1, format2, regime);
                     types.insert(held.to_string());
                     (entry.place(va), held)
                 });

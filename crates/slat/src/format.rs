@@ -316,6 +316,15 @@ pub trait Format: Copy {
         false
     }
 
+    /// The protection key of the found page, which data accesses obey beside its rights where keys are on: a
+    /// TLB keeps it, and a register says at each access what it denies (Intel SDM 3A 5.6.2 and 5.10.2.2).
+    /// `None` for formats without keys.
+    #[inline]
+    fn key(&self, found: &Found) -> Option<u8> {
+        let _ = found;
+        None
+    }
+
     /// What the second stage is told of the page this stage found: the architectural user and
     /// write permissions, not those of one access.
     fn page(&self, found: &Found, regime: &Regime) -> crate::access::Stage1Page;

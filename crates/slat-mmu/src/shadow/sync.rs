@@ -107,9 +107,8 @@ impl Pager {
         let now = guest.entry(gfn << 12 | (index as u64) << 3);
         let same_place = now & P != 0 && guest.place(now & ADDRESS).0 & !0xfff == held & ADDRESS;
         // U/S takes from supervisors what it gives to users: SMEP and SMAP keep them from user pages.
-        let widened = held & RW & !now != 0
-            || now & XD & !held != 0
-            || (now ^ held) & (US | KEY) != 0;
+        let widened =
+            held & RW & !now != 0 || now & XD & !held != 0 || (now ^ held) & (US | KEY) != 0;
         // A bit that the guest has cleared must be set by the next access again.
         let clean = now & A == 0 || held & RW != 0 && now & D == 0;
         if !same_place || widened || clean {

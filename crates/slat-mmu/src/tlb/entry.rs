@@ -102,8 +102,8 @@ pub struct Types {
     pub stage2: TypeBits,
 }
 
-/// Rights and state of an entry: a set of flags. Right and wrong by the state of the moment
-/// (`EFLAGS.AC`, `PSTATE.PAN`, `sstatus.SUM`, `CR0.WP`) is for [`Asked`].
+/// Rights and state of an entry: a set of flags, and its protection key. Right and wrong by the state of
+/// the moment (`EFLAGS.AC`, `PSTATE.PAN`, `sstatus.SUM`, `CR0.WP`, `PKRU`) is for [`Asked`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Rights(u16);
 
@@ -131,6 +131,10 @@ impl Rights {
     pub(crate) const FOR_SUPERVISORS: Rights = Rights(1 << 9);
     /// It is guarded as a user page ([`Format::guards`]): with enhanced PAN, users can fetch from it.
     pub const GUARDED: Rights = Rights(1 << 10);
+    /// The page has a protection key: the four bits from [`Rights::KEY`] on.
+    const KEYED: Rights = Rights(1 << 15);
+    /// The first bit of the key.
+    const KEY: u32 = 11;
     /// Every access is permitted.
     pub const ALL: Rights = Rights(0x1f);
     /// Fetches of either privilege.
@@ -161,6 +165,16 @@ impl Rights {
         Rights(self.0 | if yes { other.0 } else { 0 })
     }
 
+    /// This set, which has no key, with this one.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn with_key(self, key: Option<u8>) -> Rights {
+        match key {
+            Some(key) => Rights(self.0 | Rights::KEYED.0 | (key as u16 & 0xf) << Rights::KEY),
+            None => self,
+        }
+    }
+
     /// What either set has.
     #[inline(always)]
     #[must_use]
@@ -189,17 +203,29 @@ impl Rights {
 pub struct Asked {
     have: Rights,
     lack: Rights,
+    /// Keys that deny it, one a bit: of pages that are not the user's, and of those that are.
+    denied: [u16; 2],
+}
+
+/// One bit of two for each of 16 keys: the lower ones.
+const fn every_second(bits: u32) -> u16 {
+    let (mut keys, mut key) = (0, 0);
+    while key < 16 {
+        keys |= ((bits >> (2 * key) & 1) as u16) << key;
+        key += 1;
+    }
+    keys
 }
 
 impl Asked {
     /// What every entry serves.
-    pub const NOTHING: Asked = Asked { have: Rights(0), lack: Rights(0) };
+    pub const NOTHING: Asked = Asked { have: Rights(0), lack: Rights(0), denied: [0; 2] };
 
     /// The plain access: a write needs a dirty writable page, a user access a user page.
     #[inline(always)]
     pub const fn new(kind: Kind, user: bool) -> Asked {
         let have = Rights::may(kind, user).with(Rights::DIRTY, matches!(kind, Kind::Write));
-        Asked { have, lack: Rights(0) }
+        Asked { have, ..Asked::NOTHING }
     }
 
     /// The same, of pages that are not the user's: a supervisor's data accesses under SMAP without
@@ -219,16 +245,42 @@ impl Asked {
         Asked { have, ..self }
     }
 
+    /// The same, of pages whose protection keys permit it (Intel SDM 3A 5.6.2): by these values of `PKRU` for
+    /// user pages and of `IA32_PKRS` for others, 0 where `CR4.PKE` or `CR4.PKS` is clear. Fetches obey none; a
+    /// supervisor's write with `CR0.WP` clear (`even_read_only`) does not obey write-disable.
+    #[must_use]
+    pub const fn by_keys(self, kind: Kind, pkru: u32, pkrs: u32, even_read_only: bool) -> Asked {
+        let denied = match kind {
+            Kind::Execute => [0; 2],
+            Kind::Write if !even_read_only => {
+                [every_second(pkrs | pkrs >> 1), every_second(pkru | pkru >> 1)]
+            }
+            Kind::Read | Kind::Write => [every_second(pkrs), every_second(pkru)],
+        };
+        let denied = [self.denied[0] | denied[0], self.denied[1] | denied[1]];
+        Asked { lack: self.lack.with(Rights::KEYED, denied[0] | denied[1] != 0), denied, ..self }
+    }
+
     /// What both accesses ask, of one entry.
     #[inline(always)]
     #[must_use]
     pub const fn and(self, other: Asked) -> Asked {
-        Asked { have: self.have.or(other.have), lack: self.lack.or(other.lack) }
+        let denied = [self.denied[0] | other.denied[0], self.denied[1] | other.denied[1]];
+        Asked { have: self.have.or(other.have), lack: self.lack.or(other.lack), denied }
     }
 
     /// Whether an entry serves it.
     #[inline(always)]
     pub const fn of(self, rights: Rights) -> bool {
-        rights.has(self.have) && rights.0 & self.lack.0 == 0
+        rights.has(self.have) && (rights.0 & self.lack.0 == 0 || self.of_keyed(rights))
+    }
+
+    /// The same of a page with a key, where some keys deny the access.
+    #[cold]
+    #[inline(never)]
+    const fn of_keyed(self, rights: Rights) -> bool {
+        let denied = self.denied[rights.has(Rights::USER) as usize];
+        let key = rights.0 >> Rights::KEY & 0xf;
+        rights.without(Rights::KEYED).0 & self.lack.0 == 0 && denied >> key & 1 == 0
     }
 }

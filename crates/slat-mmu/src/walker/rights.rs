@@ -31,6 +31,16 @@ pub(super) fn entry_of<F: Format, O: Address>(
             .with(Rights::FOR_USERS.or(Rights::FOR_SUPERVISORS), true);
         return Entry { base, shift: OFF_SHIFT, leaf: OFF_LEAF, rights, types };
     }
+    // What keys deny now is for each access to ask (Intel SDM 3A 5.10.2.2).
+    let without_keys;
+    let regime = if format.key(found).is_some() && regime.x86.pkru | regime.x86.pkrs != 0 {
+        let mut open = regime.clone();
+        (open.x86.pkru, open.x86.pkrs) = (0, 0);
+        without_keys = open;
+        &without_keys
+    } else {
+        regime
+    };
     let page = format.page(found, regime);
     let (fetch, write) = (access.kind == Kind::Execute, access.kind == Kind::Write);
     // Dirty: a write has just set it, or none would be set by one.

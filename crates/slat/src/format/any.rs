@@ -123,6 +123,11 @@ macro_rules! formats {
             }
 
             #[inline]
+            fn key(&self, found: &Found) -> Option<u8> {
+                match self { $(AnyFormat::$name(format, _) => format.key(found),)* }
+            }
+
+            #[inline]
             fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64 {
                 match self {
                     $(AnyFormat::$name(format, _) => format.touched(entry, level, is_leaf, access),)*

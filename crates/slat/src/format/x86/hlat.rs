@@ -108,6 +108,10 @@ impl Format for Hlat {
         self.long.check(found, access, regime)
     }
 
+    fn key(&self, found: &Found) -> Option<u8> {
+        self.long.key(found)
+    }
+
     fn touched(&self, entry: u64, level: u8, is_leaf: bool, access: &Access) -> u64 {
         self.long.touched(entry, level, is_leaf, access)
     }

@@ -245,6 +245,11 @@ pub(crate) const fn address_bits(low: u32, high: u32) -> u64 {
     (u64::MAX >> (63 - high)) & (u64::MAX << low)
 }
 
+/// The protection key of a leaf (SDM 3A 5.6.2).
+const fn key(leaf: u64) -> u32 {
+    (leaf >> 59 & 0xf) as u32
+}
+
 impl Format for Long {
     type Root = u64;
 
@@ -347,10 +352,15 @@ impl Format for Long {
         }
         let rights = self.controls.rights(found);
         let denied = self.controls.denied(rights, access, &regime.x86);
-        let key = (found.entry >> 59 & 0xf) as u32;
+        let key = key(found.entry);
         denied
             .with(Denied::KEY, self.controls.key_denies(rights, key, access, &regime.x86))
             .into_result()
+    }
+
+    #[inline]
+    fn key(&self, found: &Found) -> Option<u8> {
+        Some(key(found.entry) as u8)
     }
 
     #[inline]
@@ -376,7 +386,7 @@ impl Format for Long {
             Decoded::Empty => f.write_str("not present"),
             Decoded::Leaf { .. } => {
                 describe_flags(entry, Some(level), f)?;
-                let key = entry >> 59 & 0xf;
+                let key = key(entry);
                 if key != 0 && (self.controls.user_keys || self.controls.supervisor_keys) {
                     write!(f, " key {key}")?;
                 }
