@@ -28,7 +28,9 @@
 //! for (at, entry) in [(0, 0x1007), (0x1000, 0x2007), (0x2000, 0x3007), (0x3000, 0x5_5067)] {
 //!     set(&mut memory, at, entry);
 //! }
-//! let mut checker = Checker::new(Long::four(Controls::default(), Processor::default()));
+//! // With CR0.WP, so that a supervisor's page that is read-only is not writable.
+//! let controls = Controls { write_protect: true, ..Controls::default() };
+//! let mut checker = Checker::new(Long::four(controls, Processor::default()));
 //! let kernel = Context::Linear { owner: LinearOwner::Native, pcid: 0 };
 //! checker.run(kernel, 0);
 //! checker.speculate(&mut memory);
@@ -279,13 +281,7 @@ impl<F: Encode> Checker<F> {
     }
 
     fn copy(&self, key: &Key) -> Copy {
-        Copy {
-            context: self.spaces[key.space].0,
-            what: key.what,
-            level: key.level,
-            start: key.start,
-            last: key.start + ((1u64 << key.shift) - 1),
-        }
+        copy(&self.format, self.spaces[key.space].0, key)
     }
 
     fn finding(&self, key: &Key, why: Why) -> Finding {
@@ -309,17 +305,8 @@ impl<F: Encode> Checker<F> {
 
     /// Lets go of every copy that `reaches` names: an invalidation of a machine of one's own.
     pub fn invalidate(&mut self, mut reaches: impl FnMut(&Copy) -> bool) {
-        let spaces = &self.spaces;
-        self.kept.retain(|key| {
-            let copy = Copy {
-                context: spaces[key.space].0,
-                what: key.what,
-                level: key.level,
-                start: key.start,
-                last: key.start + ((1u64 << key.shift) - 1),
-            };
-            !reaches(&copy)
-        });
+        let (format, spaces) = (&self.format, &self.spaces);
+        self.kept.retain(|key| !reaches(&copy(format, spaces[key.space].0, key)));
         let kept = &self.kept;
         self.stale.retain(|key, _| kept.contains(key));
     }
@@ -393,11 +380,26 @@ impl<F: Encode> Checker<F> {
         let roots = self.spaces.iter().filter_map(|&(context, root)| {
             let entry = root.filter(|root| lies(*root, level))?;
             let last = (1u64 << self.format.input_bits()) - 1;
-            let copy = Copy { context, what: What::Root, level, start: 0, last };
+            let copy = Copy { context, what: What::Root, level, start: 0, last, global: false };
             Some(Finding { copy, why: Why::Freed, entry })
         });
         let kept = self.kept.iter().filter(reaches).map(|key| self.finding(key, Why::Freed));
         roots.chain(kept).collect()
+    }
+}
+
+/// A kept copy, as an invalidation sees it.
+fn copy<F: Encode>(format: &F, context: Context, key: &Key) -> Copy {
+    // Of a table entry, the key has the table that it names.
+    let leaf = if key.what == What::Table { 0 } else { key.entry };
+    let (_, above, _) = key.path;
+    Copy {
+        context,
+        what: key.what,
+        level: key.level,
+        start: key.start,
+        last: key.start + ((1u64 << key.shift) - 1),
+        global: format.is_global(leaf, key.level, above),
     }
 }
 

@@ -12,6 +12,7 @@ const HOST: u32 = 0;
 const VA: u64 = 1 << 0;
 const PCID: u64 = 1 << 1;
 const ASID: u64 = 1 << 2;
+const GLOBAL: u64 = 1 << 3;
 const FINAL_ONLY: u64 = 1 << 4;
 const NESTED: u64 = 1 << 5;
 
@@ -27,6 +28,9 @@ impl<F: Encode> Checker<F> {
             Instruction::TlbControl { asid: Some(asid), value: 3 } if asid != HOST => {
                 self.uncache(|copy| asid_of(copy) == Some(asid));
             }
+            Instruction::TlbControl { asid: Some(asid), value: 7 } if asid != HOST => {
+                self.uncache(|copy| asid_of(copy) == Some(asid) && !copy.global);
+            }
             Instruction::TlbControl { .. } => {}
             // Translations from the guest's virtual addresses: no nested ones.
             Instruction::Invlpga { rax, ecx } => {
@@ -37,9 +41,21 @@ impl<F: Encode> Checker<F> {
                         && input.is_some_and(|input| copy.overlaps(&(input..=input)))
                 });
             }
-            Instruction::Invlpg { address } => self.invpcid(0, 0, address),
+            // A global page goes whatever its PCID.
+            Instruction::Invlpg { address } => {
+                self.host(address, |pcid, copy, here| here && (pcid == 0 || copy.global));
+            }
             Instruction::Invpcid { kind, descriptor: [id, address] } => {
-                self.invpcid(kind, id, address);
+                self.host(address, |pcid, copy, here| {
+                    let own = u64::from(pcid) == id & 0xfff && !copy.global;
+                    match kind {
+                        0 => own && here,
+                        1 => own,
+                        2 => true,
+                        3 => !copy.global,
+                        _ => false,
+                    }
+                });
             }
             Instruction::ReloadCr3 => self.invalidate(|copy| asid_of(copy) == Some(HOST)),
             Instruction::Invlpgb { .. } => self.amd.push(*instruction),
@@ -54,18 +70,15 @@ impl<F: Encode> Checker<F> {
         }
     }
 
-    /// With EFER.TCE set, only the upper-level entries that lead to an address go with it (APM 2 3.1.7).
-    fn invpcid(&mut self, kind: u64, id: u64, address: u64) {
+    /// Drops copies of the host's own that `names` names by PCID, itself, and whether it is used for the
+    /// address. With EFER.TCE set, only the upper-level entries that lead to an address go with it (APM 2
+    /// 3.1.7).
+    fn host(&mut self, address: u64, names: impl Fn(u16, &Copy, bool) -> bool) {
         let input = self.input(address);
         self.uncache(|copy| match copy.context {
             Context::Linear { owner: LinearOwner::Native, pcid } => {
-                let same = u64::from(pcid) == id & 0xfff;
-                match kind {
-                    0 => same && input.is_some_and(|input| copy.overlaps(&(input..=input))),
-                    1 => same,
-                    2 => true,
-                    _ => false,
-                }
+                let here = input.is_some_and(|input| copy.overlaps(&(input..=input)));
+                names(pcid, copy, here)
             }
             _ => false,
         });
@@ -91,7 +104,12 @@ fn broadcast_reaches(copy: &Copy, start: Option<u64>, rax: u64, ecx: u32, edx: u
     if rax & ASID != 0 && asid_of(copy) != Some(edx & 0xffff) {
         return false;
     }
+    // Global pages are of no PCID.
+    if copy.global && rax & GLOBAL == 0 {
+        return false;
+    }
     if let Context::Linear { pcid, .. } = copy.context
+        && !copy.global
         && rax & PCID != 0
         && u32::from(pcid) != edx >> 16 & 0xfff
     {

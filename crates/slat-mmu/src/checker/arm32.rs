@@ -60,7 +60,9 @@ fn reaches(
         |address: Option<u64>| address.is_some_and(|address| copy.overlaps(&(address..=address)));
     let virtual_address = || at(input(operand & !0xfff));
     let asid = match copy.context {
-        Context::Stage1 { asid, .. } => current && asid & 0xff == operand as u16 & 0xff,
+        Context::Stage1 { asid, .. } => {
+            current && (copy.global || asid & 0xff == operand as u16 & 0xff)
+        }
         _ => false,
     };
     let ipa = || current && second && !combined && at(Some(u64::from(operand & 0xfff_ffff) << 12));
@@ -72,7 +74,7 @@ fn reaches(
         // A combined translation has a virtual address, which is known where stage 1 is off.
         Operation::TlbiMvaa if second => current && combined && flat && virtual_address(),
         Operation::TlbiMvaa => current && virtual_address(),
-        Operation::TlbiAsid => asid,
+        Operation::TlbiAsid => asid && !copy.global,
         Operation::TlbiIpas2 => ipa(),
         Operation::TlbiIpas2l => last_level && ipa(),
         Operation::TlbiAllh => hyp,

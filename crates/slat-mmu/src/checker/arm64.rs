@@ -76,7 +76,7 @@ fn reaches(
     }
     let own = second && copy.what != What::Combined;
     let asid = match copy.context {
-        Context::Stage1 { asid, .. } => asid == (operand >> 48) as u16,
+        Context::Stage1 { asid, .. } => asid == (operand >> 48) as u16 || copy.global,
         _ => false,
     };
     let last_level = copy.what != What::Table;
@@ -114,7 +114,7 @@ fn reaches(
         Operation::Vale2 => last_level && one(),
         Operation::Rvae2 => many(),
         Operation::Rvale2 => last_level && many(),
-        Operation::Aside1 => asid,
+        Operation::Aside1 => asid && !copy.global,
     }
 }
 

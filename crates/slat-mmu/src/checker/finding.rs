@@ -34,6 +34,8 @@ pub struct Copy {
     pub start: u64,
     /// The last.
     pub last: u64,
+    /// It is kept for every address space of its machine ([`slat::edit::Encode::is_global`]).
+    pub global: bool,
 }
 
 impl Copy {

@@ -30,6 +30,7 @@ impl<F: Encode> Checker<F> {
                         0 => u64::from(held) == vpid & 0xffff && at(copy, input),
                         1 => u64::from(held) == vpid & 0xffff,
                         2 => true,
+                        3 => u64::from(held) == vpid & 0xffff && !copy.global,
                         _ => false,
                     },
                     _ => false,
@@ -39,19 +40,25 @@ impl<F: Encode> Checker<F> {
                 let input = self.input(address);
                 self.uncache(|copy| match copy.context {
                     Context::Linear { owner: LinearOwner::Native, pcid } => match kind {
-                        0 => u64::from(pcid) == id & 0xfff && at(copy, input),
-                        1 => u64::from(pcid) == id & 0xfff,
+                        0 => u64::from(pcid) == id & 0xfff && !copy.global && at(copy, input),
+                        1 => u64::from(pcid) == id & 0xfff && !copy.global,
                         2 => true,
+                        3 => !copy.global,
                         _ => false,
                     },
                     _ => false,
                 });
             }
-            // Every paging-structure-cache entry of the PCID goes with the page.
+            // Every paging-structure-cache entry of the PCID goes with the page; a global page, of whatever
+            // PCID.
             Instruction::Invlpg { address } => {
                 let input = self.input(address);
-                self.uncache(|copy| {
-                    copy.context == HOST && (copy.what == What::Table || at(copy, input))
+                self.uncache(|copy| match copy.context {
+                    Context::Linear { owner: LinearOwner::Native, pcid } => {
+                        pcid == 0 && copy.what == What::Table
+                            || (pcid == 0 || copy.global) && at(copy, input)
+                    }
+                    _ => false,
                 });
             }
             Instruction::ReloadCr3 => self.invalidate(|copy| {
@@ -73,8 +80,6 @@ impl<F: Encode> Checker<F> {
         }
     }
 }
-
-const HOST: Context = Context::Linear { owner: LinearOwner::Native, pcid: 0 };
 
 /// Whether a copy is used for an input.
 fn at(copy: &super::Copy, input: Option<u64>) -> bool {

@@ -52,7 +52,9 @@ fn reaches(copy: &Copy, instruction: &Instruction, input: Option<u64>) -> bool {
         }
         (Instruction::Vvma { rs1, rs2, .. }, Context::SStage { asid, vmid: Some(_) })
         | (Instruction::Vma { rs1, rs2, .. }, Context::SStage { asid, vmid: None }) => {
-            of(asid, rs2) && (rs1.is_none() || by_address(copy, input))
+            // With an ASID, global mappings are passed by.
+            rs2.is_none_or(|rs2| rs2 == asid && !copy.global)
+                && (rs1.is_none() || by_address(copy, input))
         }
         _ => false,
     }

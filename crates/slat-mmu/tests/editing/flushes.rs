@@ -1,16 +1,19 @@
 //! Invalidations that real hypervisors forgot, shortened or ordered wrongly, each planted in the place
 //! of the library's plan.
 
-use slat::edit::{Encode, Gather, Word};
+use slat::edit::{
+    Encode, Gather, Word, arm64 as arm_entries, riscv as riscv_entries, x86 as x86_entries,
+};
+use slat::format::riscv::Scheme;
 use slat::format::x86::long::Long;
 use slat::invalidate::{amd, arm64, riscv};
 use slat_mmu::checker::{Checker, What, Why};
 
 use super::formats::{
-    BROADCASTS, RANGES, arm, arm_64k, arm_lower, arm32_short, ept, npt, riscv_g, x86_amd_host,
-    x86_four, x86_pae,
+    BROADCASTS, GUEST, RANGES, SVINVAL, arm, arm_64k, arm_lower, arm32_short, ept, npt, riscv_g,
+    riscv_s, x86_amd_host, x86_by_pcid, x86_four, x86_pae,
 };
-use super::world::{Op, Subject, found, sequence};
+use super::world::{Op, Subject, clean, found, sequence};
 
 const MAP: Op = Op::Map { start: 0, pages: 4, output: 0, rights: 0, grouped: false };
 const UNMAP: Op = Op::Unmap { start: 0, pages: 4 };
@@ -253,4 +256,63 @@ fn group_flushed_by_one_page() {
     let ops = [map, Op::Protect { start: 0, pages: 32, rights: 1 }];
     // The second group is as stale as before.
     assert!(found(&sequence(&subject, &ops), Why::Rights, What::Translation));
+}
+
+/// A flush of one address space leaves global pages, which are every one's: on each architecture where that
+/// is the whole flush, they are found, and where the plan knows of them, nothing is.
+#[test]
+fn global_pages_are_no_address_spaces() {
+    let x86 = |permissions| {
+        let mut attributes = x86_entries::Attributes::new(permissions);
+        (attributes.user, attributes.global) = (true, true);
+        attributes
+    };
+    let ops = [MAP, UNMAP];
+    let stale = |all: Vec<_>| found(&all, Why::Unmapped, What::Translation);
+    let intel = Subject { attributes: x86, ..x86_by_pcid() };
+    assert!(stale(sequence(&intel, &ops)));
+    clean(Subject { attributes: x86, ..x86_four() }, &ops);
+    let amd = Subject {
+        attributes: x86,
+        flush: |checker, gather| {
+            amd::plan(gather, &BROADCASTS, 0, |step| {
+                checker.amd(&match step {
+                    amd::Instruction::Invlpgb { rax, ecx, edx } => {
+                        amd::Instruction::Invlpgb { rax: rax & !(1 << 3), ecx, edx }
+                    }
+                    step => step,
+                });
+            });
+        },
+        ..x86_pae()
+    };
+    assert!(stale(sequence(&amd, &ops)));
+    clean(Subject { attributes: x86, ..x86_pae() }, &ops);
+    let arm = |permissions| arm_entries::Stage1Attributes {
+        not_global: false,
+        ..arm_entries::Stage1Attributes::new(permissions)
+    };
+    let by_asid = |checker: &mut Checker<_>, gather: &Gather<'_>| {
+        let capabilities = arm64::Capabilities { most_operations: 0, ..RANGES };
+        arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
+    };
+    let by_asid = Subject { attributes: arm, flush: by_asid, ..arm_lower() };
+    assert!(stale(sequence(&by_asid, &ops)));
+    let whole = |checker: &mut Checker<_>, gather: &Gather<'_>| {
+        let capabilities = arm64::Capabilities { global_pages: true, most_operations: 0, ..RANGES };
+        arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
+    };
+    clean(Subject { attributes: arm, flush: whole, ..arm_lower() }, &ops);
+    let riscv = |permissions| {
+        let mut attributes = riscv_entries::Attributes::new(permissions);
+        attributes.global = true;
+        attributes
+    };
+    let by_asid = Subject { attributes: riscv, ..riscv_s(Scheme::Sv39) };
+    assert!(stale(sequence(&by_asid, &ops)));
+    let all = |checker: &mut Checker<_>, gather: &Gather<'_>| {
+        let capabilities = riscv::Capabilities { global_pages: true, ..SVINVAL };
+        riscv::plan(gather, &capabilities, |step| checker.riscv(&step));
+    };
+    clean(Subject { attributes: riscv, flush: all, ..by_asid }, &ops);
 }

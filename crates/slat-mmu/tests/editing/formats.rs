@@ -21,7 +21,7 @@ use slat_mmu::checker::Checker;
 
 use super::world::{Subject, TABLES};
 
-const GUEST: u16 = 3;
+pub(crate) const GUEST: u16 = 3;
 
 pub(crate) const BROADCASTS: amd::Capabilities = amd::Capabilities {
     flush_by_asid: true,

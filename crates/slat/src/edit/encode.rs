@@ -299,6 +299,15 @@ pub trait Encode: Format + fmt::Debug {
         false
     }
 
+    /// Whether a leaf of stage 1 may be kept for every address space, so that an invalidation of one by its
+    /// PCID or ASID passes it by: G, with `CR4.PGE` set (Intel SDM 3A 5.10.2.4), nG clear (Arm ARM D8.16.4), G
+    /// there or in an entry above it (RISC-V privileged architecture, "Sv32"). `above` is what those have
+    /// together; of a table entry, the leaf is 0, and it is asked of all below it.
+    fn is_global(&self, leaf: u64, level: u8, above: u64) -> bool {
+        let _ = (leaf, level, above);
+        false
+    }
+
     /// Whether a live entry may not go from `old` to `new` directly: an invalid entry and an
     /// invalidation must come between (Arm's break-before-make).
     fn breaks(&self, old: u64, new: u64, level: u8) -> bool {

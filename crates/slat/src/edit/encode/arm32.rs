@@ -119,6 +119,10 @@ macro_rules! as_in_aarch64 {
             self.twin().effect(lost, gained, level)
         }
 
+        fn is_global(&self, leaf: u64, level: u8, above: u64) -> bool {
+            self.twin().is_global(leaf, level, above)
+        }
+
         fn breaks(&self, old: u64, new: u64, level: u8) -> bool {
             self.twin().breaks(old, new, level)
         }

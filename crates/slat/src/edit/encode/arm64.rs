@@ -525,6 +525,11 @@ impl Encode for Stage1 {
         bits::AF | when(tracked, bits::AP_READ_ONLY)
     }
 
+    /// EL2 alone has no ASIDs, and nG no meaning.
+    fn is_global(&self, leaf: u64, _: u8, _: u64) -> bool {
+        has_user(self) && leaf & (bits::VALID | bits::NG) == bits::VALID
+    }
+
     #[inline(always)]
     fn effect(&self, lost: u64, gained: u64, _: u8) -> Effect {
         let unseen = bits::AF | SOFTWARE;

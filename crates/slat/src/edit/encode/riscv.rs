@@ -254,6 +254,11 @@ impl Encode for Sv {
         }
     }
 
+    /// Ignored in G-stage.
+    fn is_global(&self, leaf: u64, _: u8, above: u64) -> bool {
+        self.stage() == 1 && (leaf | above) & bits::G != 0
+    }
+
     /// Without Svvptc an implementation may go on using an invalid entry until it is fenced.
     fn caches_invalid(&self) -> bool {
         true

@@ -183,6 +183,10 @@ macro_rules! encode {
             self.0.root_in_registers()
         }
 
+        fn is_global(&self, leaf: u64, level: u8, above: u64) -> bool {
+            self.0.is_global(leaf, level, above)
+        }
+
         fn breaks(&self, old: u64, new: u64, level: u8) -> bool {
             self.0.breaks(old, new, level)
         }

@@ -240,6 +240,11 @@ macro_rules! alike {
         fn effect(&self, lost: u64, gained: u64, _: u8) -> Effect {
             effect(lost, gained, $software)
         }
+
+        /// Nested tables' G means nothing: translations of theirs are a guest's, not an address space's.
+        fn is_global(&self, leaf: u64, _: u8, _: u64) -> bool {
+            self.stage() == 1 && leaf & bits::G != 0
+        }
     };
 }
 

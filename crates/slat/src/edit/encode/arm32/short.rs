@@ -274,6 +274,10 @@ impl Encode for Short {
         0
     }
 
+    fn is_global(&self, leaf: u64, level: u8, _: u64) -> bool {
+        leaf & bits::TYPE != 0 && leaf & fields(level).ng == 0
+    }
+
     fn effect(&self, lost: u64, gained: u64, _: u8) -> Effect {
         if lost | gained != 0 { Effect::Stale } else { Effect::None }
     }
