@@ -105,9 +105,9 @@ pub struct Checker<F> {
     stale: BTreeMap<Key, Why>,
     /// Invalidations that are not complete yet.
     amd: Vec<slat::invalidate::amd::Instruction>,
-    arm64: Vec<(slat::invalidate::arm64::Operation, u64, u16)>,
+    arm64: Vec<(slat::invalidate::arm64::Operation, u64, Option<u16>)>,
     arm32: Vec<(slat::invalidate::arm32::Operation, u32, u16)>,
-    riscv: Vec<slat::invalidate::riscv::Instruction>,
+    riscv: Vec<(slat::invalidate::riscv::Instruction, u16)>,
     /// RISC-V: stores were ordered before the invalidations that follow.
     stores_ordered: bool,
 }

@@ -653,7 +653,7 @@ fn of_riscv() -> Subject<Sv> {
                 global_pages: false,
                 most_pages: 64,
             };
-            riscv::plan(gather, &capabilities, |step| checker.riscv(&step));
+            riscv::plan(gather, &capabilities, |step| checker.riscv(&step, 3));
         },
     }
 }

@@ -8,11 +8,13 @@ use slat::invalidate::arm64::{Instruction, Operation};
 use super::{Checker, Copy, What};
 
 impl<F: Encode> Checker<F> {
-    /// Executes an instruction of [`slat::invalidate::arm64`], with `vmid` in `VTTBR_EL2`.
-    pub fn arm64(&mut self, instruction: &Instruction, vmid: u16) {
+    /// Executes an instruction of [`slat::invalidate::arm64`], with `vmid` in `VTTBR_EL2`. `None` is the
+    /// host itself, with `HCR_EL2.E2H` and `TGE` set: operations on stage 1 are of its own translations then,
+    /// and none of theirs is a guest's (Arm ARM D8.16.5).
+    pub fn arm64(&mut self, instruction: &Instruction, vmid: impl Into<Option<u16>>) {
         match *instruction {
             Instruction::Tlbi { operation, operand } => {
-                self.arm64.push((operation, operand, vmid));
+                self.arm64.push((operation, operand, vmid.into()));
             }
             Instruction::Dsb => {
                 let mut due = core::mem::take(&mut self.arm64);
@@ -58,26 +60,32 @@ fn reaches(
     copy: &Copy,
     operation: Operation,
     operand: u64,
-    vmid: u16,
+    vmid: Option<u16>,
     granule: u32,
     input: impl Fn(u64) -> Option<u64>,
 ) -> bool {
     let el2 = copy.context == Context::El2;
+    // With E2H, operations of EL2 are of the host's own translations, by their ASIDs.
     let (second, of) = match copy.context {
-        Context::Stage2 { vmid: held } => (true, held == vmid),
-        Context::Stage1 { vmid: Some(held), .. } => (false, held == vmid),
-        _ => (false, el2),
+        Context::Stage2 { vmid: held } => (true, !of_el2(operation) && Some(held) == vmid),
+        Context::Stage1 { vmid: None, .. } => {
+            let both = operation == Operation::Vmalls12e1;
+            (false, of_el2(operation) || vmid.is_none() && !both)
+        }
+        Context::Stage1 { vmid: held, .. } => (false, !of_el2(operation) && held == vmid),
+        _ => (false, el2 && of_el2(operation)),
     };
     if operation == Operation::Alle1 {
-        return !el2;
+        // Both stages of every guest; those are of another regime.
+        return !el2 && !matches!(copy.context, Context::Stage1 { vmid: None, .. });
     }
-    if !of || el2 != of_el2(operation) {
+    if !of {
         return false;
     }
     let own = second && copy.what != What::Combined;
     let asid = match copy.context {
         Context::Stage1 { asid, .. } => asid == (operand >> 48) as u16 || copy.global,
-        _ => false,
+        _ => el2,
     };
     let last_level = copy.what != What::Table;
     // A virtual address is given without what extends its sign: from its highest bit that is.
@@ -110,10 +118,10 @@ fn reaches(
         Operation::Rvale1 => asid && last_level && many(),
         Operation::Vaae1 => !second && one(),
         Operation::Rvaae1 => !second && many(),
-        Operation::Vae2 => one(),
-        Operation::Vale2 => last_level && one(),
-        Operation::Rvae2 => many(),
-        Operation::Rvale2 => last_level && many(),
+        Operation::Vae2 => asid && one(),
+        Operation::Vale2 => asid && last_level && one(),
+        Operation::Rvae2 => asid && many(),
+        Operation::Rvale2 => asid && last_level && many(),
         Operation::Aside1 => asid && !copy.global,
     }
 }

@@ -198,7 +198,7 @@ fn on_arm<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
 fn on_riscv<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
     let capabilities =
         riscv::Capabilities { svinval: true, sv32: false, global_pages: false, most_pages: 64 };
-    riscv::plan(gather, &capabilities, |step| checker.riscv(&step));
+    riscv::plan(gather, &capabilities, |step| checker.riscv(&step, 3));
 }
 
 /// `marks`: accessed and dirty flags in both halves. `user_execute`: the host has mode-based

@@ -10,8 +10,8 @@ use slat::invalidate::{amd, arm64, riscv};
 use slat_mmu::checker::{Checker, What, Why};
 
 use super::formats::{
-    BROADCASTS, GUEST, RANGES, SVINVAL, arm, arm_64k, arm_lower, arm32_short, ept, npt, riscv_g,
-    riscv_s, x86_amd_host, x86_by_pcid, x86_four, x86_pae,
+    BROADCASTS, GUEST, RANGES, SVINVAL, arm, arm_64k, arm_host, arm_lower, arm32_short, ept, npt,
+    riscv_g, riscv_s, riscv_s_upper, x86_amd_host, x86_by_pcid, x86_four, x86_pae,
 };
 use super::world::{Op, Subject, clean, found, sequence};
 
@@ -42,7 +42,7 @@ fn generic_pt_short_range() {
         flush: |checker, gather| {
             let rs1 = Some(gather.ranges()[0].start >> 2);
             let rs2 = Some(3);
-            checker.riscv(&riscv::Instruction::Gvma { invalidate_only: false, rs1, rs2 });
+            checker.riscv(&riscv::Instruction::Gvma { invalidate_only: false, rs1, rs2 }, 3);
         },
         ..riscv_g()
     };
@@ -248,7 +248,8 @@ fn group_flushed_by_one_page() {
     let subject = Subject {
         flush: |checker, gather| {
             let rs1 = Some(gather.ranges()[0].start >> 2);
-            checker.riscv(&riscv::Instruction::Gvma { invalidate_only: false, rs1, rs2: Some(3) });
+            let rs2 = Some(3);
+            checker.riscv(&riscv::Instruction::Gvma { invalidate_only: false, rs1, rs2 }, 3);
         },
         ..riscv_g()
     };
@@ -312,7 +313,39 @@ fn global_pages_are_no_address_spaces() {
     assert!(stale(sequence(&by_asid, &ops)));
     let all = |checker: &mut Checker<_>, gather: &Gather<'_>| {
         let capabilities = riscv::Capabilities { global_pages: true, ..SVINVAL };
-        riscv::plan(gather, &capabilities, |step| checker.riscv(&step));
+        riscv::plan(gather, &capabilities, |step| checker.riscv(&step, GUEST));
     };
     clean(Subject { attributes: riscv, flush: all, ..by_asid }, &ops);
+}
+
+/// HFENCE.VVMA orders what is of the guest whose VMID is in `hgatp`, and of no other.
+#[test]
+fn fence_under_another_vmid() {
+    let subject = Subject {
+        flush: |checker, gather| {
+            riscv::plan(gather, &SVINVAL, |step| checker.riscv(&step, GUEST - 1));
+        },
+        ..riscv_s_upper(Scheme::Sv39)
+    };
+    assert!(found(&sequence(&subject, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+}
+
+/// ALLE1 is of the EL1&0 regime: what the host translates by tables of its own stays, as does what another
+/// VMID's flush names.
+#[test]
+fn the_hosts_own_translations_are_of_another_regime() {
+    clean(arm_host(), &[MAP, UNMAP]);
+    let alle1 = Subject {
+        flush: |checker, _| {
+            let operation = arm64::Operation::Alle1;
+            checker.arm64(&arm64::Instruction::Tlbi { operation, operand: 0 }, GUEST);
+            checker.arm64(&arm64::Instruction::Dsb, GUEST);
+        },
+        ..arm_host()
+    };
+    assert!(found(&sequence(&alle1, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+    let under_a_vmid = Subject { flush: arm_lower().flush, ..arm_host() };
+    assert!(found(&sequence(&under_a_vmid, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+    let by_the_host = Subject { flush: arm_host().flush, ..arm_lower() };
+    assert!(found(&sequence(&by_the_host, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
 }

@@ -86,6 +86,11 @@ fn on_arm<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
     arm64::plan(gather, &RANGES, |step| checker.arm64(&step, GUEST));
 }
 
+/// The host's own, by address and, beyond some, by ASID.
+fn on_arm_host<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
+    arm64::plan(gather, &RANGES, |step| checker.arm64(&step, None));
+}
+
 fn on_arm_16k<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
     let capabilities = arm64::Capabilities { granule: Granule::Sixteen, ..RANGES };
     arm64::plan(gather, &capabilities, |step| checker.arm64(&step, GUEST));
@@ -141,13 +146,13 @@ fn on_armv7_short<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
 }
 
 fn on_riscv<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
-    riscv::plan(gather, &SVINVAL, |step| checker.riscv(&step));
+    riscv::plan(gather, &SVINVAL, |step| checker.riscv(&step, GUEST));
 }
 
 /// Ten bits a level, and fences that wait each for itself.
 fn on_riscv_32<F: Encode>(checker: &mut Checker<F>, gather: &Gather<'_>) {
     let capabilities = riscv::Capabilities { svinval: false, sv32: true, ..SVINVAL };
-    riscv::plan(gather, &capabilities, |step| checker.riscv(&step));
+    riscv::plan(gather, &capabilities, |step| checker.riscv(&step, GUEST));
 }
 
 fn ept_of(format: Ept) -> Subject<Ept> {
@@ -344,6 +349,12 @@ where
 
 pub(crate) fn arm_lower() -> Subject<Stage1> {
     stage1_of(Stage1::plain(Granule::Four, 39, &processor()).unwrap(), on_arm)
+}
+
+/// The host's own, under an ASID.
+pub(crate) fn arm_host() -> Subject<Stage1> {
+    let context = Context::Stage1 { asid: 3, vmid: None };
+    Subject { context, flush: on_arm_host, ..arm_lower() }
 }
 
 pub(crate) fn arm_upper() -> Subject<Stage1> {

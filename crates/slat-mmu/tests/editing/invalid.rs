@@ -8,7 +8,7 @@ use slat::invalidate::{By, riscv};
 use slat::{Gpa, Permissions, Spa};
 use slat_mmu::checker::{Checker, What, Why, Words};
 
-use super::formats::{SVINVAL, riscv_g};
+use super::formats::{GUEST, SVINVAL, riscv_g};
 
 const BLOCK: u64 = 2 << 20;
 const RWX: Permissions = Permissions { read: true, write: true, execute: true };
@@ -26,7 +26,7 @@ fn played(to: Option<u64>, carried_out: bool) -> bool {
     checker.borrow_mut().run(context, tables.root());
     let speculate = || checker.borrow_mut().speculate(&mut Words::<u64, Spa, _>::new(&arena));
     let flush = |gather: &Gather<'_>| {
-        riscv::plan(gather, &SVINVAL, |step| checker.borrow_mut().riscv(&step));
+        riscv::plan(gather, &SVINVAL, |step| checker.borrow_mut().riscv(&step, GUEST));
     };
     let (mut ranges, mut detached) = ([Stale::default(); 2], [Detached::default(); 2]);
     let slots = Slots {

@@ -55,6 +55,7 @@ proptest! {
         clean(arm_lpa2(), &ops);
         clean(arm_lower(), &ops);
         clean(arm_upper(), &ops);
+        clean(arm_host(), &ops);
         clean(arm32_stage2(), &ops);
         clean(armv7_stage2(), &ops);
         clean(arm32_stage2_flat(), &ops);
