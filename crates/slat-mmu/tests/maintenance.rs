@@ -295,6 +295,18 @@ fn arm_encodings() {
     let hint = 2 << 46 | 2 << 44;
     let block = Range { start: A, bytes: 1 << 14, last_level: false, leaf: Some(25) };
     assert_eq!(decode(4, 4, 1, ipa | hint), Some((Operation::Ipas2e1(block), local)));
+    // Reserved hints are none: table entries go too, and low bits of the page number count.
+    for hint in [0b0100, 0b1000, 0b1001, 0b1100] {
+        let small = Range::page(A + 0x1000, false);
+        let operand = (hint << 44) | (ipa + 1);
+        assert_eq!(decode(4, 4, 1, operand), Some((Operation::Ipas2e1(small), local)), "{hint:#b}");
+    }
+    // By range, with pages of 16 KiB.
+    let many = |level: u64| 2 << 46 | level << 37 | A >> 14;
+    for (level, leaf) in [(0, None), (1, None), (2, Some(25)), (3, Some(14))] {
+        let range = Range { start: A, bytes: 1 << 15, last_level: false, leaf };
+        assert_eq!(decode(4, 4, 2, many(level)), Some((Operation::Ipas2e1(range), local)));
+    }
 }
 
 /// Broadcasts have happened when their sender has waited, and on its own core before; shoot-downs reach

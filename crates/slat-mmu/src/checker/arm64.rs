@@ -103,7 +103,7 @@ fn reaches(
         let (scale, number) = (operand >> 44 & 3, operand >> 39 & 0x1f);
         let bytes = (number + 1) << (5 * scale + 1) << granule;
         given(37, granule).is_some_and(|base| copy.overlaps(&(base..=base + (bytes - 1))))
-            && hinted(copy, if operand >> 37 & 3 == 0 { 0 } else { 4 | operand >> 37 & 3 })
+            && hinted(copy, (operand >> 46 & 3) << 2 | operand >> 37 & 3)
     };
     match operation {
         Operation::Ipas2e1 => own && one(),
@@ -127,7 +127,9 @@ fn reaches(
 }
 
 /// Whether a level hint lets the operation reach a copy: leaves of that level alone, and no hint
-/// reaches all (Arm ARM D8.16.5).
+/// reaches all (Arm ARM D8.16.5). Reserved encodings are no hint: those of level 0, and of level 1 with pages
+/// of 16 KiB. Where FEAT_LPA2 gives these a meaning, no plan uses them.
 fn hinted(copy: &Copy, ttl: u64) -> bool {
-    ttl >> 2 == 0 || copy.what != What::Table && u64::from(3 - copy.level.min(3)) == ttl & 3
+    let none = matches!((ttl >> 2, ttl & 3), (0, _) | (_, 0) | (2, 1));
+    none || copy.what != What::Table && u64::from(3 - copy.level.min(3)) == ttl & 3
 }

@@ -88,13 +88,25 @@ const fn granule(tg: u64) -> Option<u8> {
     }
 }
 
+/// The leaf (log2 of its size) that a level hint is about, by granule (log2) and the architecture's level:
+/// none for encodings that are reserved, which count as no hint (Arm ARM D8.16.5, TTL). Those that are so only
+/// without FEAT_LPA2 count as none too, since it is not said here whether there is that: more goes then than
+/// has to.
+const fn hinted(granule: u8, level: u64) -> Option<u8> {
+    match (granule, level) {
+        (_, 0) | (14, 1) => None,
+        _ => Some(leaf_of(granule, level)),
+    }
+}
+
 /// The addresses of a form by one address: bits 43:0 are the page number, 47:44 the level hint.
 fn one(operand: u64, last_level: bool, ipa: bool) -> Range {
     let page = operand & if ipa { (1 << 40) - 1 } else { (1 << 44) - 1 };
     let hint = operand >> 44 & 0xf;
-    let leaf = granule(hint >> 2).map(|granule| leaf_of(granule, hint));
+    let granule = granule(hint >> 2);
+    let leaf = granule.and_then(|granule| hinted(granule, hint & 3));
     // Where the hint names a granule, low bits of the page number do not count.
-    let shift = granule(hint >> 2).unwrap_or(12);
+    let shift = granule.filter(|_| leaf.is_some()).unwrap_or(12);
     Range { start: page << 12 >> shift << shift, bytes: 1 << shift, last_level, leaf }
 }
 
@@ -102,8 +114,7 @@ fn one(operand: u64, last_level: bool, ipa: bool) -> Range {
 fn many(operand: u64, last_level: bool) -> Option<Range> {
     let granule = granule(operand >> 46 & 3)?;
     let (scale, number) = (operand >> 44 & 3, operand >> 39 & 0x1f);
-    let hint = operand >> 37 & 3;
-    let leaf = if hint == 0 { None } else { Some(leaf_of(granule, hint)) };
+    let leaf = hinted(granule, operand >> 37 & 3);
     // Bit 36 is the sign of the address: upper-half addresses have it in all bits above.
     let start = (((operand << 27) as i64 >> 27) << granule) as u64;
     let bytes = (number + 1) << (5 * scale + 1) << granule;

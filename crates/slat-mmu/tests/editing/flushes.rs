@@ -7,6 +7,7 @@ use slat::edit::{
 use slat::format::riscv::Scheme;
 use slat::format::x86::long::Long;
 use slat::invalidate::{amd, arm64, riscv};
+use slat::{EntryLayout, SliceMemory, Spa};
 use slat_mmu::checker::{Checker, What, Why};
 
 use super::formats::{
@@ -348,4 +349,26 @@ fn the_hosts_own_translations_are_of_another_regime() {
     assert!(found(&sequence(&under_a_vmid, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
     let by_the_host = Subject { flush: arm_host().flush, ..arm_lower() };
     assert!(found(&sequence(&by_the_host, &[MAP, UNMAP]), Why::Unmapped, What::Translation));
+}
+
+/// A reserved level hint is none (Arm ARM D8.16.5): it does not keep table entries.
+#[test]
+fn reserved_level_hints_are_none() {
+    for hint in [0b0100, 0b1000, 0b1001, 0b1100] {
+        let mut checker = Checker::new(arm_lower().format);
+        let context = arm_lower().context;
+        let mut bytes = vec![0; 3 * 4096];
+        let mut memory = SliceMemory::new(Spa::new(0), &mut bytes);
+        for (at, entry) in [(0, 0x1003), (0x1000, 0x2003), (0x2000, 0x40_0703)] {
+            memory.poke(Spa::new(at), EntryLayout::LE64, entry).unwrap();
+        }
+        checker.run(context, 0);
+        checker.speculate(&mut memory);
+        assert_eq!(checker.len(), 3);
+        let operand = 3 << 48 | hint << 44;
+        checker
+            .arm64(&arm64::Instruction::Tlbi { operation: arm64::Operation::Vae1, operand }, GUEST);
+        checker.arm64(&arm64::Instruction::Dsb, GUEST);
+        assert!(checker.is_empty(), "{hint:#b}");
+    }
 }
