@@ -2,7 +2,7 @@
 
 use slat::access::Stage1Page;
 use slat::format::arm32::{self, Lpae, Registers, Short, Version, sctlr};
-use slat::format::arm64::{Granule, Processor as Arm64, Stage1};
+use slat::format::arm64::{Granule, Processor as Arm64, Stage1, Stage2};
 use slat::format::ept::{Ept, Features};
 use slat::format::npt::{Npt, Options};
 use slat::format::riscv::{self, Scheme, Sv};
@@ -20,13 +20,18 @@ use slat::{
 
 const PAGE: u64 = 0x1000;
 
-/// The page of a leaf of 4 KiB.
+/// The page of a leaf of the smallest size.
 fn page<F: Format>(format: &F, entry: u64) -> Stage1Page {
+    page_at(format, 0, entry)
+}
+
+/// The page of a leaf of this level.
+fn page_at<F: Format>(format: &F, level: u8, entry: u64) -> Stage1Page {
     let found = Found {
         entry,
-        level: 0,
+        level,
         base: 0,
-        shift: 12,
+        shift: format.shift(level) as u8,
         path: Path::START,
         input: 0,
         kind: Kind::Read,
@@ -68,6 +73,21 @@ fn of_aarch64() {
     assert!(page(&stage, 3).writable && !page(&stage, 3 | 1 << 7).writable);
 }
 
+/// Arm ARM D8.4.1.3 and FEAT_XNX: with it XN[1:0] are two bits, of which only 0b10 keeps both EL1 and EL0 from
+/// executing.
+#[test]
+fn of_aarch64_stage_2() {
+    for execute_never_extension in [false, true] {
+        let processor = Arm64 { execute_never_extension, ..Arm64::default() };
+        let stage = Stage2::plain(Granule::Four, 40, &processor).unwrap();
+        let leaf = 3 | 1 << 10 | 3 << 6;
+        let executable = |never: u64| page(&stage, leaf | never << 53).executable;
+        let one_may = execute_never_extension;
+        assert_eq!([0b00, 0b01, 0b10, 0b11].map(executable), [true, true, false, one_may]);
+        assert!(page(&stage, leaf).writable && !page(&stage, leaf & !(1 << 7)).writable);
+    }
+}
+
 /// Arm ARM G5.6.4: a manager's domain gives all rights, a client's those of the descriptor.
 #[test]
 fn of_short_descriptors() {
@@ -81,6 +101,12 @@ fn of_short_descriptors() {
     assert!(!client.user && !client.writable && !client.executable);
     let manager = page(&short(3), entry);
     assert!(manager.user && manager.writable && manager.executable);
+    // A section of domain 5, XN, of the same rights: DACR has two bits for each domain.
+    let section = 2 | 5 << 5 | 1 << 4 | 1 << 10 | 1 << 15;
+    for (dacr, all) in [(3 << 10, true), (1 << 10, false), (3 << 8 | 3 << 12, false)] {
+        let page = page_at(&short(dacr), 1, section);
+        assert_eq!([page.user, page.writable, page.executable], [all; 3], "{dacr:#x}");
+    }
 }
 
 /// The levels of the manuals: Arm's count down to 3 at the pages, Intel's and AMD's tables have 1 there, RISC-V's

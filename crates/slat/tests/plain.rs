@@ -235,6 +235,7 @@ fn granule(r: &mut Random) -> (Granule, u8) {
 
 fn arm64_processor(r: &mut Random) -> arm64::Processor {
     arm64::Processor {
+        physical_bits: r.pick(&[40, 48, 52]),
         hardware_access_flag: r.coin(),
         execute_never_extension: r.coin(),
         ..arm64::Processor::default()
@@ -250,7 +251,9 @@ fn arm64_first(r: &mut Random) -> AnyFormat {
 
 fn arm64_second(r: &mut Random) -> AnyFormat {
     let (granule, bits) = granule(r);
-    let stage = Stage2::plain(granule, bits, &arm64_processor(r)).expect("the sizes exist");
+    let processor = arm64_processor(r);
+    let bits = bits.min(processor.physical_bits);
+    let stage = Stage2::plain(granule, bits, &processor).expect("the sizes exist");
     AnyFormat::Arm64Stage2(stage, r.below(8) << 16)
 }
 
@@ -432,6 +435,66 @@ fn one_by_one(r: &mut Random, format: &AnyFormat) {
             if let Some((base, shift)) = format.plain_leaf(entry, level) {
                 assert_eq!(decoded, Decoded::Leaf { base, shift }, "{} {entry:#x}", format.name());
             }
+        }
+    }
+}
+
+/// Of the tables that most machines have, table entries and leaves that permit everything are plain: the
+/// fast walks rest on it, and would otherwise be right all the same.
+#[test]
+fn everyday_entries_are_plain() {
+    fn ask<F: Format>(format: &F, levels: u8, table: u64, leaves: &[u64]) {
+        let name = format.name();
+        for level in 1..levels {
+            let next = Some(0x4000_0000);
+            assert_eq!(format.plain_table(table, level), next, "{name} level {level}");
+        }
+        for (level, &entry) in (0..).zip(leaves) {
+            let shift = format.shift(level) as u8;
+            let leaf = Some((0x4000_0000, shift));
+            assert_eq!(format.plain_leaf(entry, level), leaf, "{name} level {level}");
+            let path = Path { and: table, or: table, via: u64::MAX };
+            for kind in [Kind::Read, Kind::Write, Kind::Execute] {
+                let found = Found { entry, level, base: 0x4000_0000, shift, path, input: 0, kind };
+                let access = Access::new(kind, Privilege::User);
+                let permitted = format.plainly_permits(&found, &access, &Regime::default());
+                assert!(permitted, "{name} level {level} {kind:?}");
+            }
+        }
+    }
+    const AT: u64 = 0x4000_0000;
+    let (controls, processor) =
+        (Controls { nxe: true, ..Controls::default() }, Processor::default());
+    let x86 = [AT | 0x67, AT | 0xe7, AT | 0xe7];
+    ask(&Long::four(controls, processor), 4, AT | 0x67, &x86);
+    ask(&Long::five(controls, processor), 5, AT | 0x67, &x86);
+    ask(&Npt::four(true, processor), 4, AT | 0x67, &x86);
+    ask(&Npt::five(true, processor), 5, AT | 0x67, &x86);
+    let ept = [AT | 0x37, AT | 0xb7, AT | 0xb7];
+    ask(&Ept::four(Features::default()), 4, AT | 7, &ept);
+    ask(&Ept::five(Features::default()), 5, AT | 7, &ept);
+    let features = riscv::Features::default();
+    for (scheme, levels) in [(Scheme::Sv39, 3), (Scheme::Sv48, 4), (Scheme::Sv57, 5)] {
+        for sv in [Sv::stage1(scheme, features), Sv::stage2(scheme, features)] {
+            ask(&sv, levels, AT >> 2 | 1, &[AT >> 2 | 0xdf; 3]);
+        }
+    }
+    for physical_bits in [40, 48, 52] {
+        let processor = arm64::Processor { physical_bits, ..arm64::Processor::default() };
+        for (granule, bits, levels) in
+            [(Granule::Four, 40, 3), (Granule::Sixteen, 40, 3), (Granule::SixtyFour, 40, 2)]
+        {
+            let page = AT | 0x443;
+            let leaves = if levels == 3 && granule == Granule::Four {
+                vec![page, AT | 0x441, AT | 0x441]
+            } else {
+                vec![page]
+            };
+            let stage = Stage1::plain(granule, bits, &processor).expect("the sizes exist");
+            ask(&stage, levels, AT | 3, &leaves);
+            let stage = Stage2::plain(granule, bits, &processor).expect("the sizes exist");
+            let leaves: Vec<u64> = leaves.iter().map(|leaf| leaf | 0xfc).collect();
+            ask(&stage, levels, AT | 3, &leaves);
         }
     }
 }

@@ -197,6 +197,15 @@ fn of_riscv() {
     follow(&sv, 0, 0xF, &words);
     assert_eq!(said(&sv, 0, 0), "not valid");
     assert_eq!(said(&sv, 1, 1), "pointer");
+    // Svnapot and Svpbmt, which Sv32 has no bits for.
+    let napot = 0xF | 8 << 10;
+    let types = [(1 << 61, "", "PBMT=NC"), (1 << 62, "", "PBMT=IO")];
+    for words in [&[(1 << 63, "", "N")][..], &types] {
+        follow(&sv, 0, napot, words);
+    }
+    follow(&sv, 0, napot | 1 << 61, &[(1 << 62, "PBMT=NC", "PBMT=3")]);
+    let narrow = Sv::stage1(Scheme::Sv32, riscv::Features::default());
+    assert_eq!(said(&narrow, 0xF, 0), "RWX");
 }
 
 /// As the command line takes them.

@@ -71,7 +71,7 @@ fn check(format: &impl Format, level: u8, entry: u64, bits: u32, rule: impl Fn(u
     }
 }
 
-/// Intel SDM 3A figure 5-11 and tables 5-14 to 5-20; AMD APM 2 figures 5-17 to 5-25.
+/// Intel SDM 3A figure 5-11 and tables 5-14 to 5-20; AMD APM 2 figures 5-19 to 5-34.
 fn long_rule(
     level: u8,
     leaf: bool,

@@ -55,7 +55,7 @@ const RWX: u64 = 7;
 const WB: u64 = 6 << 3;
 const LEAF: u64 = 0x9000 | WB;
 
-/// SDM 3C 30.3.3.2 and table 30-6, bit 58: the page may be written by accesses to guest tables alone.
+/// SDM 3C 30.3.3.2 and table 30-7, bit 58: the page may be written by accesses to guest tables alone.
 #[test]
 fn paging_write_lets_guest_tables_be_updated() {
     let write = Access::new(Kind::Write, Privilege::Supervisor);
@@ -73,7 +73,7 @@ fn paging_write_lets_guest_tables_be_updated() {
     }
 }
 
-/// SDM 3C 30.3.3.3 and table 30-6, bit 57: the guest's tables must have been read through pages with bit 58.
+/// SDM 3C 30.3.3.3 and table 30-7, bit 57: the guest's tables must have been read through pages with bit 58.
 #[test]
 fn guest_paging_is_verified() {
     let through = |tables_via| Access {
@@ -94,7 +94,7 @@ fn guest_paging_is_verified() {
     }
 }
 
-/// SDM 3C 30.3.3.2 and table 30-6, bit 60: a supervisor's shadow stack, which needs not be writable.
+/// SDM 3C 30.3.3.2 and table 30-7, bit 60: a supervisor's shadow stack, which needs not be writable.
 #[test]
 fn supervisor_shadow_stacks_have_a_bit() {
     let pushes = |privilege| Access::new(Kind::Write, privilege).with_flavor(Flavor::ShadowStack);
@@ -116,7 +116,7 @@ fn supervisor_shadow_stacks_have_a_bit() {
     }
 }
 
-/// SDM 3C 30.3.4 and table 30-6, bit 61: what a write to a page without W is left to decide.
+/// SDM 3C 30.3.4 and table 30-7, bit 61: what a write to a page without W is left to decide.
 #[test]
 fn sub_pages_are_asked_of_unwritable_4k_pages_alone() {
     let write = Access::new(Kind::Write, Privilege::User);

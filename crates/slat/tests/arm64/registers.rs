@@ -228,6 +228,33 @@ fn stage_2_sizes() {
     }
 }
 
+/// `VTCR_EL2.PS`: the smallest size that the processor's addresses fit; 52 bits only where the granule can say
+/// them. The other fields: a walk that is inner shareable and write-back, and `T0SZ`.
+#[test]
+fn stage_2_control_is_made_for_the_processor() {
+    let fixed = 1 << 31 | 3 << 12 | 5 << 8;
+    let (four, sixty_four) = (Granule::Four, Granule::SixtyFour);
+    for (granule, physical_bits, ipa_bits, ps, rest) in [
+        (four, 32, 32, 0, 32),
+        (four, 33, 32, 1, 32),
+        (four, 36, 36, 1, 1 << 6 | 28),
+        (four, 40, 40, 2, 1 << 6 | 24),
+        (four, 42, 40, 3, 1 << 6 | 24),
+        (four, 44, 44, 4, 2 << 6 | 20),
+        (four, 45, 40, 5, 1 << 6 | 24),
+        (four, 48, 40, 5, 1 << 6 | 24),
+        (four, 52, 48, 5, 2 << 6 | 16),
+        (four, 52, 52, 6, 1 << 32 | 2 << 6 | 12),
+        (sixty_four, 48, 48, 5, 1 << 14 | 2 << 6 | 16),
+        (sixty_four, 52, 40, 6, 1 << 14 | 1 << 6 | 24),
+    ] {
+        let processor = Processor { physical_bits, ..Processor::default() };
+        let control = Stage2::control(granule, ipa_bits, &processor);
+        let expected = fixed | ps << 16 | rest;
+        assert_eq!(control, expected, "{granule:?} {physical_bits} {ipa_bits}: {control:#x}");
+    }
+}
+
 /// `SL0`, `SL2` and `T0SZ`, against what `VTCR_EL2.SL0` and `SL2` say of each granule, and the sizes that
 /// each start level resolves.
 #[test]
