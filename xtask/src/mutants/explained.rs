@@ -5,50 +5,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-/// A place in a file; lines and columns count from 1, columns in characters.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Place {
-    line: usize,
-    column: usize,
-}
-
-/// What of a file a mutant replaces.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Span {
-    start: Place,
-    end: Place,
-}
-
-/// A mutant as cargo-mutants lists it.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Mutant {
-    file: String,
-    /// With file, line and column in front.
-    pub(super) name: String,
-    span: Span,
-    replacement: String,
-}
-
-impl Mutant {
-    /// What it does, wherever it is.
-    fn change(&self) -> &str {
-        // "file:line:column: what"
-        self.name.splitn(4, ':').nth(3).unwrap_or(&self.name).trim_start()
-    }
-
-    /// The line that it makes of one of the file's, without its indentation; `None` of more than one.
-    fn makes(&self, text: &str) -> Option<String> {
-        let Span { start, end } = self.span;
-        let line = text.lines().nth(start.line.checked_sub(1)?)?;
-        if start.line != end.line {
-            return None;
-        }
-        let before = line.chars().take(start.column.checked_sub(1)?);
-        let after = line.chars().skip(end.column.checked_sub(1)?);
-        let made: String = before.chain(self.replacement.chars()).chain(after).collect();
-        Some(made.trim().to_owned())
-    }
-}
+use super::mutant::Mutant;
 
 /// Why a mutant makes no difference.
 #[derive(Clone, Debug, Deserialize)]
@@ -127,20 +84,7 @@ fn source(mutant: &Mutant, top: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TEXT: &str = "fn f(a: u8, b: u8) -> u8 {\n    (a | b) | a | 1\n}\n";
-
-    fn mutant(column: usize) -> Mutant {
-        Mutant {
-            file: "f.rs".into(),
-            name: format!("f.rs:2:{column}: replace | with ^ in f"),
-            span: Span {
-                start: Place { line: 2, column },
-                end: Place { line: 2, column: column + 1 },
-            },
-            replacement: "^".into(),
-        }
-    }
+    use crate::mutants::mutant::tests::{TEXT, mutant};
 
     fn explained(makes: &str) -> Explained {
         let list = format!(
