@@ -135,7 +135,7 @@ const ENDS: &[(&[&str], std::ops::RangeInclusive<u8>, u64, usize)] = &[
     (&["x86-4", "x86-5", "npt4", "npt5"], 3..=4, 1 << 7, 1),
     (&["x86-pae", "npt-pae"], 2..=2, 0x1E6 | 0xFFF0_0000_0000_0000, 1),
     (&["x86-pae", "npt-pae"], 0..=1, 0x7FF0_0000_0000_0000, 1),
-    // Memory types of tables, a leaf so high, addresses beyond 40 bits (SDM 3C tables 30-1 to 30-6).
+    // Memory types of tables, a leaf so high, addresses beyond 40 bits (SDM 3C tables 30-2 to 30-7).
     (&["ept4"], 3..=3, 0xF8, 1),
     (&["ept4"], 0..=3, 0x000F_FF00_0000_0000, 1),
     // AArch32 has no hardware that sets the access flag of long descriptors (Arm ARM G5.6.5).

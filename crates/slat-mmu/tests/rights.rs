@@ -64,7 +64,7 @@ impl<F1: Format, F2: Format> Machine<F1, F2> {
     }
 }
 
-/// Intel SDM 3C table 30-6, bit 58: walks may write the guest's tables there, and nobody else.
+/// Intel SDM 3C table 30-7, bit 58: walks may write the guest's tables there, and nobody else.
 #[test]
 fn a_paging_write_page_is_not_writable_to_others() {
     let features = ept::Features { paging_write: true, ..ept::Features::default() };

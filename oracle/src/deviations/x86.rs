@@ -116,9 +116,10 @@ pub(super) static ALL: &[Deviation] = &[
     Deviation {
         name: "key-reported-alone-only",
         models: &[Model::QemuX86],
-        section: "Intel SDM 3A 5.7 (bit 5), AMD APM 2 8.4.2 (bit 5)",
+        section: "Intel SDM 3A 5.7 (bit 5) and 5.6.2",
         what: "PK is set whenever the page's protection key denies the access, also where U/S denies \
-               it too; the model then leaves PK clear.",
+               it too, as a user's access to a supervisor page whose key IA32_PKRS closes; the model \
+               then leaves PK clear.",
         shows: Shows::InWalk,
     },
     Deviation {
@@ -149,8 +150,8 @@ pub(super) static ALL: &[Deviation] = &[
     Deviation {
         name: "top-bit-8-ignored",
         models: &[Model::QemuX86, Model::Bochs],
-        section: "AMD APM 2 5.3.3 (figures 5-18 and 5-19)",
-        what: "Bit 8 of PML4E and PML5E must be zero; the model ignores it, as Intel's processors do.",
+        section: "AMD APM 2 5.3.3 (figures 5-19 and 5-20)",
+        what: "Bit 8 of PML5E and PML4E must be zero; the model ignores it, as Intel's processors do.",
         shows: Shows::InWalk,
     },
     Deviation {
@@ -173,7 +174,7 @@ pub(super) static ALL: &[Deviation] = &[
     Deviation {
         name: "large-pages-of-36-bits",
         models: &[Model::Kvm],
-        section: "AMD APM 2 5.2.2 (figure 5-4); Intel SDM 3A 5.3 (table 5-4)",
+        section: "AMD APM 2 5.2.2 (figure 5-8); Intel SDM 3A 5.3 (table 5-4)",
         what: "A 4 MiB page of 32-bit paging has an address of as many bits as the processor has, up to 40: \
                the entry's bits 20:13 hold bits 39:32; KVM takes bits 20:17 for reserved, as if there were \
                36 (by its source; kvm_pvm keeps no 32-bit paging to ask).",
