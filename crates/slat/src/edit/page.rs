@@ -160,39 +160,73 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         report: fn(Leak),
     ) -> Result<Option<Removed<'_>>, Error> {
         let start = address.raw();
-        let format = &self.format;
-        let bytes = 1u64 << format.shift(0);
-        if start & (bytes - 1) != 0 {
-            return Err(Error::Misaligned { value: start });
-        }
-        let (table, cell) = match self.page(start) {
-            Some(found) => found,
-            None => {
-                let input = self.strip(start).ok_or(Error::OutsideInput { at: start })?;
-                match self.lowest(input)? {
-                    (table, cell, 0) => (table, cell),
-                    (_, cell, _) => {
-                        return self.nothing_at(start, F::Word::load(cell, Ordering::Relaxed));
-                    }
-                }
+        let (root, bytes) = (self.root, 1u64 << self.format.shift(0));
+        let entry = if start & (bytes - 1) == 0
+            && start < self.quick
+            && let Some((table, cell)) = self.page_below::<3>(start)
+            && let Some(entry) = self.plain_page(cell)
+        {
+            self.take_out::<X>(start, table, cell, entry)
+        } else {
+            match self.remove_far::<X>(start) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(error),
             }
         };
-        let entry = F::Word::load(cell, Ordering::Relaxed);
-        if entry == 0 {
-            return Ok(None);
+        Ok(Some(Removed { tables: PhantomData, context, root, start, bytes, entry, report }))
+    }
+
+    /// Removes the smallest page at `start`, whatever it is, and returns its entry.
+    #[inline(never)]
+    fn remove_far<X: Mode>(&self, start: u64) -> Result<Option<u64>, Error> {
+        let format = &self.format;
+        if start & ((1u64 << format.shift(0)) - 1) != 0 {
+            return Err(Error::Misaligned { value: start });
         }
-        if entry == format.frozen() || format.group(entry, 0).is_some() {
+        let input = self.strip(start).ok_or(Error::OutsideInput { at: start })?;
+        let (table, cell) = match self.page_anywhere(input) {
+            Some(found) => found,
+            None => match self.lowest(input)? {
+                (table, cell, 0) => (table, cell),
+                (_, cell, _) => {
+                    return self.nothing_at(start, F::Word::load(cell, Ordering::Relaxed));
+                }
+            },
+        };
+        let entry = F::Word::load(cell, Ordering::Relaxed);
+        if entry == 0 || entry == format.frozen() || format.group(entry, 0).is_some() {
             return self.nothing_at(start, entry);
         }
-        let entry = X::swap::<F::Word>(cell, 0);
+        Ok(Some(self.take_out::<X>(start, table, cell, entry)))
+    }
+
+    /// Removes the page at `start` from `cell` of the table at `table`, where `entry` was seen.
+    #[inline(always)]
+    fn take_out<X: Mode>(
+        &self,
+        start: u64,
+        table: u64,
+        cell: &<F::Word as Word>::Atomic,
+        entry: u64,
+    ) -> u64 {
+        let entry = X::exchange::<F::Word>(cell, entry, 0);
         self.publish_one(table, start);
-        let root = self.root;
-        Ok(Some(Removed { tables: PhantomData, context, root, start, bytes, entry, report }))
+        entry
+    }
+
+    /// The entry in `cell`, where that is plainly a smallest page by itself.
+    #[inline(always)]
+    pub(super) fn plain_page(&self, cell: &<F::Word as Word>::Atomic) -> Option<u64> {
+        let entry = F::Word::load(cell, Ordering::Relaxed);
+        let plain =
+            self.format.maps_to(entry, 0).is_some() && self.format.group(entry, 0).is_none();
+        plain.then_some(entry)
     }
 
     /// No smallest page by itself is there: why not.
     #[cold]
-    fn nothing_at(&self, at: u64, entry: u64) -> Result<Option<Removed<'_>>, Error> {
+    fn nothing_at(&self, at: u64, entry: u64) -> Result<Option<u64>, Error> {
         if entry == 0 {
             Ok(None)
         } else if entry == self.format.frozen() {
@@ -220,16 +254,8 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         }
     }
 
-    /// The table of smallest pages that translates `address`, and the entry there, where plain table
+    /// The table of smallest pages that translates `input`, and the entry there, where plain table
     /// entries lead to it.
-    #[inline(always)]
-    pub(super) fn page(&self, address: u64) -> Option<(u64, &<F::Word as Word>::Atomic)> {
-        if address < self.quick {
-            return self.page_below::<3>(address);
-        }
-        self.page_anywhere(self.strip(address)?)
-    }
-
     #[inline(never)]
     fn page_anywhere(&self, input: u64) -> Option<(u64, &<F::Word as Word>::Atomic)> {
         match self.top {
@@ -280,7 +306,33 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         let (raw, base) = (address.raw(), output.raw());
         if level == 0
             && base & self.beyond == 0
-            && let Some((table, cell)) = self.page(raw)
+            && raw < self.quick
+            && let Some((table, cell)) = self.page_below::<3>(raw)
+            && X::install::<F::Word>(cell, leaves.at(0) | format.place(base, 0))
+        {
+            self.publish_one(table, raw);
+            return Ok(Served::Installed { level: 0 });
+        }
+        self.serve_far::<S, X>(source, address, output, level, leaves)
+    }
+
+    /// The same, in tables of whatever levels.
+    #[inline(never)]
+    fn serve_far<S: FrameSource, X: Mode>(
+        &self,
+        source: &S,
+        address: I,
+        output: O,
+        level: u8,
+        leaves: &Leaves,
+    ) -> Result<Served, Error> {
+        let format = &self.format;
+        let (raw, base) = (address.raw(), output.raw());
+        if level == 0
+            && base & self.beyond == 0
+            && raw >= self.quick
+            && let Some(input) = self.strip(raw)
+            && let Some((table, cell)) = self.page_anywhere(input)
             && X::install::<F::Word>(cell, leaves.at(0) | format.place(base, 0))
         {
             self.publish_one(table, raw);

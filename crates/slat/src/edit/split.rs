@@ -239,6 +239,10 @@ impl<F: Encode> Verb<F> for Split {
         }
         match format.decode(entry, level) {
             Decoded::Leaf { .. } => match cursor.divide(at, level, entry)? {
+                // Its parts are small enough, where it was no group that was unfolded.
+                Divided::Done if level == self.to + 1 && format.group(entry, level).is_none() => {
+                    Ok(Advance::To(next))
+                }
                 Divided::Done => Ok(Advance::To(at)),
                 // What is broken counts as done where its parts are small enough.
                 Divided::Broken if level == self.to + 1 => Ok(Advance::To(next)),

@@ -8,6 +8,12 @@ use super::{Encode, Mapping, TableMemory, Tables, Word};
 use crate::address::Address;
 use crate::format::Decoded;
 
+/// Of what [`Tables::look`] finds: the output address, which no architecture has more bits of; the level
+/// of the leaf; and that it is a whole group.
+const OUTPUT: u64 = (1 << LEVEL) - 1;
+const LEVEL: u32 = 60;
+const GROUPED: u64 = 1 << 63;
+
 impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O, M> {
     /// What `address` is mapped to, whatever the access; `None` where it is not, or its entry is
     /// reserved.
@@ -19,9 +25,18 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         {
             return Some(found);
         }
-        // Field by field, so that what was found at a glance stays in registers.
-        let Mapping { start, bytes, output, level, entry } = self.look(address)?;
-        Some(Mapping { start, bytes, output, level, entry })
+        let (found, entry) = self.look(address);
+        if entry == 0 {
+            return None;
+        }
+        let level = (found >> LEVEL & 7) as u8;
+        let shift = match found & GROUPED {
+            0 => self.format.shift(level),
+            _ => self.format.group(entry, level)?,
+        };
+        let bytes = 1u64 << shift;
+        let start = I::new(address.raw() & !(bytes - 1));
+        Some(Mapping { start, bytes, output: O::new(found & OUTPUT), level, entry })
     }
 
     /// What the tables say, where nothing but plain entries of four levels lead there.
@@ -79,9 +94,16 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
         self.memory.table(table, count)?.get(index)
     }
 
-    /// What the tables say.
+    /// What the tables say: the output address with the leaf's level and whether it is a whole group, and
+    /// its entry, 0 for none. Two registers, so that nothing of a translation lies on the stack where it
+    /// was found at a glance.
     #[inline(never)]
-    fn look(&self, address: I) -> Option<Mapping<I, O>> {
+    fn look(&self, address: I) -> (u64, u64) {
+        self.leaf(address).unwrap_or((0, 0))
+    }
+
+    #[inline(always)]
+    fn leaf(&self, address: I) -> Option<(u64, u64)> {
         let input = self.strip(address.raw())?;
         let format = &self.format;
         let mut level = self.top;
@@ -96,14 +118,10 @@ impl<F: Encode, I: Address, O: Address, M: TableMemory<F::Word>> Tables<F, I, O,
                 }
                 Decoded::Leaf { base, shift } => {
                     let leaf = Leaf::whole(format, cells, index, entry, level, base, shift);
-                    let within = leaf.bytes - 1;
-                    return Some(Mapping {
-                        start: I::new(address.raw() & !within),
-                        bytes: leaf.bytes,
-                        output: O::new(leaf.base | input & within),
-                        level,
-                        entry: leaf.entry,
-                    });
+                    let output = leaf.base | input & (leaf.bytes - 1);
+                    let grouped = leaf.bytes > 1 << format.shift(level);
+                    let grouped = if grouped { GROUPED } else { 0 };
+                    return Some((output | u64::from(level) << LEVEL | grouped, leaf.entry));
                 }
                 _ => return None,
             }

@@ -231,7 +231,7 @@ impl<F: Encode, W: Witness> Verb<F> for Unmap<W> {
                         }
                         break None;
                     }
-                    let was = X::swap::<F::Word>(cell, gone);
+                    let was = X::exchange::<F::Word>(cell, entry, gone);
                     removed = removed.or(Some(reached));
                     if W::WATCHES
                         && let Decoded::Leaf { .. } = format.decode(was, level)

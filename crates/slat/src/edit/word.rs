@@ -135,6 +135,17 @@ pub trait Mode: mode::Sealed + 'static {
         Self::replace::<W>(cell, 0, entry).is_ok()
     }
 
+    /// Puts `entry` where `seen` was seen, whatever is there now, and returns that: `seen`, where nobody
+    /// else changes it.
+    #[inline(always)]
+    fn exchange<W: Word>(cell: &W::Atomic, seen: u64, entry: u64) -> u64 {
+        if Self::LIVE {
+            return W::swap(cell, entry);
+        }
+        W::store(cell, entry, Ordering::Release);
+        seen
+    }
+
     /// Puts `entry` there whatever it was, and returns that.
     #[inline(always)]
     fn swap<W: Word>(cell: &W::Atomic, entry: u64) -> u64 {

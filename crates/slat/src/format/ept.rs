@@ -10,7 +10,6 @@
 
 use core::fmt;
 
-use super::masks::Masks;
 use super::x86::long::{ADDRESS, address_bits};
 use super::{Decoded, Format, Found, Start};
 use crate::access::{Access, Flavor, Kind, Privilege, Purpose, Stage1Page};
@@ -111,7 +110,11 @@ pub struct Ept {
     table_reserved: u64,
     /// Reserved bits of a leaf, by level.
     leaf_reserved: [u64; 3],
-    masks: Masks,
+    /// The bits that decide whether a table entry is plain: then they are R alone. By level those that
+    /// decide it of a leaf: then they are [`plain_leaf`]'s. None, where no leaf of the level is. Eight, so
+    /// that an index needs no check.
+    plain_table: u64,
+    plain_leaves: [u64; 8],
 }
 
 impl Ept {
@@ -134,18 +137,12 @@ impl Ept {
             beyond | address_bits(12, 20) | unless(features.two_megabyte_pages),
             beyond | address_bits(12, 29) | unless(features.gigabyte_pages),
         ];
-        // A readable entry is neither empty nor writable without being readable. Of the memory types
-        // only write-back is plain: it is nearly every leaf's, and takes no test of its own.
-        let (ones, zeros) = (bits::R | 6 << bits::MEMORY_TYPE_SHIFT, 1 << bits::MEMORY_TYPE_SHIFT);
-        let mut masks = Masks::table(bits::R, bits::PS | table_reserved).with_leaf(
-            0,
-            ones,
-            zeros | leaf_reserved[0],
-        );
+        let mut plain_leaves = [0; 8];
+        let plain = |level, reserved| plain_leaf(level) | 1 << bits::MEMORY_TYPE_SHIFT | reserved;
+        plain_leaves[0] = plain(0, leaf_reserved[0]);
         for (level, supported) in [(1, features.two_megabyte_pages), (2, features.gigabyte_pages)] {
             if supported {
-                let reserved = leaf_reserved[usize::from(level)];
-                masks = masks.with_leaf(level, ones | bits::PS, zeros | reserved);
+                plain_leaves[usize::from(level)] = plain(level, leaf_reserved[usize::from(level)]);
             }
         }
         Ept {
@@ -161,7 +158,8 @@ impl Ept {
                 | if features.mode_based_execute { bits::XU } else { 0 },
             table_reserved,
             leaf_reserved,
-            masks,
+            plain_table: bits::R | bits::PS | table_reserved,
+            plain_leaves,
         }
     }
 
@@ -281,6 +279,13 @@ impl Ept {
     }
 }
 
+/// What a plain leaf has under the mask of its level: it is readable and, of the memory types, write-back,
+/// which is nearly every leaf's and takes no test of its own.
+#[inline(always)]
+const fn plain_leaf(level: u8) -> u64 {
+    bits::R | 6 << bits::MEMORY_TYPE_SHIFT | if level > 0 { bits::PS } else { 0 }
+}
+
 /// The memory type that bits 5:3 of a leaf are, or `None` for 2, 3 and 7.
 #[inline]
 fn memory_type(entry: u64) -> Option<Type> {
@@ -345,16 +350,19 @@ impl Format for Ept {
         }
     }
 
+    /// A readable entry is neither empty nor writable without being readable.
     #[inline(always)]
     fn plain_table(&self, entry: u64, level: u8) -> Option<u64> {
-        self.masks.is_table(entry, level).then_some(entry & ADDRESS)
+        let plain = entry & self.plain_table == bits::R && level > 0;
+        plain.then_some(entry & ADDRESS)
     }
 
     #[inline(always)]
     fn plain_leaf(&self, entry: u64, level: u8) -> Option<(u64, u8)> {
         let shift = self.shift(level);
         let base = entry & ADDRESS & (!0 << shift);
-        self.masks.is_leaf(entry, level).then_some((base, shift as u8))
+        let plain = entry & self.plain_leaves[usize::from(level) & 7] == plain_leaf(level);
+        plain.then_some((base, shift as u8))
     }
 
     #[inline(always)]

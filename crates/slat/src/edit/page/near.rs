@@ -109,11 +109,15 @@ where
         let bytes = 1u64 << self.tables.format.shift(0);
         if at & (bytes - 1) == 0
             && let Some((table, cell)) = self.page_near(at)
-            && let Some(entry) = self.removable(cell)
+            && let Some(entry) = self.tables.plain_page(cell)
         {
             return self.take_out(at, table, cell, entry);
         }
-        self.remove_far(address)
+        // Apart, so that what is found at a glance stays in registers.
+        match self.remove_far(address) {
+            Ok(entry) => Ok(entry),
+            Err(error) => Err(error),
+        }
     }
 
     /// The same, wherever the page is.
@@ -128,6 +132,9 @@ where
         if let Some((table, cell)) = self.page_far(at)
             && let Some(entry) = self.removable(cell)
         {
+            if entry == 0 {
+                return Ok(0);
+            }
             return self.take_out(address.raw(), table, cell, entry);
         }
         self.remove_slowly(at)
@@ -141,7 +148,7 @@ where
         (entry != format.frozen() && format.group(entry, 0).is_none()).then_some(entry)
     }
 
-    /// Removes the page at `address` from `cell`, of the table at `table`, if `entry` is any.
+    /// Removes the page at `address` from `cell`, of the table at `table`, where `entry` was seen.
     #[inline(always)]
     fn take_out(
         &mut self,
@@ -150,11 +157,8 @@ where
         cell: &Cell<F>,
         entry: u64,
     ) -> Result<u64, Error> {
-        if entry == 0 {
-            return Ok(0);
-        }
         self.may_freeze()?;
-        let entry = X::swap::<F::Word>(cell, gone::<F, X>(&self.tables.format));
+        let entry = X::exchange::<F::Word>(cell, entry, gone::<F, X>(&self.tables.format));
         self.tables.publish_one(table, address);
         self.note_removed(address);
         Ok(entry)
@@ -173,7 +177,7 @@ where
         }
         // Found by entries that are not plain.
         self.may_freeze()?;
-        let entry = X::swap::<F::Word>(self.cell(at, 0), gone::<F, X>(format));
+        let entry = X::exchange::<F::Word>(self.cell(at, 0), entry, gone::<F, X>(format));
         self.publish(at, 0, 1);
         self.note_removed(self.address(at));
         Ok(entry)
