@@ -13,13 +13,13 @@ use loom::sync::atomic::AtomicU64;
 use loom::thread;
 
 use super::*;
-use crate::access::{Access, Stage1Page};
+use crate::access::{Access, Kind, Stage1Page};
 use crate::address::{Gpa, Spa};
 use crate::fault::Cause;
 use crate::format::{Format, Found, Start};
 use crate::invalidate::{By, Context};
 use crate::memory::EntryLayout;
-use crate::memory_type::StageType;
+use crate::memory_type::{StageType, TypeBits};
 use crate::regime::Regime;
 use crate::translate::Permissions;
 
