@@ -133,7 +133,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let mut probe = Probe::new(&tlb, &walker, shift).map_err(|error| error.to_string())?;
                 fastest.turn(3, || limit(&mut probe, &decoded.batches, |_| ()));
                 let mut probe = Probe::new(&tlb, &walker, shift).map_err(|error| error.to_string())?;
-                let mut caches = Physical::new(&processor.caches, false, shift, 0)
+                let mut caches = Physical::new(&processor.caches, false, shift, 0, 1, 0..1 << 40)
                     .map_err(|error| error.to_string())?;
                 fastest.turn(4, || {
                     limit(&mut probe, &decoded.batches, |va| caches.data(va));

@@ -61,6 +61,26 @@ fn of_riscv() {
     }
 }
 
+/// Intel SDM 3A 5.6.1: a shadow-stack page's leaf is read-only and dirty, and every table above it writable.
+#[test]
+fn of_x86() {
+    let on = Controls { shadow_stacks: true, ..Controls::default() };
+    for (controls, tables, leaf, shadow_stack) in [
+        (on, 7, 0x41, true),
+        (on, 5, 0x41, false),
+        (on, 7, 0x43, false),
+        (on, 7, 0x01, false),
+        (Controls::default(), 7, 0x41, false),
+    ] {
+        let long = Long::four(controls, Processor::default());
+        let path = Path { and: tables, or: tables, via: u64::MAX };
+        let (base, kind) = (0, Kind::Read);
+        let found = Found { entry: leaf, level: 0, base, shift: 12, path, input: 0, kind };
+        let page = long.page(&found, &Regime::default());
+        assert_eq!(page.shadow_stack, shadow_stack, "{tables:#x} {leaf:#x}");
+    }
+}
+
 /// Arm ARM D8.4.1: a page is executable where EL1 or EL0 may execute it.
 #[test]
 fn of_aarch64() {

@@ -7,6 +7,7 @@ use slat::format::ept::{self, Ept};
 use slat::format::npt::Npt;
 use slat::format::riscv::{self, Scheme, Sv};
 use slat::format::x86::Controls;
+use slat::format::x86::hlat::Hlat;
 use slat::format::x86::legacy::Legacy;
 use slat::format::x86::long::{Long, Processor};
 use slat::format::x86::pae::Pae;
@@ -61,6 +62,9 @@ fn of_x86() {
         follow(&legacy, 1, 1 | 1 << 7, words);
     }
     follow(&legacy, 0, 1, &leaf);
+    // Bit 21 of a 4 MiB page is reserved.
+    assert!(!said(&legacy, 1 | 1 << 7, 1).contains(';'));
+    assert!(said(&legacy, 1 | 1 << 7 | 1 << 21, 1).contains("; "));
     // Of a table, bit 6 is ignored.
     assert_eq!(said(&long, 1 | 1 << 6, 1), "P");
     assert_eq!(said(&long, 0, 3), "not present");
@@ -125,6 +129,8 @@ fn of_aarch64() {
     follow(&stage1, 1, 1, &[(1 << 16, "", "nT"), (2, "block", "table")]);
     assert_eq!(said(&stage1, 0, 0), "invalid");
     assert_eq!(said(&stage1, 2, 0), "invalid");
+    // A page has no block translation entry bit.
+    assert!(!said(&stage1, 3 | 1 << 16, 0).contains("nT"));
     let stage2 = Stage2::plain(Granule::Four, 40, &processor).unwrap();
     let leaf = [
         (1 << 6, "-W", "RW"),
@@ -141,6 +147,7 @@ fn of_aarch64() {
     follow(&stage2, 1, 1 | 3 << 6, &leaf);
     follow(&stage2, 0, 3 | 3 << 53, &[(1 << 53, "XN", "X:EL1"), (1 << 54, "X:EL0", "X:EL1")]);
     follow(&stage2, 1, 1, &[(1 << 16, "", "nT"), (2, "block", "table")]);
+    assert!(!said(&stage2, 3 | 1 << 16, 0).contains("nT"));
 }
 
 #[test]
@@ -180,6 +187,20 @@ fn of_aarch32() {
         (1 << 63, "", "NSTable"),
     ];
     follow(&stage1, 1, 3, &table);
+    // Short descriptors; the PXN of a small page is its table's.
+    let short = |sctlr| {
+        let registers = Registers { sctlr: arm32::sctlr::M | sctlr, ..Registers::default() };
+        arm32::Short::new(&registers, &processor).unwrap()
+    };
+    let section = [(1 << 4, "", "XN"), (1 << 16, "", "S"), (1 << 17, "", "nG"), (1, "", "PXN")];
+    let small = [(1, "", "XN"), (1 << 10, "", "S"), (1 << 11, "", "nG")];
+    follow(&short(0), 1, 2, &section);
+    follow(&short(0), 0, 2, &small);
+    follow(&short(0), 1, 1, &[(1 << 2, "", "PXN"), (1 << 5, "0", "1")]);
+    assert!(!said(&short(0), 3, 0).contains("PXN"));
+    follow(&short(arm32::sctlr::AFE), 1, 2, &[(1 << 10, "", "AF")]);
+    follow(&short(arm32::sctlr::AFE), 0, 2, &[(1 << 4, "", "AF")]);
+    assert_eq!(said(&short(0), 0, 1), "invalid");
 }
 
 #[test]
@@ -208,7 +229,7 @@ fn of_riscv() {
     assert_eq!(said(&narrow, 0xF, 0), "RWX");
 }
 
-/// As the command line takes them.
+/// As the command line takes them, and the stage that each is of.
 #[test]
 fn formats_are_named() {
     let (controls, processor) = (Controls::default(), Processor::default());
@@ -239,5 +260,27 @@ fn formats_are_named() {
     ] {
         assert_eq!(Sv::stage1(scheme, features).name(), first);
         assert_eq!(Sv::stage2(scheme, features).name(), second);
+        assert_eq!(Sv::stage1(scheme, features).stage(), 1);
+        assert_eq!(Sv::stage2(scheme, features).stage(), 2);
     }
+    let long = Long::four(controls, processor);
+    let of_stage_1 = [
+        Legacy::new(controls, true, 40).stage(),
+        Pae::new(controls, processor).stage(),
+        long.stage(),
+        Hlat::new(long, 0).stage(),
+        Stage1::plain(Granule::Four, 48, &arm64::Processor::default()).unwrap().stage(),
+        arm32::Short::new(&registers(0), &arm).unwrap().stage(),
+        Lpae::new(&registers(1 << 31), &arm).unwrap().stage(),
+    ];
+    assert_eq!(of_stage_1, [1; 7]);
+    let of_stage_2 = [
+        Ept::four(ept::Features::default()).stage(),
+        Npt::legacy(true, 40).stage(),
+        Npt::pae(true, processor).stage(),
+        Npt::four(true, processor).stage(),
+        Stage2::plain(Granule::Four, 40, &arm64::Processor::default()).unwrap().stage(),
+        arm32::Stage2::new(1 << 6, hcr::VM, 0, &arm).unwrap().stage(),
+    ];
+    assert_eq!(of_stage_2, [2; 6]);
 }

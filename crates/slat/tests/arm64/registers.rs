@@ -169,6 +169,13 @@ fn halves_with_granules_of_their_own() {
     assert_eq!(mixed.half(!0).geometry().granule(), Granule::SixtyFour);
     assert_eq!(mixed.half(0).shift(1), 21);
     assert_eq!(mixed.half(!0).shift(1), 29);
+    // Which half's tables a value speaks of; with one granule, of both.
+    for (stage, other) in [(mixed, false), (stage1(El10, TCR).unwrap(), true)] {
+        for (half, another) in [(0, !0), (!0, 0)] {
+            assert!(stage.half(half).speaks_of(half));
+            assert_eq!(stage.half(half).speaks_of(another), other);
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `satp`, `vsatp`, `hgatp`: every mode, and what is refused by which name.
 
-use slat::format::riscv::{Root, Scheme, Width, hgatp, satp, vsatp};
+use slat::format::riscv::{Mask, Root, Scheme, Width, hgatp, satp, vsatp};
 use slat::register::Refusal;
 
 #[test]
@@ -43,6 +43,14 @@ fn fields() {
     );
 }
 
+/// Smmpm, Ssnpm: PMM 0 masks nothing, 2 seven bits, 3 sixteen; 1 is reserved.
+#[test]
+fn pointer_masks() {
+    let masks = [0, 1, 2, 3, 4].map(Mask::from_pmm);
+    assert_eq!(masks, [Some(Mask::Off), None, Some(Mask::Seven), Some(Mask::Sixteen), None]);
+    assert_eq!([Mask::Off, Mask::Seven, Mask::Sixteen].map(Mask::bits), [0, 7, 16]);
+}
+
 #[test]
 fn refusals_name_the_register_and_the_setting() {
     let refused = hgatp(1 << 60, Width::Rv64).unwrap_err();
@@ -50,6 +58,11 @@ fn refusals_name_the_register_and_the_setting() {
     assert!(matches!(refused.why, Refusal::Reserved(_)));
     let refused = satp(11 << 60, Width::Rv64).unwrap_err();
     assert_eq!(refused.why, Refusal::Reserved("MODE 11 (Sv64)"));
+    // hgatp has no such mode, not even one to come, and none for custom use.
+    for mode in [11, 14, 15] {
+        let refused = hgatp(mode << 60, Width::Rv64).unwrap_err();
+        assert_eq!(refused.why, Refusal::Reserved("this MODE"), "{mode}");
+    }
     let refused = satp(15 << 60, Width::Rv64).unwrap_err();
     assert!(matches!(refused.why, Refusal::Unmodelled(_)));
     // Bare leaves no room for other fields.

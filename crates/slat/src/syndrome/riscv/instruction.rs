@@ -78,8 +78,8 @@ fn expand(instruction: u16, width: Width) -> Option<u32> {
     };
     let load = |opcode, funct3: u32| Some(load_register << 7 | funct3 << 12 | opcode);
     let store = |opcode, funct3: u32| Some(store_register << 20 | funct3 << 12 | opcode);
-    // An integer load from the stack to x0 is a reserved encoding.
-    let integer = i & 3 == 0 || load_register != 0;
+    // An integer load to x0, which only those from the stack can name, is a reserved encoding.
+    let integer = load_register != 0;
     match i >> 13 {
         1 => load(opcodes::LOAD_FP, 3),
         2 if integer => load(opcodes::LOAD, 2),
