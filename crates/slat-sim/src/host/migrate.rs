@@ -422,6 +422,30 @@ mod tests {
     }
 
     #[test]
+    fn a_destination_that_lies_gets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut one = host("haswell", "kvm-3.0", &[32 << 20]);
+        one.power_on(&partition("vm", 8 << 20)).unwrap();
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        let mut ownership = Ownership::open(folder.path(), "vm").unwrap();
+        ownership.begin("test").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                announced(&mut there).unwrap();
+                tell(&mut there, &Message::Accept).unwrap();
+                while !matches!(Message::read(&mut there).unwrap(), Message::Last(_)) {}
+                tell(&mut there, &Message::Ready).unwrap();
+                assert_eq!(Message::read(&mut there).unwrap(), Message::Go);
+                tell(&mut there, &Message::Running).unwrap();
+            });
+            let departure = send(&mut one, &mut ownership, &mut here, &Plan::default(), &mut ());
+            assert!(matches!(departure, Departure::Kept { .. }), "{departure:?}");
+        });
+        assert!(ownership.holds());
+        one.run("vm", 100).unwrap();
+    }
+
+    #[test]
     fn a_destination_without_memory_refuses_and_the_source_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let mut one = host("haswell", "kvm-3.0", &[32 << 20]);

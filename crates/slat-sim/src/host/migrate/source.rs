@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use super::super::digest::Digest;
-use super::super::wire::{CHUNK, Last, Message, PageOf};
+use super::super::wire::{CHUNK, Last, Message, PageOf, WireError};
 use super::super::{Exits, Host, HostError, PAGE, WINDOW};
 use super::ownership::{Ownership, Record, State};
 use super::{MigrateError, PAUSE, Plan, Round, Watch, due, hear, run, tables, tell};
@@ -106,7 +106,14 @@ pub fn send(
         watch.step("source: let the lock go");
         tell(link, &Message::Go)?;
         watch.step("source: told the destination to take it");
-        due(link, &Message::Running)
+        due(link, &Message::Running)?;
+        // The record hands over, not who says so.
+        match ownership.read()? {
+            Some(Record { generation: of, state: State::Running { .. } }) if of > generation => {
+                Ok(())
+            }
+            _ => Err(WireError::Format("it says that it runs, and has not recorded it").into()),
+        }
     })();
     let over = |confirmed| Departure::HandedOver { rounds, digest, confirmed, left: behind };
     match handed {
@@ -207,7 +214,7 @@ fn copy(
         Message::Accept => {}
         got => {
             let due = Message::Accept.name();
-            return Err(super::WireError::Unexpected { due, got: got.name() }.into());
+            return Err(WireError::Unexpected { due, got: got.name() }.into());
         }
     }
     let failed = tables(host, name);
