@@ -1,6 +1,6 @@
 //! Of QEMU's AArch64 processors, some of which its 32-bit ones share.
 
-use super::{Deviation, Model, Shows, undo_one};
+use super::{Deviation, Model, Shows};
 
 /// These deviations.
 pub(super) static ALL: &[Deviation] = &[
@@ -69,20 +69,7 @@ pub(super) static ALL: &[Deviation] = &[
         what: "Whether hardware sets the access flag of a descriptor that then denies the access is left \
                open. The model does not, but where HCR_EL2.PTW denies a stage-1 table in device memory it \
                does.",
-        shows: Shows::InReport(|case, seen| {
-            const AF: u64 = 1 << 10;
-            const PTW: u64 = 1 << 2;
-            const HA: u64 = 1 << 21;
-            let state = &case.probe.state;
-            if !case.expected.is_stage2() || state[10] & PTW == 0 || state[9] & HA == 0 {
-                return false;
-            }
-            // Valid, and MemAttr[3:2] is a device's.
-            let is_device = |entry: u64| entry & 1 != 0 && entry & 0x30 == 0;
-            undo_one(case, seen, |before, after, got| {
-                got == after | AF && before & AF == 0 && is_device(before)
-            })
-        }),
+        shows: Shows::InWalk,
     },
     Deviation {
         name: "clean-page-executable",
