@@ -185,7 +185,7 @@ impl Subject for Arm32 {
         }
     }
 
-    fn second_stage_bits(&self) -> u64 {
+    fn second_stage_bits(&self, _: u8) -> u64 {
         0
     }
 

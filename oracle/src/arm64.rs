@@ -154,7 +154,7 @@ impl Subject for Arm64 {
         }
     }
 
-    fn second_stage_bits(&self) -> u64 {
+    fn second_stage_bits(&self, _: u8) -> u64 {
         layout::AF | 1 << 7
     }
 

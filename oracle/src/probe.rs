@@ -234,8 +234,8 @@ pub trait Subject: Send + Sync {
     /// What the machine's registers say.
     fn read(&self, probe: &Probe, answer: &Answer) -> Outcome;
 
-    /// Bits that the second stage itself sets in its entries.
-    fn second_stage_bits(&self) -> u64;
+    /// Bits that the second stage itself sets in its entries of a level, and that do not change what they say.
+    fn second_stage_bits(&self, level: u8) -> u64;
 
     /// The same subject with a walker that has these deviations, as far as they concern it.
     fn deviating(&self, deviations: &[&'static str]) -> Box<dyn Subject>;
@@ -340,12 +340,11 @@ pub fn complete(
     let (asked, aside) = watcher.take();
     // A guest table that is a table of the second stage as well: when its accessed bits change what
     // the second stage says, the answer depends on what the processor keeps of a walk.
-    let own = subject.second_stage_bits();
     let tangled = asked.iter().chain(&aside).filter(|step| step.stage == 2).any(|step| {
         let word = world.word(step.entry_address).unwrap_or(step.entry);
         let changed = word ^ step.entry;
         let half = step.entry >> 32 == 0 && word >> 32 != 0;
-        !half && changed & !own != 0
+        !half && changed & !subject.second_stage_bits(step.level) != 0
     });
     let mut addresses: Vec<u64> = probe.words.iter().map(|(address, _)| *address).collect();
     for &address in world.seen().iter().chain(&expectation.reached.map(|at| at & !7)) {

@@ -95,7 +95,7 @@ impl Subject for Riscv {
         }
     }
 
-    fn second_stage_bits(&self) -> u64 {
+    fn second_stage_bits(&self, _: u8) -> u64 {
         layout::A | layout::D
     }
 

@@ -106,8 +106,8 @@ impl Subject for Lost {
     fn read(&self, probe: &Probe, answer: &Answer) -> Outcome {
         self.subject.read(probe, answer)
     }
-    fn second_stage_bits(&self) -> u64 {
-        self.subject.second_stage_bits()
+    fn second_stage_bits(&self, level: u8) -> u64 {
+        self.subject.second_stage_bits(level)
     }
     fn access(&self, probe: &Probe) -> &'static str {
         self.subject.access(probe)
