@@ -314,7 +314,7 @@ const BATCH: usize = 16384;
 /// How many kinds of disagreement are kept with all their detail.
 const KEPT: usize = 24;
 /// Of how many of them the smallest probe is looked for, which takes some launches each.
-const SHRUNK: usize = 6;
+pub(crate) const SHRUNK: usize = 6;
 
 /// Receives each answered case with the number of its draft, for those who keep golden vectors.
 pub type Keep<'a> = &'a mut dyn FnMut(u64, &Case, &Seen);
@@ -379,7 +379,7 @@ pub fn ask(
     let template = subject.template();
     for (_, kept) in tally.disagreements.iter_mut().take(SHRUNK) {
         let found = (kept.case.clone(), kept.seen.clone());
-        let (case, seen) = shrink(subject, &template, found, &mut |probes| {
+        let (case, seen) = shrink(subject.optional(), &template, found, &mut |probes| {
             let cases: Vec<Option<Case>> = probes
                 .iter()
                 .map(|probe| usable(subject, astray.as_ref(), &mut world, probe.clone()).ok())

@@ -13,15 +13,16 @@ use std::collections::BTreeSet;
 use slat_kvm::prober::DATA;
 use slat_kvm::{Translator, Unavailable};
 
-use crate::engine::Tally;
+use crate::engine::{SHRUNK, Tally};
 use crate::random::Random;
 
 mod mode;
 mod round;
+mod smaller;
 mod tables;
 
 use mode::Mode;
-use round::Round;
+use round::{Asker, Round};
 
 /// How KVM is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +95,11 @@ pub fn ask(way: Way, probes: u64, seed: u64) -> anyhow::Result<Asked> {
         if idle > 50 {
             // No mode is kept.
             break;
+        }
+    }
+    for (_, kept) in asked.tally.disagreements.iter_mut().take(SHRUNK) {
+        if let Some(smaller) = smaller::smaller(way, kept, &mut || Asker::new(way))? {
+            *kept = smaller;
         }
     }
     Ok(asked)

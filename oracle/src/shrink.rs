@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::deviations::Seen;
-use crate::probe::{Case, Probe, Subject};
+use crate::probe::{Case, Probe};
 use crate::world::World;
 
 /// How often a model is asked for the sake of one disagreement. A probe has a few hundred bits to drop; few need
@@ -40,14 +40,15 @@ impl fmt::Debug for Step {
     }
 }
 
-/// All steps from a probe, the longest first. `world` is the template.
-fn steps(subject: &dyn Subject, world: &World, probe: &Probe) -> Vec<Step> {
+/// All steps from a probe, the longest first. `optional` are the bits of each register that it can do without,
+/// `world` is the template.
+fn steps(optional: &[(usize, u64)], world: &World, probe: &Probe) -> Vec<Step> {
     let words = probe.words.iter().map(|&(at, _)| Step::Word(at));
     let bits = probe.words.iter().flat_map(|&(at, value)| {
         let other = value ^ world.word(at).unwrap_or(0);
         (0..64).filter(move |bit| other >> bit & 1 != 0).map(move |bit| Step::Bit(at, bit))
     });
-    let state = subject.optional().iter().flat_map(|&(register, bits)| {
+    let state = optional.iter().flat_map(|&(register, bits)| {
         let set = bits & probe.state.get(register).copied().unwrap_or(0);
         (0..64)
             .map(|bit| 1u64 << bit)
@@ -75,12 +76,13 @@ fn taken(world: &World, probe: &Probe, steps: &[Step]) -> Probe {
     probe
 }
 
-/// Makes a disagreement smaller. `world` is the template.
+/// Makes a disagreement smaller. `optional` are the bits of each register that a probe can do without, `world` is
+/// the template.
 ///
 /// # Errors
 /// Where the machine cannot be asked any more.
 pub(crate) fn shrink(
-    subject: &dyn Subject,
+    optional: &[(usize, u64)],
     world: &World,
     (mut case, mut seen): (Case, Seen),
     still: Still<'_>,
@@ -100,7 +102,7 @@ pub(crate) fn shrink(
     for _ in 0..ROUNDS {
         let probe = case.probe.clone();
         let single: Vec<Vec<Step>> =
-            steps(subject, world, &probe).into_iter().map(|step| vec![step]).collect();
+            steps(optional, world, &probe).into_iter().map(|step| vec![step]).collect();
         let answers = ask(&probe, &single)?;
         let (good, first): (Vec<Step>, Vec<_>) = single
             .into_iter()
@@ -123,18 +125,18 @@ pub(crate) fn shrink(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::contract::STATE;
     use crate::deviations::Model;
     use crate::engine::{Verdict, judge};
     use crate::golden::questions;
-    use crate::probe::{Outcome, complete};
+    use crate::probe::{Outcome, Subject, complete};
 
-    const SMEP: u64 = 1 << 20;
+    pub(crate) const SMEP: u64 = 1 << 20;
 
     /// A machine that knows nothing of SMEP, and is right in all else.
-    fn machine(subject: &dyn Subject, world: &mut World, case: &Case) -> Option<Seen> {
+    pub(crate) fn machine(subject: &dyn Subject, world: &mut World, case: &Case) -> Option<Seen> {
         let mut asked = case.probe.clone();
         asked.state[5] &= !SMEP;
         let answer = complete(subject, world, asked, &mut Vec::new()).ok()?;
@@ -170,7 +172,7 @@ mod tests {
             let before = found.0.clone();
             let kind = (before.expected.likeness(), found.1.outcome.likeness());
             let (mut asked, mut launches) = (0, 0);
-            let (small, seen) = shrink(subject, &template, found, &mut |probes| {
+            let (small, seen) = shrink(subject.optional(), &template, found, &mut |probes| {
                 (asked, launches) = (asked + probes.len(), launches + 1);
                 Ok(probes.iter().map(|p| disagreement(subject, world, p)).collect())
             })
@@ -181,7 +183,7 @@ mod tests {
             let again = disagreement(subject, world, &small.probe).expect("it disagrees");
             assert_eq!(again.1, seen);
             // Nothing that is left can go.
-            for step in steps(subject, &template, &small.probe) {
+            for step in steps(subject.optional(), &template, &small.probe) {
                 let probe = taken(&template, &small.probe, &[step]);
                 let smaller = disagreement(subject, world, &probe);
                 let alike = smaller.filter(|(case, seen)| {
@@ -218,7 +220,7 @@ mod tests {
         let (subject, cases) = questions(file, 1).unwrap();
         let world = subject.template();
         let probe = &cases[0].probe;
-        let all = steps(subject.as_ref(), &world, probe);
+        let all = steps(subject.optional(), &world, probe);
         let end = taken(&world, probe, &all);
         assert!(end.words.is_empty());
         let mut state = [0; STATE];

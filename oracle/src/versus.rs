@@ -1,15 +1,18 @@
 //! Two models of one format asked the same questions, and compared with each other.
 
-use crate::contract::{Info, Job};
+use std::rc::Rc;
+
+use crate::contract::{Answer, Command, Info, Job, Segment};
 use crate::deviations::{Model, Seen};
 use crate::engine::{
-    Disagreement, Drafts, Oracle, Question, Tally, Variant, Verdict, accessed_aside, answer,
-    astray, judge, names, see,
+    Disagreement, Drafts, Oracle, SHRUNK, Tally, Variant, Verdict, accessed_aside, answer, astray,
+    judge, names, see,
 };
 use crate::launch::{Launcher, Station};
-use crate::probe::{Case, PassedOver, Subject, again, complete};
+use crate::probe::{Case, PassedOver, Probe, Subject, again, complete};
 use crate::random::Random;
 use crate::recipe::Recipe;
+use crate::shrink::shrink;
 use crate::world::World;
 use crate::x86::X86;
 
@@ -64,26 +67,127 @@ fn alike(case: &Case, twin: &Case) -> bool {
         && case.compared.iter().zip(&twin.compared).all(same)
 }
 
-struct Side<'a> {
-    oracle: &'a Oracle,
+struct Side {
     variant: Variant,
     station: Station,
     info: Info,
 }
 
-impl<'a> Side<'a> {
-    fn new(oracle: &'a Oracle, variant: Variant) -> anyhow::Result<Self> {
+impl Side {
+    fn new(variant: Variant) -> anyhow::Result<Self> {
         let mut station = Station::new(variant.launcher.clone(), variant.monitor)?;
         let job = Job { machine: variant.machine, mode: variant.mode, memory: &[], commands: &[] };
         let info = station.run(&job)?.info;
-        Ok(Side { oracle, variant, station, info })
+        Ok(Side { variant, station, info })
     }
 
     fn subject(&self) -> Option<X86> {
         let Recipe::X86 { second, amd, beyond } = self.variant.recipe else { return None };
         Some(X86::new(&self.info, second, amd, beyond))
     }
+
+    fn answer(
+        &mut self,
+        memory: &[Segment],
+        commands: &[Command],
+    ) -> anyhow::Result<Vec<Option<Answer>>> {
+        answer(&mut self.station, &self.variant, memory, commands)
+    }
 }
+
+/// What is expected of two machines.
+struct Pair {
+    models: [Model; 2],
+    subjects: [Rc<dyn Subject>; 2],
+    /// The same with all deviations of each model.
+    astray: [Box<dyn Subject>; 2],
+    /// The templates.
+    worlds: [World; 2],
+}
+
+/// A probe that both machines can be asked, as each of them is expected to answer it.
+type Both = [Case; 2];
+
+impl Pair {
+    fn new(models: [Model; 2], subjects: [Rc<dyn Subject>; 2]) -> Pair {
+        let astray = [0, 1].map(|side| astray(models[side], subjects[side].as_ref()));
+        let worlds = subjects.each_ref().map(|subject| subject.template());
+        Pair { models, subjects, astray, worlds }
+    }
+
+    /// Completes a probe for both machines.
+    fn usable(&mut self, probe: Probe) -> Result<Both, PassedOver> {
+        let ([a, b], [world_a, world_b]) = (&self.subjects, &mut self.worlds);
+        let mut case = complete(a.as_ref(), world_a, probe, &mut Vec::new())?;
+        // What the models may differ in by themselves: memory that is not there, features.
+        let twin = again(b.as_ref(), world_b, &case).filter(|twin| alike(&case, twin));
+        let mut twin = twin.ok_or(PassedOver::Unlike)?;
+        // Both machines run what a deviation of either may have written.
+        let deviants =
+            [0, 1].map(|side| again(self.astray[side].as_ref(), &mut self.worlds[side], &case));
+        let [Some(one), Some(other)] = deviants else { return Err(PassedOver::Deviant) };
+        for deviant in [one, other] {
+            case.restore_too(&deviant);
+            twin.restore_too(&deviant);
+        }
+        Ok([case, twin])
+    }
+
+    /// The machines' answers as they can be compared.
+    fn see(&self, cases: &Both, answers: [&Option<Answer>; 2]) -> [Seen; 2] {
+        [0, 1].map(|side| see(self.subjects[side].as_ref(), &cases[side], answers[side]))
+    }
+
+    fn settle(&mut self, cases: &Both, seen: &[Seen; 2]) -> Settled {
+        let [world_a, world_b] = &mut self.worlds;
+        let view = |side: usize, world| View {
+            model: self.models[side],
+            subject: self.subjects[side].as_ref(),
+            world,
+            case: &cases[side],
+            seen: &seen[side],
+        };
+        settle(&mut [view(0, world_a), view(1, world_b)])
+    }
+
+    /// Makes the probe of a disagreement smaller: the answer of the same side stays unexplained, and each
+    /// machine answers in the same way as before. `ask` has both machines answer.
+    ///
+    /// # Errors
+    /// Where a machine cannot be asked any more.
+    fn shrink(&mut self, probe: &Probe, ask: Ask<'_>) -> anyhow::Result<Option<(Case, Seen)>> {
+        // Nothing can be told by a disagreement that does not come again.
+        let Ok(cases) = self.usable(probe.clone()) else { return Ok(None) };
+        let Some(seen) = ask(self, std::slice::from_ref(&cases))?.pop() else { return Ok(None) };
+        let Settled::Lost(side) = self.settle(&cases, &seen) else { return Ok(None) };
+        let other = seen[1 - side].outcome.likeness();
+        let found = first(cases, seen, side);
+        let (subject, template) = (Rc::clone(&self.subjects[0]), self.subjects[0].template());
+        let small = shrink(subject.optional(), &template, found, &mut |probes| {
+            let usable: Vec<Option<Both>> =
+                probes.iter().map(|probe| self.usable(probe.clone()).ok()).collect();
+            let cases: Vec<Both> = usable.iter().flatten().cloned().collect();
+            let mut answers = ask(self, &cases)?.into_iter();
+            let still = |cases: Option<Both>| {
+                let cases = cases?;
+                let seen = answers.next()?;
+                let same = self.settle(&cases, &seen) == Settled::Lost(side)
+                    && seen[1 - side].outcome.likeness() == other;
+                same.then(|| first(cases, seen, side))
+            };
+            Ok(usable.into_iter().map(still).collect())
+        })?;
+        Ok(Some(small))
+    }
+}
+
+/// The case as the first machine has it, and the answer of one side.
+fn first([case, _]: Both, [x, y]: [Seen; 2], side: usize) -> (Case, Seen) {
+    (case, if side == 0 { x } else { y })
+}
+
+/// Has both machines answer these.
+type Ask<'a> = &'a mut dyn FnMut(&Pair, &[Both]) -> anyhow::Result<Vec<[Seen; 2]>>;
 
 /// Pairs of x86 variants, QEMU's and Bochs's, that model the same second stage.
 #[must_use]
@@ -121,89 +225,64 @@ pub fn compare(
     seed: u64,
 ) -> anyhow::Result<Tally> {
     let (qemu, one, bochs, other) = pair;
-    let mut right = Side::new(bochs, other.clone())?;
+    let mut right = Side::new(other.clone())?;
     let mut variant = one.clone();
     let width = right.subject().map_or(40, |subject| subject.features.physical_bits);
     if let Launcher::Qemu { cpu, .. } = &mut variant.launcher {
         // Which bits are reserved depends on it.
         *cpu = format!("{cpu},phys-bits={width}");
     }
-    let mut left = Side::new(qemu, variant)?;
+    let mut left = Side::new(variant)?;
     let mut tally = Tally::default();
     let (Some(mut a), Some(b)) = (left.subject(), right.subject()) else { return Ok(tally) };
     a.features.cr4 &= b.features.cr4;
     a.features.nx &= b.features.nx;
     let seed = Random::derive(seed, &["against", &qemu.name, &one.name, &other.name]);
-    let mut drafts = Drafts::new(&a, seed);
-    let (lost_a, lost_b) = (astray(left.oracle.model, &a), astray(right.oracle.model, &b));
-    let steps = &mut Vec::new();
-    let (mut world_a, mut world_b) = (a.template(), b.template());
-    let memory = [world_a.segments(), world_b.segments()];
+    let subject: Rc<dyn Subject> = Rc::new(a);
+    let mut drafts = Drafts::new(subject.as_ref(), seed);
+    let mut pair = Pair::new([qemu.model, bochs.model], [Rc::clone(&subject), Rc::new(b)]);
+    let memory = pair.worlds.each_mut().map(|world| world.segments());
+    let mut ask = |pair: &Pair, cases: &[Both]| -> anyhow::Result<Vec<[Seen; 2]>> {
+        let commands: Vec<_> = cases.iter().map(|[case, _]| case.command()).collect();
+        let answers_a = left.answer(&memory[0], &commands)?;
+        let answers_b = right.answer(&memory[1], &commands)?;
+        let answers = answers_a.iter().zip(&answers_b);
+        Ok(cases.iter().zip(answers).map(|(both, (x, y))| pair.see(both, [x, y])).collect())
+    };
+    let names = format!("{} against {}", one.name, other.name);
     while tally.probes < probes {
         let want = (probes - tally.probes).min(drafts.batch() as u64) as usize;
-        let mut cases = Vec::new();
+        let (mut cases, mut flips) = (Vec::new(), Vec::new());
         while cases.len() < want {
-            let Question { probe, flips, .. } = drafts.next(&world_a);
-            let case = match complete(&a, &mut world_a, probe, steps) {
-                Ok(case) => case,
-                Err(reason) => {
-                    tally.pass_over(reason);
-                    continue;
+            let question = drafts.next(&pair.worlds[0]);
+            match pair.usable(question.probe) {
+                Ok(both) => {
+                    cases.push(both);
+                    flips.push(question.flips);
                 }
-            };
-            // What the models may differ in by themselves: memory that is not there, features.
-            let twin = again(&b, &mut world_b, &case).filter(|twin| alike(&case, twin));
-            let Some(twin) = twin else {
-                tally.pass_over(PassedOver::Unlike);
-                continue;
-            };
-            // Both machines run what a deviation of either may have written.
-            let (mut case, mut twin) = (case, twin);
-            let deviants = [(&lost_a, &mut world_a), (&lost_b, &mut world_b)]
-                .map(|(subject, world)| again(subject.as_ref(), world, &case));
-            let [Some(one), Some(other)] = deviants else {
-                tally.pass_over(PassedOver::Deviant);
-                continue;
-            };
-            for deviant in [one, other] {
-                case.restore_too(&deviant);
-                twin.restore_too(&deviant);
+                Err(reason) => tally.pass_over(reason),
             }
-            cases.push((case, twin, flips));
         }
-        let commands: Vec<_> = cases.iter().map(|(case, ..)| case.command()).collect();
-        let answers_a = answer(&mut left.station, &left.variant, &memory[0], &commands)?;
-        let answers_b = answer(&mut right.station, &right.variant, &memory[1], &commands)?;
-        let answers = answers_a.iter().zip(&answers_b);
-        for ((case, twin, flips), (x, y)) in cases.into_iter().zip(answers) {
+        let seen = ask(&pair, &cases)?;
+        for ((both, seen), flips) in cases.iter().zip(seen).zip(flips) {
             tally.probes += 1;
-            let (x, y): (Seen, Seen) = (see(&a, &case, x), see(&b, &twin, y));
-            drafts.answered(flips, x.outcome);
-            let mut views = [
-                View {
-                    model: left.oracle.model,
-                    subject: &a,
-                    world: &mut world_a,
-                    case: &case,
-                    seen: &x,
-                },
-                View {
-                    model: right.oracle.model,
-                    subject: &b,
-                    world: &mut world_b,
-                    case: &twin,
-                    seen: &y,
-                },
-            ];
-            match settle(&mut views) {
+            drafts.answered(flips, seen[0].outcome);
+            match pair.settle(both, &seen) {
                 Settled::Agree => tally.agree += 1,
                 Settled::Masked(name) => *tally.masked.entry(name).or_default() += 1,
                 Settled::Lost(side) => {
-                    let names = format!("{} against {}", left.variant.name, right.variant.name);
-                    let seen = views[side].seen.clone();
-                    tally.disagree(Disagreement::new(&names, &a, &mut world_a, &case, seen));
+                    let (case, seen) = (&both[0], seen[side].clone());
+                    let world = &mut pair.worlds[0];
+                    let lost = Disagreement::new(&names, subject.as_ref(), world, case, seen);
+                    tally.disagree(lost);
                 }
             }
+        }
+    }
+    for (_, kept) in tally.disagreements.iter_mut().take(SHRUNK) {
+        if let Some((case, seen)) = pair.shrink(&kept.case.probe, &mut ask)? {
+            let world = &mut pair.worlds[0];
+            *kept = Disagreement::new(&names, subject.as_ref(), world, &case, seen);
         }
     }
     Ok(tally)
@@ -216,6 +295,7 @@ mod tests {
     use crate::golden::questions;
     use crate::monitor::Monitor;
     use crate::probe::Outcome;
+    use crate::shrink::tests::{SMEP, machine as without_smep};
     use crate::world::Beyond;
     use crate::x86::Second;
 
@@ -292,6 +372,63 @@ mod tests {
             compared += 1;
         }
         assert!(compared > 20, "only {compared} probes set bits on their way to a fault");
+    }
+
+    /// Two machines of which one knows nothing of SMEP: what is left of a disagreement is about that.
+    #[test]
+    fn what_two_machines_disagree_over_is_made_smaller() {
+        let file = include_bytes!("../golden/npt-qemu7-0-max.zst");
+        let (subject, cases) = questions(file, 300).unwrap();
+        let subject: Rc<dyn Subject> = Rc::from(subject);
+        let subjects = || [Rc::clone(&subject), Rc::clone(&subject)];
+        for wrong in [0, 1] {
+            let mut pair = Pair::new([Model::QemuX86, Model::Bochs], subjects());
+            let template = subject.template();
+            let mut ask = |_: &Pair, cases: &[Both]| {
+                let both = |both: &Both| {
+                    let mut seen = both.each_ref().map(|case| Seen {
+                        outcome: case.expected,
+                        words: words(case, |_, after| after),
+                    });
+                    let world = &mut subject.template();
+                    if let Some(other) = without_smep(subject.as_ref(), world, &both[wrong]) {
+                        seen[wrong] = other;
+                    }
+                    seen
+                };
+                Ok(cases.iter().map(both).collect())
+            };
+            let mut shrunk = 0;
+            for case in &cases {
+                let Some((small, seen)) = pair.shrink(&case.probe, &mut ask).unwrap() else {
+                    continue;
+                };
+                // A fetch of the supervisor's that one machine denies.
+                assert!(matches!(small.expected, Outcome::Stage1 { .. }), "{:x?}", small.expected);
+                assert_ne!(seen.outcome.likeness(), small.expected.likeness());
+                let both = pair.usable(small.probe.clone()).unwrap();
+                let answers = ask(&pair, std::slice::from_ref(&both)).unwrap().remove(0);
+                assert_eq!(pair.settle(&both, &answers), Settled::Lost(wrong));
+                assert_eq!(answers[wrong], seen);
+                let left: Vec<(usize, u64)> = subject
+                    .optional()
+                    .iter()
+                    .map(|&(register, bits)| (register, small.probe.state[register] & bits))
+                    .filter(|(_, bits)| *bits != 0)
+                    .collect();
+                assert_eq!(left, [(5, SMEP)]);
+                let bits = |probe: &Probe| -> u32 {
+                    let other = |&(at, value): &(u64, u64)| value ^ template.word(at).unwrap_or(0);
+                    probe.words.iter().map(|word| other(word).count_ones()).sum()
+                };
+                assert!(bits(&small.probe) <= bits(&case.probe));
+                shrunk += 1;
+                if shrunk == 3 {
+                    break;
+                }
+            }
+            assert_eq!(shrunk, 3, "too few probes meet the bit");
+        }
     }
 
     #[test]

@@ -55,13 +55,28 @@ impl Paging {
     }
 }
 
+const PAE: u64 = 1 << 5;
+const LA57: u64 = 1 << 12;
+
 impl Mode {
+    /// The mode that these registers are of.
+    pub(super) fn of(cr0: u64, cr4: u64, efer: u64, alignment_check: bool) -> Mode {
+        const PG: u64 = 1 << 31;
+        const LME: u64 = 1 << 8;
+        let paging = match () {
+            () if cr0 & PG == 0 => Paging::None,
+            () if cr4 & PAE == 0 => Paging::Legacy,
+            () if efer & LME == 0 => Paging::Pae,
+            () if cr4 & LA57 == 0 => Paging::Four,
+            () => Paging::Five,
+        };
+        Mode { paging, cr0, cr4, efer, alignment_check }
+    }
+
     /// Any, of those that guests can be asked in: a program in 64-bit mode runs in long mode alone.
     pub(super) fn choose(way: Way, random: &mut Random) -> Mode {
         const WP: u64 = 1 << 16;
         const PSE: u64 = 1 << 4;
-        const PAE: u64 = 1 << 5;
-        const LA57: u64 = 1 << 12;
         const SMEP: u64 = 1 << 20;
         const SMAP: u64 = 1 << 21;
         let translate = way == Way::Translate;
@@ -87,7 +102,7 @@ impl Mode {
             Paging::Five => (0x8000_0033 | wp, PAE | LA57 | smep | smap, 0x500 | nxe),
         };
         let alignment_check = alignment_check && paging != Paging::None;
-        Mode { paging, cr0, cr4, efer, alignment_check }
+        Mode::of(cr0, cr4, efer, alignment_check)
     }
 
     fn bit(register: u64, bit: u32) -> bool {

@@ -13,7 +13,7 @@ use slat_kvm::{PagingState, Translator};
 
 use super::mode::{Mode, Paging};
 use super::tables::{self, Tables};
-use super::{Asked, Way};
+use super::{Asked, Way, smaller};
 use crate::contract::{Machine, STATE};
 use crate::deviations::{self, Deviation, Model, Seen};
 use crate::engine::{Disagreement, Tally};
@@ -32,38 +32,120 @@ pub(super) struct Round {
     processor: Processor,
 }
 
-enum Asker {
+/// What answers.
+pub(super) enum Asker {
+    /// KVM itself.
     Translator(Translator),
+    /// A guest of KVM.
     Prober(Prober),
+    /// The walker with these bits of CR0 clear, as a machine that is wrong in a way that is known.
+    #[cfg(test)]
+    Without(u64),
 }
 
-impl Round {
-    pub(super) fn new(way: Way, mode: Mode, random: &mut Random) -> anyhow::Result<Round> {
-        let machine = match way {
+impl Asker {
+    pub(super) fn new(way: Way) -> anyhow::Result<Asker> {
+        Ok(match way {
             Way::Translate => Asker::Translator(Translator::new(DATA.end)?),
             Way::Supervisor => Asker::Prober(Prober::new(false)?),
             Way::User => Asker::Prober(Prober::new(true)?),
-        };
-        let theirs = match &machine {
+        })
+    }
+
+    fn store(&self, at: u64, entry: u64) {
+        match self {
+            Asker::Translator(kvm) => kvm.store(at, entry),
+            Asker::Prober(kvm) => kvm.store(at, entry),
+            #[cfg(test)]
+            Asker::Without(_) => (),
+        }
+    }
+
+    fn processor(&self) -> Processor {
+        let theirs = match self {
             Asker::Translator(kvm) => kvm.processor(),
             Asker::Prober(kvm) => kvm.processor(),
+            #[cfg(test)]
+            Asker::Without(_) => return Processor::default(),
         };
-        let processor = Processor {
+        Processor {
             physical_bits: theirs.physical_bits,
             gigabyte_pages: theirs.gigabyte_pages,
             vendor: if theirs.amd { Vendor::Amd } else { Vendor::Intel },
             encryption_bit: None,
-        };
-        let tables = Tables::new(mode.paging, random);
-        let mut world = World::new(&Machine::KVM, Beyond::Abort);
-        for &(at, entry) in &tables.words {
-            world.set(at, entry);
-            match &machine {
-                Asker::Translator(kvm) => kvm.store(at, entry),
-                Asker::Prober(kvm) => kvm.store(at, entry),
-            }
         }
-        Ok(Round { way, mode, machine, world, root: tables.root, processor })
+    }
+}
+
+impl Round {
+    pub(super) fn new(way: Way, mode: Mode, random: &mut Random) -> anyhow::Result<Round> {
+        let Tables { root, words } = Tables::new(mode.paging, random);
+        Ok(Round::with(way, mode, Asker::new(way)?, root, &words))
+    }
+
+    /// The round of a machine with these entries in its tables.
+    pub(super) fn with(
+        way: Way,
+        mode: Mode,
+        machine: Asker,
+        root: u64,
+        words: &[(u64, u64)],
+    ) -> Round {
+        let mut world = World::new(&Machine::KVM, Beyond::Abort);
+        for &(at, entry) in words {
+            world.set(at, entry);
+            machine.store(at, entry);
+        }
+        let processor = machine.processor();
+        Round { way, mode, machine, world, root, processor }
+    }
+
+    /// Gives the machine its registers.
+    ///
+    /// # Errors
+    /// That it does not take them.
+    fn begin(&self) -> Result<(), String> {
+        let Mode { cr0, cr4, efer, .. } = self.mode;
+        let state = PagingState { cr0, cr3: self.root, cr4, efer };
+        let kept = match &self.machine {
+            Asker::Translator(kvm) => kvm.set(state),
+            Asker::Prober(kvm) => kvm.set(state),
+            #[cfg(test)]
+            Asker::Without(_) => Ok(true),
+        };
+        let why = match kept {
+            Ok(true) => return Ok(()),
+            Ok(false) => "does not keep".to_owned(),
+            Err(error) => format!("refuses ({error})"),
+        };
+        Err(format!("KVM {why} cr0 {cr0:#x} cr4 {cr4:#x} efer {efer:#x}"))
+    }
+
+    /// Whether what the walker or a deviating one reaches is the guest's: KVM would take all else for a device.
+    fn is_usable(&mut self, address: u64, deed: Deed) -> bool {
+        [None, Some(OWN_SLOT), Some(UPPER_BITS), Some(PSE_36)].into_iter().all(|deviation| {
+            let outcome = self.expect(address, deed, deviation);
+            self.world.reset();
+            outcome.is_some()
+        })
+    }
+
+    /// Asks one question, and returns what both sides disagree over.
+    ///
+    /// # Errors
+    /// Where the machine cannot be asked.
+    pub(super) fn ask_one(
+        &mut self,
+        address: u64,
+        deed: Deed,
+    ) -> anyhow::Result<Option<Disagreement>> {
+        if self.begin().is_err() || !self.is_usable(address, deed) {
+            return Ok(None);
+        }
+        let Some(&seen) = self.answers(&[(address, deed)])?.first() else { return Ok(None) };
+        let mut tally = Tally::default();
+        self.judge(address, deed, seen, &mut tally);
+        Ok(tally.disagreements.pop().map(|(_, disagreement)| disagreement))
     }
 
     /// Asks this many questions, or as many as the guest takes.
@@ -73,20 +155,8 @@ impl Round {
         random: &mut Random,
         asked: &mut Asked,
     ) -> anyhow::Result<()> {
-        let Mode { cr0, cr4, efer, .. } = self.mode;
-        let state = PagingState { cr0, cr3: self.root, cr4, efer };
-        let kept = match &self.machine {
-            Asker::Translator(kvm) => kvm.set(state),
-            Asker::Prober(kvm) => kvm.set(state),
-        };
-        let why = match kept {
-            Ok(true) => None,
-            Ok(false) => Some("does not keep".to_owned()),
-            Err(error) => Some(format!("refuses ({error})")),
-        };
-        if let Some(why) = why {
-            let named = format!("KVM {why} cr0 {cr0:#x} cr4 {cr4:#x} efer {efer:#x}");
-            asked.skipped.insert(named);
+        if let Err(why) = self.begin() {
+            asked.skipped.insert(why);
             return Ok(());
         }
         let mut list = Vec::new();
@@ -99,14 +169,7 @@ impl Round {
             if self.mode.paging.is_long() && random.chance(2) {
                 address ^= 1 << (57 + random.below(7));
             }
-            let outcomes = [None, Some(OWN_SLOT), Some(UPPER_BITS), Some(PSE_36)];
-            // What the walker or a deviating one would take to where KVM has a device is not asked.
-            let usable = outcomes.iter().all(|deviation| {
-                let outcome = self.expect(address, deed, *deviation);
-                self.world.reset();
-                outcome.is_some()
-            });
-            if usable {
+            if self.is_usable(address, deed) {
                 list.push((address, deed));
             }
         }
@@ -148,6 +211,18 @@ impl Round {
                 if reactions.stopped.is_some() {
                     outcomes.push(Outcome::NONE);
                 }
+                Ok(outcomes)
+            }
+            #[cfg(test)]
+            &mut Asker::Without(bits) => {
+                let cr0 = self.mode.cr0;
+                self.mode.cr0 = cr0 & !bits;
+                let mut outcomes = Vec::new();
+                for &(address, deed) in list {
+                    outcomes.extend(self.expect(address, deed, None));
+                    self.world.reset();
+                }
+                self.mode.cr0 = cr0;
                 Ok(outcomes)
             }
         }
@@ -249,6 +324,7 @@ impl Round {
             tally.agree += 1;
             return;
         }
+        let read = self.world.seen().to_vec();
         self.world.reset();
         for deviation in known() {
             let deviant = self.expect(address, deed, Some(deviation.name));
@@ -261,7 +337,12 @@ impl Round {
             }
             self.world.reset();
         }
-        tally.disagree(self.disagreement(address, deed, expected, seen));
+        let mut lost = self.disagreement(address, deed, expected, seen);
+        lost.case.probe.words = smaller::path(&self.world, self.mode, self.root, address, read);
+        for (at, entry) in &lost.case.probe.words {
+            lost.explanation += &format!(" [{at:#x}]={entry:#x}");
+        }
+        tally.disagree(lost);
     }
 
     /// A fault as KVM reports it: with the address that was asked.
@@ -282,6 +363,8 @@ impl Round {
             let got = match &self.machine {
                 Asker::Translator(kvm) => kvm.load(at),
                 Asker::Prober(kvm) => kvm.load(at),
+                #[cfg(test)]
+                Asker::Without(_) => expected,
             };
             if got | ACCESSED != expected | ACCESSED || expected & ACCESSED & !got != 0 {
                 let done = Outcome::Done { value: 0 };
@@ -310,6 +393,7 @@ impl Round {
         };
         let mut state = [0; STATE];
         (state[1], state[3], state[4], state[5], state[6]) = (address, cr0, self.root, cr4, efer);
+        state[9] = u64::from(alignment_check) << 18;
         let ac = if alignment_check { ",ac=on" } else { "" };
         let format = paging.name();
         let bits = self.processor.physical_bits;
@@ -324,7 +408,7 @@ impl Round {
         let user = self.way == Way::User;
         let access = ["r", "w", "x"][deed as usize];
         let walk = Walk { stage1, stage2: None, access, user, address };
-        let probe = Probe { operation: self.way as u32, state, words: vec![] };
+        let probe = Probe { operation: deed as u32, state, words: vec![] };
         Disagreement {
             variant: self.way.name().to_owned(),
             case: Case { probe, compared: vec![], expected, reached: None },
