@@ -250,7 +250,10 @@ impl Head {
     }
 }
 
-/// Asks the walker the questions of a file and compares.
+/// So many disagreements tell enough; to look for what explains each takes as long as many questions.
+const ENOUGH: usize = 20;
+
+/// Asks the walker the questions of a file and compares, up to a few that disagree.
 ///
 /// # Errors
 /// Where the file is damaged.
@@ -322,12 +325,17 @@ pub fn replay(file: &[u8]) -> anyhow::Result<Replay> {
                 // The machine came to the same end, and reports it in its own way.
                 same_end = deviations.iter().all(|d| matches!(d.shows, Shows::InReport(_)));
             }
-            Verdict::Disagree => result.disagreements.push(format!(
-                "{}: the walker says {:x?}, the machine said {:x?}",
-                subject.explain(&case.probe),
-                case.expected,
-                seen.outcome
-            )),
+            Verdict::Disagree => {
+                result.disagreements.push(format!(
+                    "{}: the walker says {:x?}, the machine said {:x?}",
+                    subject.explain(&case.probe),
+                    case.expected,
+                    seen.outcome
+                ));
+                if result.disagreements.len() == ENOUGH {
+                    return Ok(result);
+                }
+            }
         }
         if same_end {
             coverage.note(&steps, &case.expected);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use slat_oracle::golden::{Replay, replay};
 
@@ -24,14 +26,27 @@ fn files() -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Replays the files, as many at once as there are processors, until one disagrees.
 fn replay_all(files: &[(String, Vec<u8>)]) -> Vec<(&String, Replay)> {
-    std::thread::scope(|scope| {
-        let jobs: Vec<_> = files
-            .iter()
-            .map(|(name, bytes)| (name, scope.spawn(|| replay(bytes).unwrap())))
-            .collect();
-        jobs.into_iter().map(|(name, job)| (name, job.join().unwrap())).collect()
-    })
+    let (next, disagrees) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || {
+        let mut done = Vec::new();
+        while !disagrees.load(Relaxed) {
+            let place = next.fetch_add(1, Relaxed);
+            let Some((_, bytes)) = files.get(place) else { break };
+            let result = replay(bytes).unwrap();
+            disagrees.fetch_or(!result.disagreements.is_empty(), Relaxed);
+            done.push((place, result));
+        }
+        done
+    };
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut results: Vec<(usize, Replay)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    results.sort_by_key(|(place, _)| *place);
+    results.into_iter().map(|(place, result)| (&files[place].0, result)).collect()
 }
 
 #[test]
