@@ -235,6 +235,17 @@ impl<T: Copy + Default> Array<T> {
         (before.0 != EMPTY).then_some(before)
     }
 
+    /// As [`Array::insert`] of a key that is known not to be held, since it was just looked for.
+    #[inline(always)]
+    pub(crate) fn insert_missing(&mut self, index: u64, key: u64, value: T) {
+        debug_assert!(key != EMPTY && self.peek(index, key).is_none());
+        let chain = self.chain(index);
+        let at = self.make_room(index, chain);
+        if let Some(slot) = self.slots.get_mut(at) {
+            (slot.key, slot.value) = (key, value);
+        }
+    }
+
     /// The slot for an entry that is not held, among others of its chain: what it still holds makes
     /// room. No slot for an array without entries.
     #[inline(never)]

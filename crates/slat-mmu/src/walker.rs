@@ -4,33 +4,34 @@
 //! There is one walker for every scheme, and it is [`slat::walk`]'s: a cache says only where a walk
 //! begins. A native machine, or one with shadow tables, is a two-stage walk whose second stage is off.
 
-use slat::format::{Format, Found, Path};
+use core::hint::cold_path;
+
+use slat::format::{Format, Found};
 use slat::{
-    Access, Failed, Flavor, Gpa, Gva, Kind, Memory, Observer, Partial, Privilege, Regime, Spa,
-    Stage, walk_from,
+    Access, Descent, Failed, Gpa, Gva, Kind, Memory, Next, Observer, Privilege, Regime, Spa, Stage,
 };
 
 use crate::array::{Array, BadGeometry};
-use crate::tlb::{Entry, Level, Rights, Space, Tag, Types};
+use crate::tlb::{Entry, Level, Space, Tag};
 
 mod coalesce;
 mod config;
+mod end;
 mod guest;
 mod log;
 mod page_walk;
 mod passed;
+mod rest;
 mod rights;
 mod walk_cache;
 
-use config::LEVELS;
 pub use config::{Design, PageWalkConfig, WalkCacheConfig, WalkerConfig};
-use guest::{Dirtied, GuestMemory};
+use end::End;
+use guest::{Dirtied, GuestMemory, Places};
 pub use log::{LOG_ENTRIES, Log, Stopped};
 use page_walk::Cached;
-use passed::Passed;
-use rights::entry_of;
 pub use walk_cache::Kept;
-use walk_cache::{Table, WalkCache};
+use walk_cache::WalkCache;
 
 /// The caches behind the TLBs of one core.
 #[derive(Clone, Debug)]
@@ -43,6 +44,7 @@ pub struct Caches {
     page_walk_nested: bool,
     coalesces: u8,
     dirtied: Dirtied,
+    places: Places,
 }
 
 impl Caches {
@@ -64,6 +66,7 @@ impl Caches {
             // At most the pages whose entries lie in one line.
             coalesces: config.coalesces.min(3),
             dirtied: Dirtied::default(),
+            places: Places::default(),
         })
     }
 
@@ -214,7 +217,9 @@ impl Caches {
             &stage1.format
         };
         let cached = self.stage1.find(format, address.raw(), [space.own, space.global]);
+        let from = cached.as_ref().map(|table| &table.from);
         self.dirtied.clear();
+        self.places.clear();
         let mut guest = GuestMemory {
             format,
             stage2,
@@ -229,71 +234,35 @@ impl Caches {
             dirtied: &mut self.dirtied,
             coalesces: self.coalesces,
             known: cached
+                .as_ref()
                 .filter(|table| table.placed != u64::MAX)
                 .map(|table| (table.from.table, table.placed)),
-            places: [(0, 0); LEVELS],
-            read: 0,
+            places: &mut self.places,
             last: Spa::new(0),
         };
-        let passed = Passed::new(observer);
-        let mapped = match &cached {
-            Some(table) => {
-                walk_from(stage1, &table.from, &mut guest, address, &access, regime, &passed)?
+        self.stage1.begin();
+        let tables = &mut self.stage1;
+        let end = End { context, address, access: &access, holds_final: self.holds_final };
+        let Some(mut walk) = Descent::new(stage1, format, from, address, &access, regime, observer)
+        else {
+            let mapped = slat::walk(stage1, &mut guest, address, &access, regime, observer)?;
+            return end.of(&mut guest, &mapped, None);
+        };
+        loop {
+            match walk.step(&mut guest) {
+                Ok(Next::Table(partial)) => tables.pass(partial),
+                Ok(Next::Leaf(mapped)) => {
+                    tables.keep(format, address.raw(), space.own, |page| guest.places.of(page));
+                    return end.of(&mut guest, &mapped, None);
+                }
+                Ok(Next::Other(entry)) => {
+                    return end.of_rest(&mut guest, walk, entry, tables);
+                }
+                Err(below) => {
+                    cold_path();
+                    return Err(Failed::Below(below));
+                }
             }
-            None => slat::walk(stage1, &mut guest, address, &access, regime, &passed)?,
-        };
-        let found = mapped.found;
-        // Fill stage 1's walk cache with the tables that were passed and their places.
-        let mut path = cached.map_or(Path::START, |table| table.from.path);
-        for (level, entry, next) in passed.tables() {
-            format.join(&mut path, entry, level);
-            let place = guest.places.iter().find(|(gpa, spa)| *gpa == next & !0xfff && *spa != 0);
-            let placed = place.map_or(u64::MAX, |(_, spa)| *spa);
-            let from = Partial { level: level - 1, table: next, path };
-            let table = Table { from, placed, shift: 0 };
-            self.stage1.insert(format, address.raw(), space.own, table);
         }
-        let mut own = entry_of(format, &mapped, &access, regime, Rights::ALL);
-        if self.coalesces != 0 && found.level == 0 && !found.is_flat() {
-            let at = guest.last;
-            own.shift = coalesce::joined(format, guest.memory, at, &found, &access, self.coalesces);
-            own.base = found.base >> own.shift << own.shift;
-        }
-        // The hypervisor's tables send no more there than what their entry translates.
-        if let Some(level) = passed.restarted() {
-            let shift = own.shift.min(format.shift(level) as u8);
-            own = own.part(address.raw(), shift);
-        }
-        // The final guest physical address.
-        let through = Access {
-            page: Some(format.page(&found, regime)),
-            origin: Some(address.raw()),
-            flavor: Flavor::Plain,
-            ..access
-        };
-        let gpa = mapped.output;
-        let host = if self.holds_final {
-            let right = Rights::may(kind, user).with(Rights::DIRTY, kind == Kind::Write);
-            guest.nested(gpa, &through, right, Rights::ALL.with(Rights::FOR_USERS, true))
-        } else {
-            guest.walk(gpa, &through, own.rights)
-        };
-        let host = host.map_err(Failed::Below)?;
-        let shift = own.shift.min(host.shift);
-        let spa = host.place(gpa.raw());
-        let rights = own
-            .rights
-            .both(host.rights)
-            .with(Rights::DIRTY, !context.dirty_tracked)
-            .with(Rights::GLOBAL, !found.is_flat() && context.globals.has(&found))
-            .with(Rights::GUARDED, format.guards(&found))
-            .with_key(format.key(&found));
-        let types = Types { stage1: own.types.stage1, stage2: host.types.stage2 };
-        let base = spa & !((1u64 << shift) - 1);
-        Ok(Walked {
-            entry: Entry { base, shift, leaf: own.leaf, rights, types },
-            guest_shift: found.shift,
-            host_shift: host.shift,
-        })
     }
 }

@@ -109,4 +109,4 @@ pub use translate::{
     NestedFailure, NestedTranslation, Permissions, Translation, TwoStageFailure, translate,
     translate_nested,
 };
-pub use walk::{Mapped, Nested, Partial, Stage, Updates, walk, walk_from};
+pub use walk::{Descent, Mapped, Nested, Next, Partial, Stage, Updates, walk, walk_from};

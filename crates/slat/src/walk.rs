@@ -11,9 +11,11 @@ use crate::memory::{EntryLayout, Memory, Reached, Value};
 use crate::observe::Observer;
 use crate::regime::Regime;
 
+mod descent;
 mod exact;
 mod plain;
 
+pub use descent::{Descent, Next};
 use plain::Walk;
 
 /// When a stage's accessed and dirty bits are written. Whether the stage maintains them at all is

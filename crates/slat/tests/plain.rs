@@ -18,8 +18,9 @@ use slat::format::x86::{Controls, Vendor};
 use slat::format::{Decoded, Format, Found, Path, Start};
 use slat::memory_type::{StageType, TypeBits};
 use slat::{
-    Access, Cause, EntryLayout, EntrySize, Flavor, Gpa, Gva, Kind, Privilege, Regime, SliceMemory,
-    Spa, Stage, Stage1Page, Steps, translate, walk,
+    Access, Cause, Descent, EntryLayout, EntrySize, Failed, Flavor, Gpa, Gva, Kind, Next,
+    Privilege, Regime, SliceMemory, Spa, Stage, Stage1Page, Steps, Updates, translate, walk,
+    walk_from,
 };
 
 /// A format that says nothing plainly.
@@ -394,6 +395,10 @@ fn compare(seed: u64, pairs: &[(Make, Make)]) {
             // Each alone: walks of one stage have code of their own.
             alone[0] += one_stage(first, &mut memory, gva, &access, &regime);
             alone[1] += one_stage(second, &mut memory, gva, &access, &regime);
+            if r.below(4) == 0 {
+                descends_alike(first, &bytes, gva, &access, &regime);
+                descends_alike(second, &bytes, gva, &access, &regime);
+            }
         }
         one_by_one(&mut r, &first);
         one_by_one(&mut r, &second);
@@ -423,6 +428,49 @@ fn one_stage(
 }
 
 /// Entries, each at every level: what is said plainly is said exactly.
+/// A walk taken entry by entry beside one at once, from the root and from each table on the way, whatever
+/// is written: result, steps, and memory.
+fn descends_alike(format: AnyFormat, bytes: &[u8], address: Gva, access: &Access, regime: &Regime) {
+    let half = format.half(address.raw());
+    for updates in [Updates::Never, Updates::AsWalked, Updates::OnSuccess] {
+        let stage = Stage::<_, Gva, Spa>::new(format, ()).with_updates(updates);
+        let mut tables = vec![None];
+        while let Some(from) = tables.pop() {
+            let seen = [Steps::<8>::default(), Steps::<8>::default()];
+            let mut after = [bytes.to_vec(), bytes.to_vec()];
+            let [one, other] = &mut after;
+            let mut memory = SliceMemory::new(Spa::new(0), one);
+            let at_once = match &from {
+                None => walk(&stage, &mut memory, address, access, regime, &seen[0]),
+                Some(from) => {
+                    walk_from(&stage, from, &mut memory, address, access, regime, &seen[0])
+                }
+            };
+            let mut memory = SliceMemory::new(Spa::new(0), other);
+            let begun =
+                Descent::new(&stage, &half, from.as_ref(), address, access, regime, &seen[1]);
+            let Some(mut begun) = begun else {
+                assert!(seen[0].iter().next().is_none(), "no table was read");
+                continue;
+            };
+            let by_entry = loop {
+                match begun.step(&mut memory) {
+                    Ok(Next::Table(partial)) if from.is_none() => tables.push(Some(partial)),
+                    Ok(Next::Table(_)) => {}
+                    Ok(Next::Leaf(mapped)) => break Ok(mapped),
+                    Ok(Next::Other(entry)) => break begun.finish(entry, &mut memory, &seen[1]),
+                    Err(below) => break Err(Failed::Below(below)),
+                }
+            };
+            let case = (format.name(), address, access, updates, from);
+            assert_eq!(by_entry, at_once, "{case:?}");
+            let [steps, other_steps] = seen.map(|seen| seen.iter().collect::<Vec<_>>());
+            assert_eq!(other_steps, steps, "{case:?}");
+            assert!(after[0] == after[1], "{case:?}");
+        }
+    }
+}
+
 fn one_by_one(r: &mut Random, format: &AnyFormat) {
     for _ in 0..200 {
         for level in 0..5 {

@@ -58,6 +58,15 @@ impl Entry {
         Entry { base: self.base + within, shift, leaf, ..self }
     }
 
+    /// A copy made field by field. A plain copy is one of bytes, for which the compiler keeps both in
+    /// memory, and what was just stored as fields is not ready to be read as a whole.
+    #[inline(always)]
+    pub(crate) fn by_fields(self) -> Entry {
+        let Entry { base, types: Types { stage1, stage2 }, rights: Rights(rights), shift, leaf } =
+            self;
+        Entry { base, types: Types { stage1, stage2 }, rights: Rights(rights), shift, leaf }
+    }
+
     /// log2 of the aligned range that has to be named with any address of it: an invalidation of one
     /// address takes every piece that is held of the page that the tables give it (Intel SDM 3A 5.10.2.3,
     /// Arm ARM D8.16.5, the RISC-V privileged architecture's SFENCE.VMA: all entries of the leaf that

@@ -1,22 +1,21 @@
 //! Stage 1's memory: second-stage translations through the nested TLB and its walk cache.
 
-use slat::format::{Decoded, Format, Path};
+use core::hint::cold_path;
+
+use slat::format::{Decoded, Format};
 use slat::{
-    Access, EntryLayout, Failed, Gpa, Kind, Memory, Observer, Partial, Privilege, Purpose, Reached,
-    Regime, Spa, Stage, Value, walk_from,
+    Access, Descent, EntryLayout, Failed, Gpa, Kind, Mapped, Memory, Next, Observer, Privilege,
+    Reached, Regime, Spa, Stage, Value,
 };
 
 use super::coalesce::joined;
 use super::config::LEVELS;
 use super::page_walk::{Cached, PageWalk};
-use super::passed::Passed;
-use super::rights::entry_of;
-use super::walk_cache::{Table, WalkCache};
+use super::rest::rest;
+use super::rights::{OFF_SHIFT, entry_of};
+use super::walk_cache::WalkCache;
 use crate::array::Array;
 use crate::tlb::{Entry, Level, Rights, Space, Tag};
-
-/// Table pages that were read: where they are to the guest, and where stage 2 has placed them.
-pub(super) type Places = [(u64, u64); LEVELS];
 
 pub(super) struct GuestMemory<'a, F1, F2: Format, M, W> {
     pub(super) format: &'a F1,
@@ -33,10 +32,37 @@ pub(super) struct GuestMemory<'a, F1, F2: Format, M, W> {
     pub(super) coalesces: u8,
     /// A table page whose place is known from a combined mapping: GPA and SPA of the page.
     pub(super) known: Option<(u64, u64)>,
-    pub(super) places: Places,
-    pub(super) read: usize,
+    pub(super) places: &'a mut Places,
     /// Where the last entry was read.
     pub(super) last: Spa,
+}
+
+/// Table pages that a walk has read: where they are to the guest, and where stage 2 has placed them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    pages: [(u64, u64); LEVELS],
+    count: usize,
+}
+
+impl Places {
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    #[inline(always)]
+    fn push(&mut self, gpa: u64, spa: u64) {
+        if let Some(slot) = self.pages.get_mut(self.count) {
+            *slot = (gpa & !0xfff, spa & !0xfff);
+            self.count += 1;
+        }
+    }
+
+    /// Where a page was placed; `u64::MAX` for one that was not read.
+    #[inline(always)]
+    pub(super) fn of(&self, page: u64) -> u64 {
+        let read = self.pages.iter().take(self.count);
+        read.clone().find(|(gpa, _)| *gpa == page).map_or(u64::MAX, |(_, spa)| *spa)
+    }
 }
 
 /// Guest physical pages whose dirty flag of stage 2 the last walk has set.
@@ -66,16 +92,114 @@ impl Dirtied {
 impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<'_, F1, F2, M, W> {
     /// Walks stage 2 for one address, from the lowest table that its walk cache names; `asked` are
     /// the rights that are worth knowing.
-    #[inline]
-    pub(super) fn walk(
+    #[inline(always)]
+    fn walk(
         &mut self,
         gpa: Gpa,
         access: &Access,
         asked: Rights,
     ) -> Result<Entry, Failed<Gpa, M::Fault>> {
+        let (stage2, regime, observer) = (self.stage2, self.regime, self.observer);
+        let format = &stage2.format;
+        let cached = self.walk_cache.find(format, gpa.raw(), [self.vm; 2]);
+        let from = cached.as_ref().map(|table| &table.from);
+        self.walk_cache.begin();
+        let Some(mut walk) = Descent::new(stage2, format, from, gpa, access, regime, observer)
+        else {
+            return self.without_tables(gpa, access, asked).map(Entry::by_fields);
+        };
+        loop {
+            let next = walk.step(&mut self.nested_memory());
+            match next {
+                Ok(Next::Table(partial)) => self.walk_cache.pass(partial),
+                Ok(Next::Leaf(mapped)) => {
+                    let at = walk.entry_address();
+                    return Ok(self.found(&mapped, gpa, at, access, asked));
+                }
+                Ok(Next::Other(entry)) => {
+                    let rest = self.rest(walk, entry, gpa, access, asked);
+                    return rest.map(Entry::by_fields);
+                }
+                Err(below) => {
+                    cold_path();
+                    return Err(Failed::Below(below));
+                }
+            }
+        }
+    }
+
+    /// The memory under stage 2.
+    #[inline(always)]
+    fn nested_memory(&mut self) -> PageWalk<'_, M, impl Fn(u64, u8) -> bool> {
         let format = &self.stage2.format;
-        let from = self.walk_cache.find(format, gpa.raw(), [self.vm; 2]).map(|table| table.from);
-        let passed = Passed::new(self.observer);
+        PageWalk {
+            enabled: self.page_walk_nested,
+            cache: &mut *self.page_walk,
+            vm: self.vm,
+            memory: &mut *self.memory,
+            is_table: |entry, level| matches!(format.decode(entry, level), Decoded::Table { .. }),
+        }
+    }
+
+    /// What a walk has found whose leaf was read at `at`: the tables that it passed are kept.
+    #[inline(always)]
+    fn found(
+        &mut self,
+        mapped: &Mapped<Spa>,
+        gpa: Gpa,
+        at: u64,
+        access: &Access,
+        asked: Rights,
+    ) -> Entry {
+        let format = &self.stage2.format;
+        self.walk_cache.keep(format, gpa.raw(), self.vm, |_| u64::MAX);
+        let Entry { base, types, rights, shift, leaf } =
+            entry_of(format, mapped, access, self.regime, asked);
+        let rights = rights.with(Rights::TABLES, access.purpose.is_table());
+        let shift = if self.coalesces == 0 { shift } else { self.joined(mapped, at, access) };
+        Entry { base: base >> shift << shift, types, rights, shift, leaf }
+    }
+
+    /// log2 of what the entry of a leaf that was read at `at` translates, with its neighbours.
+    #[inline(never)]
+    fn joined(&mut self, mapped: &Mapped<Spa>, at: u64, access: &Access) -> u8 {
+        let found = &mapped.found;
+        if found.level != 0 || found.is_flat() {
+            return found.shift.min(OFF_SHIFT);
+        }
+        let format = &self.stage2.format;
+        joined(format, self.memory, Spa::new(at), found, access, self.coalesces)
+    }
+
+    /// Stage 2 is off, or has no translation for such an address.
+    #[inline(never)]
+    fn without_tables(
+        &mut self,
+        gpa: Gpa,
+        access: &Access,
+        asked: Rights,
+    ) -> Result<Entry, Failed<Gpa, M::Fault>> {
+        let (stage2, regime, observer) = (self.stage2, self.regime, self.observer);
+        let mapped = {
+            let mut memory = self.nested_memory();
+            slat::walk(stage2, &mut memory, gpa, access, regime, observer)?
+        };
+        Ok(self.found(&mapped, gpa, 0, access, asked))
+    }
+
+    /// The rest of a walk that has met this entry.
+    #[cold]
+    #[inline(never)]
+    fn rest(
+        &mut self,
+        walk: Descent<'_, F2, Gpa, Spa, W>,
+        entry: u64,
+        gpa: Gpa,
+        access: &Access,
+        asked: Rights,
+    ) -> Result<Entry, Failed<Gpa, M::Fault>> {
+        let (format, observer) = (&self.stage2.format, self.observer);
+        // Not by `nested_memory`: the cache is lent as well.
         let mut memory = PageWalk {
             enabled: self.page_walk_nested,
             cache: &mut *self.page_walk,
@@ -83,54 +207,28 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
             memory: &mut *self.memory,
             is_table: |entry, level| matches!(format.decode(entry, level), Decoded::Table { .. }),
         };
-        let (stage2, regime) = (self.stage2, self.regime);
-        let mapped = match &from {
-            Some(from) => walk_from(stage2, from, &mut memory, gpa, access, regime, &passed)?,
-            None => slat::walk(stage2, &mut memory, gpa, access, regime, &passed)?,
-        };
-        let mut path = from.map_or(Path::START, |from| from.path);
-        for (level, entry, next) in passed.tables() {
-            format.join(&mut path, entry, level);
-            let from = Partial { level: level - 1, table: next, path };
-            let table = Table { from, placed: u64::MAX, shift: 0 };
-            self.walk_cache.insert(format, gpa.raw(), self.vm, table);
+        let cache = &mut *self.walk_cache;
+        let rest = rest(walk, format, entry, &mut memory, access, observer, cache)?;
+        if rest.dirtied {
+            self.dirtied.push(gpa.raw());
         }
-        if let Some((old, new, level)) = passed.updated.get() {
-            // What a read would not have set is the dirty flag.
-            let read = Access { kind: Kind::Read, purpose: Purpose::Final, ..*access };
-            if format.touched(old, level, true, &read) != new {
-                self.dirtied.push(gpa.raw());
-            }
-        }
-        let mut entry = entry_of(format, &mapped, access, regime, asked);
-        if access.purpose.is_table() {
-            entry.rights = entry.rights.with(Rights::TABLES, true);
-        }
-        if self.coalesces != 0 && mapped.found.level == 0 && !mapped.found.is_flat() {
-            let at = Spa::new(passed.leaf_at.get());
-            let found = &mapped.found;
-            entry.shift = joined(format, self.memory, at, found, access, self.coalesces);
-            entry.base = found.base >> entry.shift << entry.shift;
-        }
-        Ok(entry)
+        Ok(self.found(&rest.mapped, gpa, rest.at, access, asked))
     }
 
-    /// The translation of `gpa` by the nested TLB, or by a walk that the nested TLB then keeps. It
-    /// serves an entry that has `right`.
-    #[inline]
-    pub(super) fn nested(
+    /// The translation of `gpa` by a walk, or, with `held`, by the nested TLB, which keeps what a walk
+    /// has found. It serves an entry that has `right`.
+    #[inline(always)]
+    pub(super) fn translate(
         &mut self,
         gpa: Gpa,
         access: &Access,
         right: Rights,
         asked: Rights,
+        held: bool,
     ) -> Result<Entry, Failed<Gpa, M::Fault>> {
-        if self.nested_tlb.is_none() {
-            return self.walk(gpa, access, asked);
-        }
         let raw = gpa.raw();
         let space = Space { own: self.vm, global: self.vm };
-        if let Some(mut entry) = self.nested_tlb.find(raw, space) {
+        if held && let Some(mut entry) = self.nested_tlb.find(raw, space) {
             let of_user = access.page.is_some_and(|page| page.user);
             let held_for = if of_user { Rights::FOR_USERS } else { Rights::FOR_SUPERVISORS };
             if !entry.rights.has(held_for) {
@@ -141,31 +239,43 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
             }
         }
         let entry = self.walk(gpa, access, asked)?;
-        if let Some(shift) = self.nested_tlb.size_within(entry.shift) {
+        if held && let Some(shift) = self.nested_tlb.size_within(entry.shift) {
             self.nested_tlb.insert(raw, self.vm, entry.part(raw, shift));
         }
         Ok(entry)
     }
 
-    /// The place of a table entry.
-    #[inline]
+    /// Whether the nested TLB has a place for entries.
+    #[inline(always)]
+    pub(super) fn has_nested_tlb(&self) -> bool {
+        !self.nested_tlb.is_none()
+    }
+
+    /// Where a table entry is that is to be read.
+    #[inline(always)]
     fn place(&mut self, gpa: Gpa, access: &Access) -> Result<Spa, Failed<Gpa, M::Fault>> {
         let raw = gpa.raw();
-        let reads = access.kind == Kind::Read;
-        if reads
-            && let Some((page, place)) = self.known
+        if let Some((page, place)) = self.known
             && raw >> 12 == page >> 12
         {
             return Ok(Spa::new(place | raw & 0xfff));
         }
+        let held = self.has_nested_tlb();
+        let entry = self.translate(gpa, access, Rights::TABLES, Rights::default(), held)?;
+        let place = entry.place(raw);
+        self.places.push(raw, place);
+        Ok(Spa::new(place))
+    }
+
+    /// Where a table entry is that is to be written.
+    #[cold]
+    #[inline(never)]
+    fn place_to_write(&mut self, gpa: Gpa, access: &Access) -> Result<Spa, Failed<Gpa, M::Fault>> {
         let user = access.privilege == Privilege::User;
-        let write = Rights::may(Kind::Write, user).with(Rights::DIRTY, true);
-        let right = Rights::TABLES.with(write, !reads);
-        let place = self.nested(gpa, access, right, Rights::default())?.place(raw);
-        if let Some(slot) = self.places.get_mut(self.read) {
-            *slot = (raw & !0xfff, place & !0xfff);
-        }
-        self.read += 1;
+        let right = Rights::may(Kind::Write, user).with(Rights::DIRTY.or(Rights::TABLES), true);
+        let held = self.has_nested_tlb();
+        let place = self.translate(gpa, access, right, Rights::default(), held)?.place(gpa.raw());
+        self.places.push(gpa.raw(), place);
         Ok(Spa::new(place))
     }
 }
@@ -205,7 +315,7 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> Memory
         new: u64,
         access: &Access,
     ) -> Result<bool, Self::Fault> {
-        let spa = self.place(gpa, access)?;
+        let spa = self.place_to_write(gpa, access)?;
         let mut memory = PageWalk {
             enabled: self.page_walk.capacity() != 0,
             cache: &mut *self.page_walk,

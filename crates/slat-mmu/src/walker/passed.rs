@@ -1,4 +1,4 @@
-//! What the caches need to know of a walk.
+//! What the caches need to know of the part of a walk that they do not take entry by entry.
 
 use core::cell::Cell;
 
@@ -16,10 +16,12 @@ pub(super) struct Passed<'a, W> {
     levels: Cell<u32>,
     /// Level of the entry that sent the walk to the ordinary root (HLAT, Intel SDM 3A 5.5.5).
     restarted: Cell<Option<u8>>,
+    /// The highest level of an entry that was read of the tables that the walk has begun with.
+    highest: Cell<Option<u8>>,
     /// Where the last entry was read.
-    pub(super) leaf_at: Cell<u64>,
+    leaf_at: Cell<u64>,
     /// The last entry that was updated: before, after, and its level.
-    pub(super) updated: Cell<Option<(u64, u64, u8)>>,
+    updated: Cell<Option<(u64, u64, u8)>>,
     next: &'a W,
 }
 
@@ -30,6 +32,7 @@ impl<'a, W: Observer> Passed<'a, W> {
             tables: [const { Cell::new((0, 0)) }; LEVELS],
             levels: Cell::new(0),
             restarted: Cell::new(None),
+            highest: Cell::new(None),
             leaf_at: Cell::new(0),
             updated: Cell::new(None),
             next,
@@ -50,6 +53,21 @@ impl<'a, W: Observer> Passed<'a, W> {
         })
     }
 
+    /// The highest level of an entry that was read, those of the ordinary root excepted.
+    pub(super) fn highest(&self) -> Option<u8> {
+        self.highest.get()
+    }
+
+    /// Where the last entry was read.
+    pub(super) fn leaf_at(&self) -> u64 {
+        self.leaf_at.get()
+    }
+
+    /// The last entry that was updated: before, after, and its level.
+    pub(super) fn updated(&self) -> Option<(u64, u64, u8)> {
+        self.updated.get()
+    }
+
     /// The level of the entry that sent the walk to the ordinary root, if one did.
     #[inline(always)]
     pub(super) fn restarted(&self) -> Option<u8> {
@@ -67,6 +85,7 @@ impl<W: Observer> Observer for Passed<'_, W> {
         if self.restarted.get().is_some() {
             return;
         }
+        self.highest.set(self.highest.get().max(Some(step.level)));
         // A walk goes down, and starts over where another processor changed an entry under its
         // update: what it passed at this level or below is of the attempt before.
         let level = usize::from(step.level);

@@ -6,7 +6,7 @@ use slat::{Access, Address, Flavor, Kind, Mapped, Privilege, Purpose, Regime, St
 use crate::tlb::{Entry, Rights, Types};
 
 /// log2 of the page that a stage that is off counts as.
-const OFF_SHIFT: u8 = 30;
+pub(super) const OFF_SHIFT: u8 = 30;
 /// log2 of the page that an address of such a stage names.
 const OFF_LEAF: u8 = 12;
 
@@ -52,7 +52,9 @@ pub(super) fn entry_of<F: Format, O: Address>(
     // short descriptors, AP 0b010, let supervisors alone write). Stage 2 knows no difference.
     let by = (format.stage() == 1 && page.user).then_some(Privilege::User);
     let is_theirs = by.is_none_or(|by| by == access.privilege);
-    let plain = Access { purpose: Purpose::Final, flavor: Flavor::Plain, ..*access };
+    let Access { privilege, page: of_page, origin, .. } = *access;
+    let (purpose, flavor) = (Purpose::Final, Flavor::Plain);
+    let plain = Access { kind: access.kind, purpose, privilege, flavor, page: of_page, origin };
     let may = |kind| permits(format, found, &plain, regime, kind, by);
     // At stage 2 an update of a guest table may be served by what serves no other write (EPT's
     // paging-write access), and another by a leaf that hardware makes writable (HD). Where no dirty
@@ -103,7 +105,9 @@ pub(super) fn entry_of<F: Format, O: Address>(
     Entry { base: found.base, shift: found.shift, leaf: found.shift, rights, types }
 }
 
-/// What the format's rules say of another access through the same leaf.
+/// What the format's rules say of another access through the same leaf. Of rules none asks for whose
+/// access the leaf was found.
+#[inline(always)]
 fn permits<F: Format>(
     format: &F,
     found: &Found,
@@ -112,7 +116,23 @@ fn permits<F: Format>(
     kind: Kind,
     by: Option<Privilege>,
 ) -> bool {
-    let other = Access { kind, privilege: by.unwrap_or(access.privilege), ..*access };
-    let found = Found { kind, ..*found };
-    format.plainly_permits(&found, &other, regime) || format.check(&found, &other, regime).is_ok()
+    let Access { purpose, flavor, page, origin, .. } = *access;
+    let privilege = by.unwrap_or(access.privilege);
+    let other = Access { kind, purpose, privilege, flavor, page, origin };
+    format.plainly_permits(found, &other, regime)
+        || by_every_rule(format, found, access, regime, kind, privilege)
+}
+
+#[cold]
+#[inline(never)]
+fn by_every_rule<F: Format>(
+    format: &F,
+    found: &Found,
+    access: &Access,
+    regime: &Regime,
+    kind: Kind,
+    privilege: Privilege,
+) -> bool {
+    let other = Access { kind, privilege, ..*access };
+    format.check(found, &other, regime).is_ok()
 }

@@ -51,6 +51,10 @@ pub(super) struct WalkCache {
     /// By level, and the shared one.
     arrays: [Array<Table>; LEVELS],
     array_of: [u8; LEVELS - 1],
+    /// The tables that the current walk has passed, from the top: kept once it has succeeded.
+    passed: [Table; LEVELS],
+    /// How many.
+    count: usize,
 }
 
 #[inline(always)]
@@ -75,7 +79,54 @@ impl WalkCache {
                 Array::new(d)?,
                 Array::new(config.shared)?,
             ],
+            passed: [Table::default(); LEVELS],
+            count: 0,
         })
+    }
+
+    /// A walk begins.
+    #[inline(always)]
+    pub(super) fn begin(&mut self) {
+        self.count = 0;
+    }
+
+    /// It passes a table.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, from: Partial) {
+        if let Some(slot) = self.passed.get_mut(self.count) {
+            *slot = Table { from, placed: u64::MAX, shift: 0 };
+            self.count += 1;
+        }
+    }
+
+    /// It has read an entry of this level anew: of what it passed before, what is above stays.
+    pub(super) fn pass_again(&mut self, level: u8) {
+        let above = |table: &&Table| table.from.level >= level;
+        self.count = self.passed.iter().take(self.count).take_while(above).count();
+    }
+
+    /// What the entries above the next one said, of a walk that has begun with `from`.
+    pub(super) fn path(&self, from: Option<&Partial>) -> Path {
+        let last = self.count.checked_sub(1).and_then(|last| self.passed.get(last));
+        last.map(|table| &table.from).or(from).map_or(Path::START, |from| from.path)
+    }
+
+    /// It has found what it looked for: the tables that it passed, which [`WalkCache::find`] has not found,
+    /// are kept, with their places as `placed`
+    /// says by the addresses of their pages.
+    #[inline(always)]
+    pub(super) fn keep<F: Format>(
+        &mut self,
+        format: &F,
+        input: u64,
+        tag: Tag,
+        placed: impl Fn(u64) -> u64,
+    ) {
+        for nth in 0..self.count {
+            let Some(&table) = self.passed.get(nth) else { return };
+            let placed = placed(table.from.table & !0xfff);
+            self.insert(format, input, tag, Table { placed, ..table });
+        }
     }
 
     /// The array for tables of this level.
@@ -104,13 +155,14 @@ impl WalkCache {
         None
     }
 
-    #[inline]
-    pub(super) fn insert<F: Format>(&mut self, format: &F, input: u64, tag: Tag, table: Table) {
+    #[inline(always)]
+    fn insert<F: Format>(&mut self, format: &F, input: u64, tag: Tag, table: Table) {
         let level = table.from.level;
         if let Some(array) = self.array(level) {
             let shift = format.shift(level + 1);
             let prefix = input >> (shift & 63);
-            array.insert(prefix, key(prefix, level, tag), Table { shift: shift as u8, ..table });
+            let table = Table { shift: shift as u8, ..table };
+            array.insert_missing(prefix, key(prefix, level, tag), table);
         }
     }
 

@@ -65,14 +65,16 @@ where
         self.conclude(format, root, outcome)
     }
 
-    /// The whole walk, with updates made or watched.
+    /// The whole walk, or the rest of it from the entry that was `met`, with updates made or watched:
+    /// those above it had nothing to update.
     #[inline(never)]
     pub(super) fn with_updates<F: Format>(
         mut self,
         format: &F,
         root: &F::Root,
+        met: Option<Met>,
     ) -> Result<Mapped<O>, Failed<I, M::Fault>> {
-        let mut outcome = self.attempt::<F, true>(format, root, None);
+        let mut outcome = self.attempt::<F, true>(format, root, met);
         for _ in 1..RESTARTS {
             match outcome {
                 // An update met a changed entry: the walk starts over.
@@ -98,7 +100,7 @@ where
                 if self.updates == Updates::Never && !W::WATCHES {
                     self.exact(&ordinary, root, None)
                 } else {
-                    self.with_updates(&ordinary, root)
+                    self.with_updates(&ordinary, root, None)
                 }
             }
             (outcome, _) => outcome,
@@ -127,7 +129,7 @@ where
         };
         let (mut place, mut met) = match met {
             Some(Met { place, entry }) => (place, Some(entry)),
-            None => (self.first(format, table, level, input), None),
+            None => (Place::first(format, self.from, table, level, input), None),
         };
         let mut trail = Trail { entries: [(0, 0, 0); MAX_LEVELS], len: 0 };
         loop {

@@ -16,6 +16,7 @@ use crate::memory::{EntryLayout, Memory};
 use crate::observe::{Observer, Step};
 use crate::regime::Regime;
 
+use super::descent::Next;
 use super::exact::{Met, Place};
 use super::{Mapped, Partial, Updates};
 
@@ -46,7 +47,7 @@ where
     fn visit<F: Format>(self, format: &F, root: &F::Root) -> Self::Output {
         if W::WATCHES || self.updates != Updates::Never {
             cold_path();
-            return self.apart().with_updates(format, root);
+            return self.apart().with_updates(format, root, None);
         }
         let half;
         let format = if F::HALVES && !format.speaks_of(self.input.raw()) {
@@ -76,58 +77,45 @@ where
                 otherwise!(None);
             }
         };
-        let layout = format.layout();
-        // Reads the entry at `place`, which is of this level, and goes on to the next one or returns.
+        let mut walk = self;
+        // Reads the entry at `place`, and goes on to the next one or returns.
         macro_rules! pass {
-            ($place:ident, $level:expr, $input:ident) => {
-                let level = $level;
-                let entry_address = $place.entry_address;
-                let access = self.access.table_read(level, self.input.raw());
-                let read = match self.memory.read(O::new(entry_address), layout, &access) {
-                    Ok(read) => read,
+            ($place:ident, $within:ident) => {
+                match $place.pass(format, $within, &mut walk, false) {
+                    Ok(Next::Table(_)) => {}
+                    Ok(Next::Leaf(mapped)) => return Ok(mapped),
+                    Ok(Next::Other(entry)) => {
+                        cold_path();
+                        return walk.apart().exact(
+                            format,
+                            root,
+                            Some(Met { place: $place, entry }),
+                        );
+                    }
                     Err(below) => {
                         cold_path();
                         return Err(Failed::Below(below));
                     }
-                };
-                let entry = read.value;
-                $place.path.via &= read.reached.leaf;
-                if let Some(next) = format.plain_table(entry, level) {
-                    self.saw(level, entry_address, entry, Decoded::Table { next });
-                    $place.level = level;
-                    $place.descend(format, layout, entry, next, $input);
-                } else {
-                    if let Some((base, shift)) = format.plain_leaf(entry, level) {
-                        let (path, kind) = ($place.path, self.access.kind);
-                        let input_raw = self.input.raw();
-                        let found =
-                            Found { entry, level, base, shift, path, input: input_raw, kind };
-                        if format.plainly_permits(&found, &self.access, self.regime) {
-                            self.saw(level, entry_address, entry, Decoded::Leaf { base, shift });
-                            let output = O::new(base | ($input & ((1u64 << shift) - 1)));
-                            return Ok(Mapped { output, found });
-                        }
-                    }
-                    otherwise!(Some(Met { place: $place, entry }));
                 }
             };
         }
-        if F::UNROLLED && !M::SHARED && level == 3 && self.from.is_none() {
+        if F::UNROLLED && !M::SHARED && level == 3 && walk.from.is_none() {
             // Where the compiler knows the level, its shift and its masks are constants.
             // The address itself is at hand already.
-            let raw = self.input.raw();
+            let raw = walk.input.raw();
             let index = index(format, 3, raw);
-            let mut place = Place::new(layout, table, index, level, Path::START);
-            pass!(place, 3, raw);
-            pass!(place, 2, raw);
-            pass!(place, 1, raw);
-            pass!(place, 0, raw);
+            let mut place = Place::new(format.layout(), table, index, 3, Path::START);
+            pass!(place, raw);
+            pass!(place, raw);
+            pass!(place, raw);
+            pass!(place, raw);
             // No format takes an entry of level 0 for a table.
-            otherwise!(None);
+            cold_path();
+            return walk.apart().exact(format, root, None);
         }
-        let mut place = self.first(format, table, level, input);
+        let mut place = Place::first(format, walk.from, table, level, input);
         loop {
-            pass!(place, place.level, input);
+            pass!(place, input);
         }
     }
 
@@ -141,23 +129,6 @@ where
 }
 
 impl<I, M, W: Observer> Walk<'_, I, M, W> {
-    /// Where the walk begins: at the root, or where a cache remembers a lower table.
-    #[inline(always)]
-    pub(super) fn first<F: Format>(&self, format: &F, table: u64, level: u8, input: u64) -> Place {
-        let layout = format.layout();
-        match self.from {
-            Some(from) if from.level < level => {
-                let index = index(format, from.level, input);
-                Place::new(layout, from.table, index, from.level, from.path)
-            }
-            Some(from) => {
-                let index = input >> format.shift(level);
-                Place::new(layout, from.table, index, level, from.path)
-            }
-            None => Place::new(layout, table, input >> format.shift(level), level, Path::START),
-        }
-    }
-
     /// Shows the observer one step.
     #[inline(always)]
     pub(super) fn saw(&self, level: u8, entry_address: u64, entry: u64, decoded: Decoded) {
@@ -178,6 +149,73 @@ impl Place {
     fn new(layout: EntryLayout, table: u64, index: u64, level: u8, path: Path) -> Place {
         let entry_address = table.wrapping_add(index * layout.size.bytes());
         Place { level, entry_address, path }
+    }
+
+    /// Where a walk begins: at the root, or where a cache remembers a lower table.
+    #[inline(always)]
+    pub(super) fn first<F: Format>(
+        format: &F,
+        from: Option<&Partial>,
+        table: u64,
+        level: u8,
+        within: u64,
+    ) -> Place {
+        let layout = format.layout();
+        match from {
+            Some(from) if from.level < level => {
+                let index = index(format, from.level, within);
+                Place::new(layout, from.table, index, from.level, from.path)
+            }
+            Some(from) => {
+                let index = within >> format.shift(level);
+                Place::new(layout, from.table, index, level, from.path)
+            }
+            None => Place::new(layout, table, within >> format.shift(level), level, Path::START),
+        }
+    }
+
+    /// Reads the entry here and goes on to the table that it names, if it plainly is one. With `watched`
+    /// only entries are plain in which the access would set no bit.
+    #[inline(always)]
+    pub(super) fn pass<F, I, O, M, W>(
+        &mut self,
+        format: &F,
+        within: u64,
+        walk: &mut Walk<'_, I, M, W>,
+        watched: bool,
+    ) -> Result<Next<O>, M::Fault>
+    where
+        F: Format,
+        I: Address,
+        O: Address,
+        M: Memory<Address = O>,
+        W: Observer,
+    {
+        let Place { level, entry_address, .. } = *self;
+        let layout = format.layout();
+        let access = walk.access.table_read(level, walk.input.raw());
+        let read = walk.memory.read(O::new(entry_address), layout, &access)?;
+        let entry = read.value;
+        self.path.via &= read.reached.leaf;
+        if let Some(next) = format.plain_table(entry, level) {
+            if watched && format.touched(entry, level, false, &walk.access) != entry {
+                return Ok(Next::Other(entry));
+            }
+            walk.saw(level, entry_address, entry, Decoded::Table { next });
+            self.descend(format, layout, entry, next, within);
+            return Ok(Next::Table(Partial { level: self.level, table: next, path: self.path }));
+        }
+        if let Some((base, shift)) = format.plain_leaf(entry, level) {
+            let (path, kind) = (self.path, walk.access.kind);
+            let found = Found { entry, level, base, shift, path, input: walk.input.raw(), kind };
+            let touched = watched && format.touched(entry, level, true, &walk.access) != entry;
+            if !touched && format.plainly_permits(&found, &walk.access, walk.regime) {
+                walk.saw(level, entry_address, entry, Decoded::Leaf { base, shift });
+                let output = O::new(base | (within & ((1u64 << shift) - 1)));
+                return Ok(Next::Leaf(Mapped { output, found }));
+            }
+        }
+        Ok(Next::Other(entry))
     }
 
     /// Goes on in the table that `entry` names, which is at `next`. The level is above 0.
