@@ -2,8 +2,10 @@
 //! processor's TLBs and walk caches alone (`bench/probe`), asked by the same accesses from memory.
 //!
 //! `cargo run --release --example limit` does all in turns and prints the fastest of each: the decoder
-//! alone; the scheme as `slat compare` runs it, from the file; the same from batches that were decoded
-//! before; the limit; and the limit with the tags of the data caches, which the scheme keeps too, in both.
+//! alone; the scheme as `slat compare` runs it, from the file; the same with each access run by itself,
+//! stretches of hits too; the first from batches that were decoded before; the limit; the limit with the
+//! tags of the data caches, which the scheme keeps too; and with the lines of table entries in those, as
+//! the scheme has them.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -16,7 +18,7 @@ use slat_sim::preset::Processor;
 use slat_trace::recording::{self, Recording};
 use slat_trace::{Access, Batch, Kind, Machine, Source};
 
-const TURNS: u32 = 15;
+const TURNS: u32 = 7;
 
 /// Batches in memory, handed out without a copy.
 struct Decoded {
@@ -69,23 +71,24 @@ fn kind(access: &Access) -> slat::Kind {
     }
 }
 
-/// Runs all accesses through the probe, and through `data` what else is done with each.
-fn limit(probe: &mut Probe, batches: &[Batch], mut data: impl FnMut(u64)) -> u64 {
+/// Runs all accesses through the probe, and through `data` what else is done with each: with whether it
+/// is the guest's, or a walk's.
+fn limit(probe: &mut Probe, batches: &[Batch], mut data: impl FnMut(u64, bool)) -> u64 {
     let mut references = 0;
     for access in batches.iter().flat_map(|batch| &batch.accesses) {
-        references += probe.access(access.va, kind(access));
-        data(access.va);
+        references += probe.access(access.va, kind(access), |entry| data(entry, false));
+        data(access.va, true);
         if access.crosses() {
             let va = (access.va | 0xfff).wrapping_add(1);
-            references += probe.access(va, kind(access));
-            data(va);
+            references += probe.access(va, kind(access), |entry| data(entry, false));
+            data(va, true);
         }
     }
     references
 }
 
 /// The fastest turn so far, in seconds, of each thing that is measured.
-struct Fastest([f64; 5]);
+struct Fastest([f64; 7]);
 
 impl Fastest {
     fn turn<T>(&mut self, what: usize, run: impl FnOnce() -> T) -> T {
@@ -101,8 +104,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (tlb, walker) = (processor.tlb_config(), processor.walker_config());
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     println!(
-        "{:<22}{:>9}{:>9}{:>13}{:>9}{:>18}",
-        "M accesses/s", "decode", "scheme", "from memory", "limit", "and data caches"
+        "{:<20}{:>8}{:>8}{:>12}{:>13}{:>8}{:>13}{:>13}",
+        "M accesses/s",
+        "decode",
+        "scheme",
+        "one by one",
+        "from memory",
+        "limit",
+        "data caches",
+        "table lines"
     );
     for name in ["chase-4k", "sqlite"] {
         let path = format!("{}/../../recordings/{name}.slat", env!("CARGO_MANIFEST_DIR"));
@@ -112,7 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for shift in [12, 21] {
             let schemes = Some(vec![Scheme::Ept(shift)]);
             let options = Options { schemes, ..Options::default() };
-            let mut fastest = Fastest([f64::INFINITY; 5]);
+            let mut fastest = Fastest([f64::INFINITY; 7]);
             for _ in 0..TURNS {
                 fastest.turn(0, || {
                     let (mut reader, mut batch) = (open()?, Batch::default());
@@ -126,24 +136,43 @@ fn main() -> Result<(), Box<dyn Error>> {
                     one.install(|| compare(&mut reader, &processor, &options, |_| true))?;
                     Ok::<_, Box<dyn Error>>(())
                 })?;
-                decoded.rewind();
                 fastest.turn(2, || {
+                    let mut reader = open()?;
+                    let options = Options { one_by_one: true, ..options.clone() };
+                    one.install(|| compare(&mut reader, &processor, &options, |_| true))?;
+                    Ok::<_, Box<dyn Error>>(())
+                })?;
+                decoded.rewind();
+                fastest.turn(3, || {
                     one.install(|| compare(&mut decoded, &processor, &options, |_| true))
                 })?;
-                let mut probe = Probe::new(&tlb, &walker, shift).map_err(|error| error.to_string())?;
-                fastest.turn(3, || limit(&mut probe, &decoded.batches, |_| ()));
-                let mut probe = Probe::new(&tlb, &walker, shift).map_err(|error| error.to_string())?;
-                let mut caches = Physical::new(&processor.caches, false, shift, 0, 1, 0..1 << 40)
-                    .map_err(|error| error.to_string())?;
-                fastest.turn(4, || {
-                    limit(&mut probe, &decoded.batches, |va| caches.data(va));
-                    caches.data
+                let probe = || Probe::new(&tlb, &walker, shift).map_err(|error| error.to_string());
+                let caches = || {
+                    Physical::new(&processor.caches, false, shift, 0, 1, 0..1 << 40)
+                        .map_err(|error| error.to_string())
+                };
+                let (mut probe, mut probe_of_data, mut probe_of_all) =
+                    (probe()?, probe()?, probe()?);
+                let (mut data, mut all) = (caches()?, caches()?);
+                fastest.turn(4, || limit(&mut probe, &decoded.batches, |_, _| ()));
+                fastest.turn(5, || {
+                    let mut pass = |va, of_guest| {
+                        if of_guest {
+                            data.data(va)
+                        }
+                    };
+                    limit(&mut probe_of_data, &decoded.batches, &mut pass);
+                    data.data
+                });
+                fastest.turn(6, || {
+                    limit(&mut probe_of_all, &decoded.batches, |va, _| all.data(va));
+                    all.data
                 });
             }
             let rate = |seconds: f64| recording.accesses() as f64 / seconds / 1e6;
-            let [decode, scheme, memory, limit, data] = fastest.0.map(rate);
+            let [decode, scheme, single, memory, limit, data, all] = fastest.0.map(rate);
             println!(
-                "{:<22}{decode:>9.1}{scheme:>9.1}{memory:>13.1}{limit:>9.1}{data:>18.1}",
+                "{:<20}{decode:>8.1}{scheme:>8.1}{single:>12.1}{memory:>13.1}{limit:>8.1}{data:>13.1}{all:>13.1}",
                 format!("{name}, ept 2^{shift}")
             );
         }

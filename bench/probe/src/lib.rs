@@ -12,6 +12,11 @@ use slat_mmu::walker::{WalkCacheConfig, WalkerConfig};
 const INDEX_BITS: usize = 9;
 /// Levels of tables above the smallest, which caches of table entries keep.
 const LEVELS: usize = 3;
+/// log2 of how far apart the entries of two levels lie.
+const LEVEL: u32 = 40;
+/// Where the guest's tables lie, and where the hypervisor's.
+const GUEST: u64 = 1 << 50;
+const HOST: u64 = 1 << 51;
 /// No page: keys of pages are odd.
 const NO_PAGE: u64 = 0;
 
@@ -84,15 +89,22 @@ impl Tables {
         Ok(Tables { levels: [Array::new(a)?, Array::new(b)?, Array::new(c)?], lowest })
     }
 
-    /// How many levels of a page's walk no cache knows, which all know from now on.
+    /// How many levels of a page's walk no cache knows, which all know from now on. `read` is told where
+    /// the entries are that are read besides: each level's lie in a row, `place` apart from others'.
     #[inline]
-    fn unknown(&mut self, page: u64) -> usize {
+    fn unknown(&mut self, page: u64, place: u64, read: &mut impl FnMut(u64)) -> usize {
+        let entry = |level: usize| {
+            let number = page >> (INDEX_BITS * level);
+            place | (level as u64) << LEVEL | number << 3 & ((1 << LEVEL) - 1)
+        };
+        read(entry(self.lowest));
         for (level, array) in self.levels.iter_mut().enumerate().skip(self.lowest) {
             let prefix = page >> (INDEX_BITS * (level + 1));
             if array.find(prefix, [key(prefix); 2]).is_some() {
                 return level - self.lowest;
             }
             array.insert(prefix, key(prefix), prefix);
+            read(entry(level + 1));
         }
         LEVELS - self.lowest
     }
@@ -136,9 +148,10 @@ impl Probe {
         })
     }
 
-    /// One access: how many references its walk makes.
+    /// One access: how many references its walk makes. `read` is told an address for each, at which it
+    /// finds what walks of near pages find, and no other.
     #[inline]
-    pub fn access(&mut self, va: u64, kind: Kind) -> u64 {
+    pub fn access(&mut self, va: u64, kind: Kind, mut read: impl FnMut(u64)) -> u64 {
         let page = va >> 12;
         let first = match (kind, &mut self.store) {
             (Kind::Execute, _) => &mut self.fetch,
@@ -150,7 +163,8 @@ impl Probe {
         }
         let mut references = 0;
         if !self.second.holds(page) {
-            references = walk(&mut self.guest, &mut self.host, self.nested.as_mut(), page);
+            let nested = self.nested.as_mut();
+            references = walk(&mut self.guest, &mut self.host, nested, page, &mut read);
             self.second.put(page);
         }
         first.put(page);
@@ -160,8 +174,14 @@ impl Probe {
 
 /// A walk of both stages: how many entries it reads.
 #[inline]
-fn walk(guest: &mut Tables, host: &mut Tables, nested: Option<&mut Pages>, page: u64) -> u64 {
-    let unknown = guest.unknown(page);
+fn walk(
+    guest: &mut Tables,
+    host: &mut Tables,
+    nested: Option<&mut Pages>,
+    page: u64,
+    read: &mut impl FnMut(u64),
+) -> u64 {
+    let unknown = guest.unknown(page, GUEST, read);
     let mut references = 1 + unknown as u64;
     let mut nested = nested;
     // Each table that no cache knew has a place to be found, the highest first.
@@ -173,7 +193,7 @@ fn walk(guest: &mut Tables, host: &mut Tables, nested: Option<&mut Pages>, page:
             }
             nested.put(table);
         }
-        references += 1 + host.unknown(table) as u64;
+        references += 1 + host.unknown(table, HOST, read) as u64;
     }
-    references + 1 + host.unknown(page) as u64
+    references + 1 + host.unknown(page, HOST, read) as u64
 }

@@ -13,36 +13,37 @@ use slat_mmu::tlb::Asked;
 use slat_trace::{Access, Batch};
 
 /// The most accesses of a stretch. In longer ones more lookups share a page, and fewer have no miss.
-const ACCESSES: usize = 512;
+const ACCESSES: usize = 2048;
 /// The most lookups: each access may cross a page.
 pub(super) const LOOKUPS: usize = 2 * ACCESSES;
 /// As many pages end a stretch: where there are so many, some are likely to miss.
-const ENOUGH_PAGES: usize = 48;
+const ENOUGH_PAGES: usize = 64;
 /// The most pages: the last access may cross to one more.
 pub(super) const PAGES: usize = ENOUGH_PAGES + 1;
 
 /// A page that a stretch looks up in one first-level TLB of one core.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Page {
-    /// Page number, core, and in the low bits the TLB.
+    /// The page's address, and in the low bits the core and the TLB: [`Page::FETCHES`].
     key: u64,
     /// Which of its lines are accessed, as bits.
     pub(super) lines: u64,
-    /// The number of the last lookup, among those of the stretch.
-    last: u16,
-    /// Kinds and privileges of its lookups, as bits: see [`ASKED`].
+    /// Classes of its lookups, as bits: see [`ASKED`].
     who: u8,
 }
 
 impl Page {
+    /// In a key: the TLB is that of fetches.
+    const FETCHES: u64 = 1 << 9;
+
     /// First byte.
     pub(super) fn va(&self) -> u64 {
-        self.key >> 10 << 12
+        self.key & !0xfff
     }
 
     /// On which core.
     pub(super) fn vcpu(&self) -> usize {
-        (self.key >> 2 & 0xff) as usize
+        (self.key & 0xff) as usize
     }
 
     /// What all lookups of it ask.
@@ -52,7 +53,7 @@ impl Page {
 
     /// By what kind of access its TLB is chosen.
     pub(super) fn kind(&self) -> Kind {
-        if self.key & 1 == 0 { Kind::Read } else { Kind::Execute }
+        if self.key & Page::FETCHES == 0 { Kind::Read } else { Kind::Execute }
     }
 }
 
@@ -101,40 +102,47 @@ pub struct Digest {
     ends: Vec<End>,
     pages: Vec<Page>,
     by_last: Vec<u16>,
+    /// Those of the batch, and behind them what is left of others.
     lookups: Vec<Lookup>,
+    /// How many are of the batch.
+    looked_up: usize,
     current: Box<Current>,
 }
 
 /// Room for pages, and for places of theirs: powers of two, so that a mask is a bound.
 const PAGES_ROOM: usize = PAGES.next_power_of_two();
-const PLACES: usize = 4 * PAGES_ROOM;
+/// Two of a few dozen pages seldom share one of so many.
+const PLACES: usize = 16 * PAGES_ROOM;
 
-/// The pages and lookups of the stretch that is being digested.
+/// The pages of the stretch that is being digested, by number.
+///
+/// What each lookup adds to is kept twice, for even lookups and for odd ones: one that follows another of
+/// the same page need not wait for what that one has stored.
 #[derive(Debug)]
 struct Current {
-    pages: [Page; PAGES_ROOM],
-    lookups: [Lookup; LOOKUPS],
-    /// Which of `pages` has a key, by a hash of it: one of those that share a place. Another is listed
-    /// once more, which does no harm.
+    keys: [u64; PAGES_ROOM],
+    lines: [[u64; PAGES_ROOM]; 2],
+    who: [[u8; PAGES_ROOM]; 2],
+    lasts: [u16; PAGES_ROOM],
+    /// Which page has a key, by a hash of it: one of those that share a place. Another is listed once
+    /// more, which does no harm.
     places: [u8; PLACES],
     /// How many pages there are.
     count: usize,
-    /// How many lookups.
-    done: usize,
 }
 
-/// What is asked by the lookups of a set: bit n is that of kind n / 2, by users if n is odd.
-const ASKED: [Asked; 64] = {
+/// What is asked by the lookups of a set: bit n is that of those of [`Access::class`] n.
+const ASKED: [Asked; 128] = {
     let kinds = [Kind::Read, Kind::Write, Kind::Execute];
-    let mut all = [Asked::NOTHING; 64];
+    let mut all = [Asked::NOTHING; 128];
     let mut set = 0;
-    while set < 64 {
-        let mut bit = 0;
-        while bit < 6 {
-            if set >> bit & 1 != 0 {
-                all[set] = all[set].and(Asked::new(kinds[bit / 2], bit % 2 == 1));
+    while set < 128 {
+        let mut class = 0;
+        while class < 7 {
+            if set >> class & 1 != 0 && class & 3 != 3 {
+                all[set] = all[set].and(Asked::new(kinds[class & 3], class & 4 != 0));
             }
-            bit += 1;
+            class += 1;
         }
         set += 1;
     }
@@ -148,12 +156,14 @@ impl Default for Digest {
             pages: Vec::new(),
             by_last: Vec::new(),
             lookups: Vec::new(),
+            looked_up: 0,
             current: Box::new(Current {
-                pages: [Page { key: 0, lines: 0, last: 0, who: 0 }; PAGES_ROOM],
-                lookups: [Lookup::default(); LOOKUPS],
+                keys: [0; PAGES_ROOM],
+                lines: [[0; PAGES_ROOM]; 2],
+                who: [[0; PAGES_ROOM]; 2],
+                lasts: [0; PAGES_ROOM],
                 places: [0; PLACES],
                 count: 0,
-                done: 0,
             }),
         }
     }
@@ -165,7 +175,11 @@ impl Digest {
         self.ends.clear();
         self.pages.clear();
         self.by_last.clear();
-        self.lookups.clear();
+        self.looked_up = 0;
+        let most = 2 * batch.accesses.len() + LOOKUPS;
+        if self.lookups.len() < most {
+            self.lookups.resize(most, Lookup::default());
+        }
         let mut start = 0;
         for run in batch.runs() {
             let mut left = run.accesses;
@@ -176,7 +190,7 @@ impl Digest {
                 self.ends.push(End {
                     access: start as u32,
                     page: self.pages.len() as u32,
-                    lookup: self.lookups.len() as u32,
+                    lookup: self.looked_up as u32,
                 });
             }
         }
@@ -185,31 +199,43 @@ impl Digest {
     /// Digests the first of some accesses as one stretch, and says how many.
     fn stretch(&mut self, accesses: &[Access]) -> usize {
         let current = &mut *self.current;
-        (current.count, current.done) = (0, 0);
-        let mut done = 0;
+        current.count = 0;
+        let Some(lookups) = self.lookups[self.looked_up..].first_chunk_mut::<LOOKUPS>() else {
+            unreachable!(
+                "there is room for two lookups of each access, and for a stretch behind them"
+            )
+        };
+        let (mut done, mut looked_up) = (0, 0);
         for access in accesses {
-            current.lookup(access, access.va);
+            lookups[looked_up % LOOKUPS] = current.lookup(access, access.va, looked_up);
+            looked_up += 1;
             if access.crosses() {
-                current.lookup(access, (access.va | 0xfff).wrapping_add(1));
+                let next = (access.va | 0xfff).wrapping_add(1);
+                lookups[looked_up % LOOKUPS] = current.lookup(access, next, looked_up);
+                looked_up += 1;
             }
             done += 1;
             if current.count >= ENOUGH_PAGES {
                 break;
             }
         }
-        let (pages, lookups) = (&current.pages[..current.count], &current.lookups[..current.done]);
         let mut lasts = [0u64; LOOKUPS / 64];
-        for page in pages {
-            lasts[usize::from(page.last / 64)] |= 1 << (page.last % 64);
-        }
+        self.pages.extend((0..current.count.min(PAGES_ROOM)).map(|page| {
+            let last = current.lasts[page];
+            lasts[usize::from(last / 64) % lasts.len()] |= 1 << (last % 64);
+            Page {
+                key: current.keys[page],
+                lines: current.lines[0][page] | current.lines[1][page],
+                who: current.who[0][page] | current.who[1][page],
+            }
+        }));
         for (of_word, mut left) in lookups.chunks(64).zip(lasts) {
             while left != 0 {
                 self.by_last.push(of_word[left.trailing_zeros() as usize].page() as u16);
                 left &= left - 1;
             }
         }
-        self.pages.extend_from_slice(pages);
-        self.lookups.extend_from_slice(lookups);
+        self.looked_up += looked_up;
         done
     }
 
@@ -233,28 +259,28 @@ impl Digest {
 }
 
 impl Current {
+    /// The lookup of this number looks up `va` for an access.
     #[inline(always)]
-    fn lookup(&mut self, access: &Access, va: u64) {
-        let kind = access.kind() as usize;
-        let key = va >> 12 << 10 | u64::from(access.vcpu) << 2 | (kind >> 1) as u64;
-        let who = 1 << (2 * kind + usize::from(access.user()));
+    fn lookup(&mut self, access: &Access, va: u64, nth: usize) -> Lookup {
+        let class = u64::from(access.class());
+        // A fetch's class has bit 1.
+        let key = va & !0xfff | class << 8 & Page::FETCHES | u64::from(access.vcpu);
+        let who = 1 << class;
         let line = va >> 6 & 63;
-        let last = self.done % LOOKUPS;
         let place = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PLACES.ilog2());
         let place = &mut self.places[place as usize % PLACES];
-        let mut at = usize::from(*place) % PAGES_ROOM;
-        let page = &mut self.pages[at];
-        if at < self.count && page.key == key {
-            page.lines |= 1 << line;
-            page.last = last as u16;
-            page.who |= who;
-        } else {
-            at = self.count % PAGES_ROOM;
-            *place = at as u8;
-            self.pages[at] = Page { key, lines: 1 << line, last: last as u16, who };
+        let mut page = usize::from(*place) % PAGES_ROOM;
+        if page >= self.count || self.keys[page] != key {
+            page = self.count % PAGES_ROOM;
+            *place = page as u8;
+            self.keys[page] = key;
+            (self.lines[0][page], self.lines[1][page]) = (0, 0);
+            (self.who[0][page], self.who[1][page]) = (0, 0);
             self.count += 1;
         }
-        self.lookups[last] = Lookup((at << 6) as u16 | line as u16);
-        self.done += 1;
+        self.lines[nth % 2][page] |= 1 << line;
+        self.who[nth % 2][page] |= who;
+        self.lasts[page] = nth as u16;
+        Lookup((page << 6) as u16 | line as u16)
     }
 }

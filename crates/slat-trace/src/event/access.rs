@@ -129,9 +129,11 @@ impl Access {
         self.flags & Self::USER != 0
     }
 
-    /// What of its kind and privilege a walk depends on, in three bits.
+    /// Its kind and privilege, which is what a translation depends on, in three bits: the [`Kind`] as a
+    /// number, and 4 for user privilege.
     #[inline(always)]
-    pub(crate) fn class(self) -> u8 {
+    #[must_use]
+    pub fn class(self) -> u8 {
         self.flags & (Self::KIND | Self::USER)
     }
 
