@@ -16,6 +16,13 @@
 //! due even where the guest asked for less, as by INVLPG of one of two addresses that share a table:
 //! the leaf is gone, so that nobody could find the other address's translation later.
 //!
+//! A vCPU runs on the root that [`Pager::root`] gave it, and may be walking any table below. So a table
+//! that is dropped is emptied at once and stays out of use until the flush is taken up; where a root is
+//! among them, [`Flush::Roots`] has every vCPU ask for its root again.
+//!
+//! The host may keep pages of its own read-only or away ([`GuestTables::place`]), and is asked where an
+//! access meets one ([`Filled::Host`]).
+//!
 //! How a store to a table is noticed is the caller's business ([`Pager::store`]), unless the pager keeps
 //! leaves off tables itself ([`Pager::with_protection`]). That a guest gives a table up is noticed by
 //! nobody: its shadow stays until stores to the page, which is plain data then, trap often enough.
@@ -117,11 +124,49 @@ pub trait GuestTables {
     fn entry(&self, gpa: u64) -> u64;
 
     /// Sets accessed and dirty bits in the entry there.
-    fn touch(&mut self, gpa: u64, bits: u64);
+    ///
+    /// # Errors
+    /// Where the host keeps that page read-only and has to act first ([`Filled::Host`]): nothing is set, and
+    /// the error says where in the guest's memory that is.
+    fn touch(&mut self, gpa: u64, bits: u64) -> Result<(), Kept>;
 
-    /// Where a guest physical address lies: the system physical address, and log2 of the page that
-    /// the host backs it with.
-    fn place(&self, gpa: u64) -> (u64, u8);
+    /// Where a guest physical address lies; `None` where the host has put nothing.
+    fn place(&self, gpa: u64) -> Option<Place>;
+}
+
+/// The host keeps the page at this guest physical address read-only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept(pub u64);
+
+/// Where a guest physical address lies in the host's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The system physical address.
+    pub spa: u64,
+    /// log2 of the page that the host backs it with.
+    pub shift: u8,
+    /// Whether the guest may store to that page without the host's doing: not while its next store is to be
+    /// logged, nor while it is shared. Where this turns `false`, what was filled before has to be made
+    /// read-only by [`Pager::protect_host`].
+    pub writable: bool,
+}
+
+impl Place {
+    /// An address in a page of `1 << shift` bytes that the guest may store to.
+    pub const fn writable(spa: u64, shift: u8) -> Place {
+        Place { spa, shift, writable: true }
+    }
+}
+
+/// What every vCPU has to do before it runs the guest again, and before any other call of the pager.
+#[must_use = "tables that were dropped are used again"]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Flush {
+    /// Its TLB and its caches of intermediate levels are emptied.
+    Tlb,
+    /// The same, and it asks for its root again ([`Pager::root`]): the one that it runs on may be another
+    /// table soon.
+    Roots,
 }
 
 /// The shadow tables of one virtual machine.
@@ -132,6 +177,8 @@ pub struct Pager {
     base: u64,
     pages: Vec<Shadowed>,
     free: Vec<u32>,
+    /// Dropped since the last flush was taken up: some processor may still walk through them.
+    dropped: Vec<u32>,
     /// Shadow tables by guest frame: one a level that the frame is used at.
     by_frame: BTreeMap<u64, Vec<u32>>,
     unsync: Vec<u32>,
@@ -141,10 +188,12 @@ pub struct Pager {
     sizes: [usize; 3],
     most: usize,
     prefetches: u8,
-    /// Whether user pages have protection keys.
-    keys: bool,
-    /// A leaf was dropped since the last flush was taken up.
+    /// Whether user pages and supervisor pages have protection keys.
+    keys: [bool; 2],
+    /// An entry was dropped, or lost a right, since the last flush was taken up.
     flush_due: bool,
+    /// A root was among what was dropped.
+    roots_due: bool,
     /// Leaves are kept off tables.
     protects: bool,
     /// Frames whose tables are shadowed and whose leaves are not read-only yet.
@@ -180,6 +229,13 @@ pub enum Filled {
     True,
     /// The shadow now has an entry; the exit was for this cause.
     Hidden(Exit),
+    /// The host has to act at this guest physical address first, in the same exit: to put memory there
+    /// where nothing is, else to let the guest store to it. Then the access is filled anew, which counts
+    /// the exit.
+    Host {
+        /// Where the access goes, or the table entry in which its accessed or dirty bit is to be set.
+        gpa: u64,
+    },
     /// The hypervisor carries the store out itself, at this guest physical address, in the same exit.
     Carried {
         /// Where the store goes.
@@ -200,14 +256,16 @@ impl Pager {
             base,
             pages: Vec::new(),
             free: Vec::new(),
+            dropped: Vec::new(),
             by_frame: BTreeMap::new(),
             unsync: Vec::new(),
             leaves: BTreeMap::new(),
             sizes: [0; 3],
             most: 0,
             prefetches: 1,
-            keys: false,
+            keys: [false; 2],
             flush_due: false,
+            roots_due: false,
             protects: false,
             unprotected: Vec::new(),
             renewed: Vec::new(),
@@ -224,11 +282,12 @@ impl Pager {
         Pager { prefetches: entries.clamp(1, 8).next_power_of_two(), ..self }
     }
 
-    /// The same pager, of a guest that has set `CR4.PKE`: a supervisor's store that a key denies is
-    /// permitted by a clear `CR0.WP`, and not by the processor, which runs with WP set.
+    /// The same pager, of a guest that has set `CR4.PKE` or `CR4.PKS`: a supervisor's store that the key of
+    /// a user page, or of a supervisor page, denies is permitted by a clear `CR0.WP` (Intel SDM 3A 5.6.2),
+    /// and not by the processor, which runs with WP set.
     #[must_use]
-    pub fn with_keys(self, keys: bool) -> Pager {
-        Pager { keys, ..self }
+    pub fn with_keys(self, of_users: bool, of_supervisors: bool) -> Pager {
+        Pager { keys: [of_users, of_supervisors], ..self }
     }
 
     /// The same pager, which keeps so many tables at most: where more are live, [`Pager::fill`] drops the
@@ -238,12 +297,16 @@ impl Pager {
         Pager { limit: tables.max(REFILL + 2 * usize::from(self.root_level) + 2), ..self }
     }
 
-    /// Whether the TLBs of all vCPUs have to be flushed now, since something that they may hold was
-    /// dropped; the caller does.
-    pub fn take_flush(&mut self) -> bool {
-        let due = core::mem::take(&mut self.flush_due);
-        self.counts.remote_flushes += u64::from(due);
-        due
+    /// What all vCPUs have to do now, since something that they may hold was dropped; the caller sees to it.
+    /// From here on the tables that were dropped can become others.
+    pub fn take_flush(&mut self) -> Option<Flush> {
+        self.free.append(&mut self.dropped);
+        let roots = core::mem::take(&mut self.roots_due);
+        if !core::mem::take(&mut self.flush_due) {
+            return None;
+        }
+        self.counts.remote_flushes += 1;
+        Some(if roots { Flush::Roots } else { Flush::Tlb })
     }
 
     /// What it has done so far.
@@ -277,7 +340,7 @@ impl Pager {
 
     /// The tables that are live.
     pub fn live_tables(&self) -> usize {
-        self.pages.len() - self.free.len()
+        self.pages.len() - self.free.len() - self.dropped.len()
     }
 
     /// The shadow root for a guest root (the table that CR3 or, with PAE, a PDPTE names): what the
@@ -295,7 +358,8 @@ impl Pager {
         self.synchronize_below(tables, guest, roots);
     }
 
-    /// The guest stored to a table page.
+    /// The guest stored to the eight bytes of a table page that this address is in. Of a store that is not
+    /// aligned both eights are told.
     pub fn store(&mut self, tables: &mut [Table], gpa: u64) -> Stored {
         let index = (gpa >> 3 & 0x1ff) as usize;
         let stored = self.store_to(tables, gpa >> 12, index..=index);
@@ -359,6 +423,12 @@ impl Pager {
         }
         self.flush_due |= stored.dropped;
         stored
+    }
+
+    /// Every table goes: the memory for them is full, or entries have another meaning from now on, as after
+    /// a change of `CR4.PSE`.
+    pub fn clear(&mut self, tables: &mut [Table]) {
+        (0..self.pages.len() as u32).for_each(|page| self.drop_table(tables, page));
     }
 
     /// The shadows of this frame's tables go, whoever says so: a host that takes the frame away. That the

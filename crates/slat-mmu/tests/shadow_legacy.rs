@@ -6,12 +6,11 @@ use std::convert::Infallible;
 use proptest::prelude::*;
 use slat::format::x86::Controls;
 use slat::format::x86::legacy::Legacy;
-use slat::format::x86::long::{Long, Processor};
 use slat::{
     Access, EntryLayout, Gpa, Gva, Kind, Memory, Outside, Privilege, Reached, Regime, Spa, Stage,
     Updates, Value, walk,
 };
-use slat_mmu::shadow::{Discipline, Exit, Filled, GuestTables, Pager, Table, Widened};
+use slat_mmu::shadow::{Discipline, Exit, Filled, GuestTables, Kept, Pager, Place, Table, Widened};
 
 const PAGE: u64 = 4096;
 /// The page directory and three page tables, of which one is named from both halves and by itself.
@@ -25,9 +24,16 @@ const BASE: u64 = 1 << 45;
 struct Guest {
     words: Vec<u64>,
     backed: u8,
+    /// The host keeps all of the guest's pages read-only until the next store.
+    kept: bool,
 }
 
 impl Guest {
+    fn lies(&self, gpa: u64) -> u64 {
+        let (page, within) = (gpa >> self.backed, gpa & ((1 << self.backed) - 1));
+        ((page ^ 0x2a) << self.backed | within) + (1 << 42)
+    }
+
     fn put(&mut self, at: u64, entry: u32) {
         let word = &mut self.words[(at / 8) as usize];
         *word = *word & !(0xffff_ffff << (at % 8 * 8)) | u64::from(entry) << (at % 8 * 8);
@@ -39,13 +45,16 @@ impl GuestTables for Guest {
         self.words.get((gpa / 8) as usize).copied().unwrap_or(0)
     }
 
-    fn touch(&mut self, gpa: u64, bits: u64) {
+    fn touch(&mut self, gpa: u64, bits: u64) -> Result<(), Kept> {
+        if self.kept {
+            return Err(Kept(gpa));
+        }
         self.words[(gpa / 8) as usize] |= bits;
+        Ok(())
     }
 
-    fn place(&self, gpa: u64) -> (u64, u8) {
-        let (page, within) = (gpa >> self.backed, gpa & ((1 << self.backed) - 1));
-        (((page ^ 0x2a) << self.backed | within) + (1 << 42), self.backed)
+    fn place(&self, gpa: u64) -> Option<Place> {
+        Some(Place { writable: !self.kept, ..Place::writable(self.lies(gpa), self.backed) })
     }
 }
 
@@ -114,6 +123,10 @@ enum Act {
         kind: u8,
         user: bool,
     },
+    /// CR0.WP is set, or cleared.
+    WriteProtect(bool),
+    /// The host wants to see the next store.
+    Protect,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -125,6 +138,8 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (any::<u8>(), 0..3u8, any::<bool>()).prop_map(|(address, kind, user)| Act::Touch {
             address, kind, user
         }),
+        1 => any::<bool>().prop_map(Act::WriteProtect),
+        1 => Just(Act::Protect),
     ]
 }
 
@@ -175,10 +190,10 @@ impl World {
             Stage::<_, Gva, Gpa>::new(self.format, DIRECTORY).with_updates(Updates::OnSuccess);
         let found =
             walk(&own, &mut Own(&mut expected), Gva::new(va), &access, &self.regime, &()).ok();
-        let place = found.map(|found| self.guest.place(found.output.raw()).0);
+        let place = found.map(|found| self.guest.lies(found.output.raw()));
         // The processor runs with CR0.WP set.
-        let controls = Controls { write_protect: true, ..*self.format.controls() };
-        let walked = Long::four(controls, Processor::default());
+        let walked = Widened::new(&mut self.guest, self.format).walked();
+        assert!(walked.controls().write_protect);
         let cr3 = Widened::<Guest>::root(DIRECTORY);
         for _ in 0..3 {
             let root = self.pager.root(&mut self.tables, cr3);
@@ -188,6 +203,7 @@ impl World {
                 self.seen[0] += 1;
                 assert_eq!(Some(hit.output.raw()), place, "{kind:?} of {va:#x}");
                 assert_eq!(self.guest, expected, "{kind:?} of {va:#x}");
+                assert!(kind != Kind::Write || !self.guest.kept, "{va:#x}: a store is not seen");
                 return;
             }
             let mut guest = Widened::new(&mut self.guest, self.format);
@@ -199,6 +215,13 @@ impl World {
                     assert_eq!(self.guest, expected);
                     return;
                 }
+                Filled::Host { gpa } => {
+                    // An accessed or dirty bit in a table, or a store of its own.
+                    let last = found.is_some_and(|found| found.output.raw() == gpa);
+                    let table = TABLES.iter().chain([&DIRECTORY]).any(|at| gpa & !0xfff == *at);
+                    assert!(self.guest.kept && (table || last && kind == Kind::Write), "{gpa:#x}");
+                    (self.guest.kept, expected.kept) = (false, false);
+                }
                 Filled::Hidden(_) => {
                     self.seen[1] += 1;
                     assert_eq!(self.guest, expected, "{kind:?} of {va:#x}");
@@ -207,7 +230,7 @@ impl World {
                 Filled::Carried { gpa, exit } => {
                     self.seen[1] += 1;
                     assert_eq!(self.guest, expected, "{kind:?} of {va:#x}");
-                    assert_eq!(Some(self.guest.place(gpa).0), place, "{kind:?} of {va:#x}");
+                    assert_eq!(Some(self.guest.lies(gpa)), place, "{kind:?} of {va:#x}");
                     assert_eq!(exit, Exit::Emulation);
                     assert!(!self.format.controls().write_protect && !user);
                     return;
@@ -227,7 +250,7 @@ fn run(bits: [bool; 6], backed: u8, acts: &[Act]) -> [u64; 2] {
     let mut world = World {
         pager: Pager::new(discipline, 3, BASE),
         tables: Vec::new(),
-        guest: Guest { words: vec![0; 8192], backed },
+        guest: Guest { words: vec![0; 8192], backed, kept: false },
         format: Legacy::new(controls, large, 40),
         regime,
         seen: [0; 2],
@@ -248,6 +271,14 @@ fn run(bits: [bool; 6], backed: u8, acts: &[Act]) -> [u64; 2] {
                 }
             }
             Act::Touch { address, kind, user } => world.touch(address, kind, user),
+            Act::WriteProtect(write_protect) => {
+                let controls = Controls { write_protect, ..*world.format.controls() };
+                world.format = Legacy::new(controls, large, 40);
+            }
+            Act::Protect => {
+                world.guest.kept = true;
+                world.pager.protect_host(&mut world.tables, 0, 50);
+            }
         }
     }
     // Nothing is left when the guest frees its tables, nor of what splits large pages.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use slat::{Access, EntryLayout, Memory, Outside, Purpose, Reached, Spa, Value};
 use slat_mmu::array::BadGeometry;
-use slat_mmu::shadow::{GuestTables, Table};
+use slat_mmu::shadow::{GuestTables, Kept, Place, Table};
 
 pub use self::lines::Known;
 use self::lines::{LineCaches, ServedBy};
@@ -205,14 +205,15 @@ impl GuestTables for GuestHalf<'_> {
         self.pages.entry(gpa).unwrap_or(0)
     }
 
-    fn touch(&mut self, gpa: u64, bits: u64) {
+    fn touch(&mut self, gpa: u64, bits: u64) -> Result<(), Kept> {
         if let Some(entry) = self.pages.entry_mut(gpa) {
             *entry |= bits;
         }
+        Ok(())
     }
 
-    fn place(&self, gpa: u64) -> (u64, u8) {
-        (self.base + gpa, self.backed)
+    fn place(&self, gpa: u64) -> Option<Place> {
+        Some(Place::writable(self.base + gpa, self.backed))
     }
 }
 

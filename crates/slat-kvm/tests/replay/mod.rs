@@ -9,7 +9,7 @@ use slat::{
     Updates, Value, walk,
 };
 use slat_kvm::script::{LARGE_FROM, Op, ROOT, phases, tables};
-use slat_mmu::shadow::{Counts, Discipline, Exit, Filled, GuestTables, Pager, Table};
+use slat_mmu::shadow::{Counts, Discipline, Exit, Filled, GuestTables, Kept, Pager, Place, Table};
 
 /// Where shadow tables lie, and the guest's memory.
 const HOST: u64 = 1 << 44;
@@ -32,12 +32,14 @@ impl GuestTables for Guest {
         self.entries.get(&gpa).copied().unwrap_or(0)
     }
 
-    fn touch(&mut self, gpa: u64, bits: u64) {
+    fn touch(&mut self, gpa: u64, bits: u64) -> Result<(), Kept> {
         *self.entries.entry(gpa).or_default() |= bits;
+        Ok(())
     }
 
-    fn place(&self, gpa: u64) -> (u64, u8) {
-        (GUEST + gpa, if gpa >= LARGE_FROM { self.large } else { 12 })
+    fn place(&self, gpa: u64) -> Option<Place> {
+        let shift = if gpa >= LARGE_FROM { self.large } else { 12 };
+        Some(Place::writable(GUEST + gpa, shift))
     }
 }
 

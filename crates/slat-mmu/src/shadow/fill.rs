@@ -5,13 +5,13 @@ use alloc::vec::Vec;
 
 use slat::format::{Decoded, Format, MAX_LEVELS};
 use slat::{
-    Access, EntryLayout, Gpa, Gva, Kind, Memory, Privilege, Reached, Regime, Stage, Steps, Value,
-    walk,
+    Access, EntryLayout, Failed, Flavor, Gpa, Gva, Kind, Memory, Privilege, Reached, Regime, Stage,
+    Steps, Value, walk,
 };
 
 use super::protect::{HELD, Split};
 use super::tables::Shadowed;
-use super::{A, ADDRESS, D, Exit, Filled, GuestTables, KEY, P, PS, Pager, RW, Table, US, XD};
+use super::{A, ADDRESS, D, Exit, Filled, GuestTables, KEY, Kept, P, PS, Pager, RW, Table, US, XD};
 
 /// The most entries that [`Pager::fill_accessed`] follows: tables that name themselves end there.
 const FILL_LIMIT: u64 = 1 << 22;
@@ -21,7 +21,7 @@ struct Walked<'a, G>(&'a mut G);
 
 impl<G: GuestTables> Memory for Walked<'_, G> {
     type Address = Gpa;
-    type Fault = core::convert::Infallible;
+    type Fault = Kept;
 
     fn read(&mut self, at: Gpa, _: EntryLayout, _: &Access) -> Result<Value, Self::Fault> {
         Ok(Value { value: self.0.entry(at.raw()), reached: Reached::DIRECTLY })
@@ -37,7 +37,7 @@ impl<G: GuestTables> Memory for Walked<'_, G> {
     ) -> Result<bool, Self::Fault> {
         let same = self.0.entry(at.raw()) == current;
         if same {
-            self.0.touch(at.raw(), new & !current);
+            self.0.touch(at.raw(), new & !current)?;
         }
         Ok(same)
     }
@@ -50,7 +50,8 @@ impl Pager {
     /// controls and root, and sets accessed and dirty bits. The processor that walks the shadow runs
     /// with CR0.WP set; supervisor stores to read-only pages of a guest that has cleared its own are
     /// for the caller to carry out ([`Filled::Carried`]), and so are stores to tables whose leaves
-    /// [`Pager::with_protection`] holds.
+    /// [`Pager::with_protection`] holds. For shadow-stack loads goes what is said of stores, since a leaf that
+    /// permits them permits shadow-stack stores too.
     pub fn fill<F: Format>(
         &mut self,
         tables: &mut Vec<Table>,
@@ -78,10 +79,20 @@ impl Pager {
     ) -> Filled {
         let steps = Steps::<MAX_LEVELS>::default();
         let gva = Gva::new(address);
-        let Ok(mapped) = walk(stage1, &mut Walked(guest), gva, access, regime, &steps) else {
-            self.exit(Exit::TrueFault);
-            return Filled::True;
+        let mapped = match walk(stage1, &mut Walked(guest), gva, access, regime, &steps) {
+            Ok(mapped) => mapped,
+            Err(Failed::Below(Kept(gpa))) => return Filled::Host { gpa },
+            Err(Failed::Here(_)) => {
+                self.exit(Exit::TrueFault);
+                return Filled::True;
+            }
         };
+        let gpa = mapped.output.raw();
+        let on_stack = access.flavor == Flavor::ShadowStack;
+        let write = access.kind == Kind::Write || on_stack;
+        if guest.place(gpa).is_none_or(|place| write && !place.writable) {
+            return Filled::Host { gpa };
+        }
         let mut page = None;
         for step in steps.iter() {
             let (at, level, entry) = (step.entry_address, step.level, step.entry);
@@ -99,21 +110,18 @@ impl Pager {
                 page = Some(child);
                 continue;
             }
-            let write = access.kind == Kind::Write;
             let page = stage1.format.page(&mapped.found, regime);
-            let key = 2 * (entry >> 59 & 0xf) as u32 + 1;
-            let key_denies = self.keys && page.user && regime.x86.pkru >> key & 1 != 0;
-            if write && (!page.writable || key_denies) {
+            if write && !on_stack && (!page.writable || self.key_denies(entry, page.user, regime)) {
                 // Permitted by CR0.WP alone.
                 self.exit(Exit::Emulation);
-                return Filled::Carried { gpa: mapped.output.raw(), exit: Exit::Emulation };
+                return Filled::Carried { gpa, exit: Exit::Emulation };
             }
             // A clean page is kept read-only: its first store must set the guest's dirty bit.
             let writable = if write || entry & D != 0 { entry & RW | D } else { 0 };
             let flags = P | A | entry & (US | XD | KEY) | writable;
             let had = self.leaf(tables, guest, table, index, level, entry, address, flags);
-            if write && self.traps(mapped.output.raw()) {
-                return Filled::Carried { gpa: mapped.output.raw(), exit: Exit::TableWrite };
+            if write && self.traps(gpa) {
+                return Filled::Carried { gpa, exit: Exit::TableWrite };
             }
             let only_dirty = write && had & P != 0 && had & (RW | HELD) == 0 && entry & RW != 0;
             if had == tables[table as usize][index] && had & P != 0 {
@@ -128,6 +136,17 @@ impl Pager {
         }
         // Stage 1 is off, and there is nothing to shadow.
         Filled::True
+    }
+
+    /// Whether a key denies stores to this leaf's page where `CR0.WP` is set.
+    fn key_denies(&self, entry: u64, user: bool, regime: &Regime) -> bool {
+        let [of_users, of_supervisors] = self.keys;
+        let (keys, register) = match user {
+            true => (of_users, regime.x86.pkru),
+            false => (of_supervisors, regime.x86.pkrs),
+        };
+        let write_disable = 2 * ((entry & KEY) >> KEY.trailing_zeros()) + 1;
+        keys && register >> write_disable & 1 != 0
     }
 
     /// Fills the neighbours of a level-0 leaf that the guest has accessed.
@@ -154,8 +173,9 @@ impl Pager {
                 return;
             }
             let writable = if entry & D != 0 { entry & RW | D } else { 0 };
-            let place = guest.place(base).0 & ADDRESS;
-            let leaf = place | P | A | entry & (US | XD | KEY) | self.guarded(base, writable);
+            let Some(place) = guest.place(base) else { continue };
+            let writable = self.guarded(base, if place.writable { writable } else { 0 });
+            let leaf = place.spa & ADDRESS | P | A | entry & (US | XD | KEY) | writable;
             self.set_leaf(tables, page, index, leaf);
             self.counts.prefetched += 1;
         }
@@ -166,6 +186,20 @@ impl Pager {
     /// while. Tables that are shadowed already, as a kernel's that all roots share, are left as they are.
     /// The other parameters are those of [`Pager::fill`].
     pub fn fill_accessed<F: Format>(
+        &mut self,
+        tables: &mut Vec<Table>,
+        guest: &mut impl GuestTables,
+        stage1: &Stage<F, Gva, Gpa>,
+        regime: &Regime,
+        root: u64,
+    ) {
+        // Nobody faulted for these.
+        let exits = self.counts.exits;
+        self.fill_below(tables, guest, stage1, regime, root);
+        self.counts.exits = exits;
+    }
+
+    fn fill_below<F: Format>(
         &mut self,
         tables: &mut Vec<Table>,
         guest: &mut impl GuestTables,
@@ -195,7 +229,8 @@ impl Pager {
                 let gpa = entry & ADDRESS & (!0 << shift);
                 let mut pieces = vec![(base | index << shift, gpa, shift)];
                 while let Some((address, gpa, shift)) = pieces.pop() {
-                    let small = guest.place(gpa).1 < shift || self.meets_table(gpa, shift.into());
+                    let large = guest.place(gpa).is_none_or(|place| place.shift >= shift);
+                    let small = !large || self.meets_table(gpa, shift.into());
                     if shift > 12 && small {
                         let piece = |nth: u64| {
                             let offset = nth << (shift - 9);
@@ -335,11 +370,13 @@ impl Pager {
     ) -> u64 {
         let shift = 12 + 9 * u32::from(level);
         let gpa = entry & ADDRESS & (!0 << shift) | address & ((1 << shift) - 1);
-        let (spa, backed) = guest.place(gpa);
+        // A piece of a large page where the host has put nothing.
+        let Some(place) = guest.place(gpa) else { return 0 };
         let small = level == 0;
-        if small || u32::from(backed) >= shift && !self.meets_table(gpa, shift) {
+        if small || u32::from(place.shift) >= shift && !self.meets_table(gpa, shift) {
+            let flags = if place.writable { flags } else { flags & !(RW | D) };
             let flags = if small { self.guarded(gpa, flags) } else { flags };
-            let base = spa & (!0 << shift);
+            let base = place.spa & (!0 << shift);
             let large = if level > 0 { PS } else { 0 };
             let held = tables[page as usize][index];
             let linked = held & P != 0 && held & PS == 0 && level > 0;

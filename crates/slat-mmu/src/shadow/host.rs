@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::protect::HELD;
-use super::{ADDRESS, PS, Pager, RW, Table};
+use super::{ADDRESS, D, PS, Pager, RW, Table};
 
 impl Pager {
     /// The host takes the page of `1 << shift` bytes at system physical address `spa` away (to move it,
@@ -14,20 +14,30 @@ impl Pager {
         for &(page, index) in &leaves {
             self.drop_leaf(tables, page, usize::from(index));
         }
+        // The guest's tables that lay there lie elsewhere, and leaves over that place are to be kept off them.
+        for page in self.pages.iter_mut().filter(|page| page.live) {
+            if page.spa.is_some_and(|at| at >> shift == spa >> shift) {
+                page.spa = None;
+                self.unprotected.push(page.gfn);
+            }
+        }
         leaves.len()
     }
 
-    /// Makes every leaf that maps some of the page read-only, so that the next store to it faults (a
-    /// dirty log). Returns how many were writable; [`Pager::take_flush`] as above.
+    /// Makes every leaf that maps some of the page read-only. Returns how many were writable;
+    /// [`Pager::take_flush`] as above. Together with [`super::Place::writable`], which the host says
+    /// `false` of from before this call on, the next store to the page is seen ([`super::Filled::Host`]) by
+    /// whichever address it goes.
     pub fn protect_host(&mut self, tables: &mut [Table], spa: u64, shift: u8) -> usize {
         let leaves = self.leaves_of(tables, spa, shift);
         let mut writable = 0;
         for (page, index) in leaves {
             let leaf = &mut tables[page as usize][usize::from(index)];
             writable += usize::from(*leaf & RW != 0);
-            *leaf &= !(RW | HELD);
+            self.flush_due |= *leaf & (RW | D) != 0;
+            // Without D, since a read-only dirty page is a shadow stack.
+            *leaf &= !(RW | D | HELD);
         }
-        self.flush_due |= writable != 0;
         writable
     }
 

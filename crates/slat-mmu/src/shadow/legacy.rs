@@ -14,7 +14,7 @@ use slat::format::x86::{Controls, legacy::Legacy};
 use slat::format::{Decoded, Format};
 use slat::{Gpa, Gva, Stage, Updates};
 
-use super::{A, Exit, GuestTables, P, PS, Pager, RW, Stored, Table, US};
+use super::{A, Exit, GuestTables, Kept, P, PS, Pager, Place, RW, Stored, Table, US};
 
 /// PWT, PCD and D.
 const OTHERS: u64 = 3 << 3 | 1 << 6;
@@ -52,6 +52,14 @@ impl<'a, G: GuestTables> Widened<'a, G> {
         let controls = Controls { shadow_stacks: false, ..*self.format.controls() };
         let long = Long::four(controls, Processor::default());
         Stage::new(long, Self::root(cr3)).with_updates(Updates::OnSuccess)
+    }
+
+    /// The format in which a processor walks the shadow: with `CR0.WP` set, whatever the guest has, so that
+    /// it notices stores to pages that the pager keeps read-only.
+    pub fn walked(&self) -> Long {
+        let controls =
+            Controls { write_protect: true, shadow_stacks: false, ..*self.format.controls() };
+        Long::four(controls, Processor::default())
     }
 
     /// The guest's own entry behind an entry of a part: its address.
@@ -97,16 +105,16 @@ impl<G: GuestTables> GuestTables for Widened<'_, G> {
         }
     }
 
-    fn touch(&mut self, at: u64, bits: u64) {
+    fn touch(&mut self, at: u64, bits: u64) -> Result<(), Kept> {
         match Self::own(at) {
             Some((_, own)) => self.guest.touch(own & !7, bits << (own % 8 * 8)),
             None if at >> 12 & PART == 0 => self.guest.touch(at, bits),
             // Levels that no guest has are accessed from the start.
-            None => {}
+            None => Ok(()),
         }
     }
 
-    fn place(&self, gpa: u64) -> (u64, u8) {
+    fn place(&self, gpa: u64) -> Option<Place> {
         self.guest.place(gpa)
     }
 }

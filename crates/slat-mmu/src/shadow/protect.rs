@@ -7,10 +7,10 @@
 
 use alloc::vec::Vec;
 
-use super::{A, ADDRESS, GuestTables, P, PS, Pager, RW, Table, US};
+use super::{A, ADDRESS, D, GuestTables, P, PS, Pager, RW, Table, US, XD};
 
-/// In a leaf: it would be writable if its frame were not a table's. A bit that processors ignore (Intel SDM
-/// 3A 5.5.4, bits 11:9).
+/// In a leaf: it would be writable, and dirty, if its frame were not a table's. A bit that processors ignore
+/// (Intel SDM 3A 5.5.4, bits 11:9).
 pub(super) const HELD: u64 = 1 << 9;
 
 /// A large leaf that went because a table under it was shadowed.
@@ -44,9 +44,10 @@ impl Pager {
         self.protects && self.by_frame.range(first..first + (1 << (shift - 12))).next().is_some()
     }
 
-    /// What the flags of a leaf over this address become.
+    /// What the flags of a leaf over this address become. A read-only dirty page would be a shadow stack,
+    /// to which some stores are permitted (Intel SDM 3A 5.6.1).
     pub(super) fn guarded(&self, gpa: u64, flags: u64) -> u64 {
-        if flags & RW != 0 && self.traps(gpa) { flags & !RW | HELD } else { flags }
+        if flags & (RW | D) != 0 && self.traps(gpa) { held(flags) } else { flags }
     }
 
     /// The page is a table again, and what it holds was told anew: its shadow, if one was kept, is compared
@@ -68,7 +69,7 @@ impl Pager {
         }
         for frame in core::mem::take(&mut self.unprotected) {
             let Some(pages) = self.by_frame.get(&frame) else { continue };
-            let (spa, _) = guest.place(frame << 12);
+            let Some(super::Place { spa, .. }) = guest.place(frame << 12) else { continue };
             for &page in pages {
                 self.pages[page as usize].spa = Some(spa);
             }
@@ -79,8 +80,8 @@ impl Pager {
                 if level > 0 {
                     split.push(Split { at: (page, index), leaf: *leaf });
                     self.drop_leaf(tables, page, index);
-                } else if *leaf & RW != 0 && traps {
-                    *leaf = *leaf & !RW | HELD;
+                } else if *leaf & (RW | D) != 0 && traps {
+                    *leaf = held(*leaf);
                     self.flush_due = true;
                 }
             }
@@ -101,7 +102,7 @@ impl Pager {
         for (page, index) in self.leaves_of(tables, spa, 12) {
             let leaf = &mut tables[page as usize][usize::from(index)];
             if *leaf & HELD != 0 {
-                *leaf = *leaf & !HELD | RW;
+                *leaf = *leaf & !HELD | RW | D;
             }
         }
     }
@@ -123,9 +124,17 @@ impl Pager {
             let large = level > 0 && now & PS != 0;
             // A table that splits a large page goes with any change, and is filled anew.
             let same = now & P != 0 && !large && child == (now & ADDRESS) >> 12;
-            if !same || held & (RW | US) & !now != 0 || now & A == 0 {
+            // U/S takes from supervisors what it gives to users, as in a leaf.
+            let widened = held & RW & !now != 0 || now & XD & !held != 0 || (now ^ held) & US != 0;
+            if !same || widened || now & A == 0 {
                 self.zap(tables, page, index);
             }
         }
     }
+}
+
+/// A leaf over a table: stores to it trap.
+const fn held(leaf: u64) -> u64 {
+    let held = if leaf & RW != 0 { HELD } else { 0 };
+    leaf & !(RW | D) | held
 }

@@ -103,14 +103,17 @@ impl Pager {
             return;
         }
         // What is held from writing has the right to it.
-        let held = if held & HELD != 0 { held | RW } else { held };
+        let held = if held & HELD != 0 { held | RW | D } else { held };
         let now = guest.entry(gfn << 12 | (index as u64) << 3);
-        let same_place = now & P != 0 && guest.place(now & ADDRESS).0 & !0xfff == held & ADDRESS;
+        let level = u32::from(self.pages[page as usize].level);
+        let is_leaf = now & P != 0 && (level == 0 || now & PS != 0);
+        let place = guest.place(now & ADDRESS & (!0 << (12 + 9 * level)));
+        let same_place = is_leaf && place.is_some_and(|at| at.spa & !0xfff == held & ADDRESS);
         // U/S takes from supervisors what it gives to users: SMEP and SMAP keep them from user pages.
         let widened =
             held & RW & !now != 0 || now & XD & !held != 0 || (now ^ held) & (US | KEY) != 0;
         // A bit that the guest has cleared must be set by the next access again.
-        let clean = now & A == 0 || held & RW != 0 && now & D == 0;
+        let clean = now & A == 0 || held & D & !now != 0;
         if !same_place || widened || clean {
             self.drop_leaf(tables, page, index);
         }

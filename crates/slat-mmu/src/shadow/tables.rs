@@ -99,6 +99,8 @@ impl Pager {
             return;
         }
         tables[page as usize][index] = 0;
+        // A processor's cache of this level would lead on to the child.
+        self.flush_due = true;
         let child = self.page_of(held);
         let link = (page, index as u16);
         let shadowed = &mut self.pages[child as usize];
@@ -166,8 +168,8 @@ impl Pager {
             return;
         }
         self.counts.tables_dropped += 1;
-        // The page is used for another table next: no processor may still walk through it.
         self.flush_due = true;
+        self.roots_due |= self.pages[page as usize].level == self.root_level;
         for index in 0..512 {
             self.zap(tables, page, index);
         }
@@ -182,6 +184,6 @@ impl Pager {
             }
         }
         self.unsync.retain(|&held| held != page);
-        self.free.push(page);
+        self.dropped.push(page);
     }
 }

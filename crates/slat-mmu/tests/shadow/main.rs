@@ -4,13 +4,15 @@
 //! the host's placement do, with the same rights and the same faults; elsewhere it may only be what
 //! they said since the guest last invalidated.
 
+mod flushes;
+mod host;
 mod world;
 
 use proptest::prelude::*;
 use slat::format::x86::Controls;
 use slat_mmu::shadow::{Discipline, Exit, GuestTables};
 
-use world::{A, Act, D, INDICES, Mode, P, RW, Setting, US, World, frame};
+use world::{A, Act, D, Host, INDICES, Mode, P, RW, Setting, US, World, frame};
 
 fn act() -> impl Strategy<Value = Act> {
     let place = || (0..5u8, 0..2u8, any::<u8>());
@@ -26,36 +28,54 @@ fn act() -> impl Strategy<Value = Act> {
         8 => (any::<u8>(), 0..3u8, any::<bool>())
             .prop_map(|(va, kind, user)| Act::Touch { va, kind, user }),
         1 => (0..5u8, 0..2u8).prop_map(|(level, table)| Act::Release { level, table }),
-        1 => (any::<u8>(), any::<bool>()).prop_map(|(page, protect)| Act::Host { page, protect }),
+        2 => (any::<u8>(), prop_oneof![Just(Host::Move), Just(Host::Take), Just(Host::Protect)])
+            .prop_map(|(page, what)| Act::Host { page, what }),
+        1 => any::<bool>().prop_map(Act::WriteProtect),
     ]
 }
 
 fn setting(mode: Mode) -> impl Strategy<Value = Setting> {
     let backed = prop_oneof![Just(12u8), Just(21), Just(30)];
-    let bits = any::<[bool; 9]>();
-    (backed, bits, 0..16u32).prop_map(move |(backed, bits, pkru)| {
+    let bits = any::<[bool; 12]>();
+    let keys = [0..16u32, 0..16];
+    (backed, bits, keys).prop_map(move |(backed, bits, keys)| {
         let [
             out_of_sync,
             prefetch,
             write_protect,
             smep,
             smap,
-            keys,
+            user_keys,
             alignment_check,
             nxe,
             protects,
+            supervisor_keys,
+            shadow_stacks,
+            few,
         ] = bits;
         let controls = Controls {
-            write_protect,
+            // CR4.CET can be set with CR0.WP alone (Intel SDM 3A 2.5).
+            write_protect: write_protect || shadow_stacks,
             smep,
             smap,
             nxe,
-            user_keys: keys && mode != Mode::Pae,
-            ..Controls::default()
+            user_keys: user_keys && mode != Mode::Pae,
+            supervisor_keys: supervisor_keys && mode != Mode::Pae,
+            shadow_stacks,
         };
         let discipline = if out_of_sync { Discipline::OutOfSync } else { Discipline::TrapAll };
         let prefetch = if prefetch { 8 } else { 1 };
-        Setting { mode, discipline, backed, prefetch, controls, pkru, alignment_check, protects }
+        Setting {
+            mode,
+            discipline,
+            backed,
+            prefetch,
+            controls,
+            keys,
+            alignment_check,
+            protects,
+            limit: if few { 0 } else { usize::MAX },
+        }
     })
 }
 
@@ -195,7 +215,7 @@ fn synchronized_before_it_is_linked() {
     world.store(frame(2, 0), link);
     let new = world.shadowed(0, 0, USER_READ);
     assert_ne!(new, old);
-    assert_eq!(new, Some(world.guest.place(2 << 30).0));
+    assert_eq!(new, Some(world.guest.lies(2 << 30)));
 }
 
 /// Each exit has its cause.
@@ -224,7 +244,7 @@ fn exits_are_counted_by_cause() {
     // Without CR0.WP a supervisor stores to read-only pages: the hypervisor does it for the guest.
     world.setting.controls.write_protect = false;
     world.store(frame(0, 0) + 8 * INDICES[2], 3 << 30 | P);
-    assert_eq!(world.shadowed(0, 511 << 12, WRITE), Some(world.guest.place(3 << 30).0));
+    assert_eq!(world.shadowed(0, 511 << 12, WRITE), Some(world.guest.lies(3 << 30)));
     assert_eq!(of(&world, Exit::Emulation), 1);
 }
 
@@ -236,10 +256,10 @@ fn the_host_finds_leaves_by_its_page() {
     world.guest.entries.insert(frame(0, 0) + 16, 0x4000_1000 | P | RW | US);
     let old: Vec<_> = (0..3).map(|n| world.shadowed(0, n << 12, USER_WRITE)).collect();
     assert_eq!(world.pager.leaves(), [3, 0, 0]);
-    world.run(0, Act::Host { page: 0, protect: true });
+    world.run(0, Act::Host { page: 0, what: Host::Protect });
     assert_eq!(world.shadowed(0, 0, USER_WRITE), old[0], "writable again after a fault");
     assert_eq!(world.pager.counts().of(Exit::Dirty), 1);
-    world.run(0, Act::Host { page: 0, protect: false });
+    world.run(0, Act::Host { page: 0, what: Host::Move });
     assert_eq!(world.pager.leaves(), [1, 0, 0], "both that map it, and no other");
     for n in 0..3 {
         let new = world.shadowed(0, n << 12, USER_WRITE);
@@ -356,7 +376,7 @@ fn a_table_that_is_used_again_is_compared() {
         world.run(0, Act::Cr3(0));
         let now = world.shadowed(0, 0, USER_READ);
         assert_ne!(now, was, "{discipline:?}");
-        assert_eq!(now, Some(world.guest.place(3 << 30).0), "{discipline:?}");
+        assert_eq!(now, Some(world.guest.lies(3 << 30)), "{discipline:?}");
     }
 }
 

@@ -7,10 +7,10 @@ use slat::format::x86::Controls;
 use slat::format::x86::long::{Long, Processor};
 use slat::format::x86::pae::{Pae, Root};
 use slat::{
-    Access, EntryLayout, Gpa, Gva, Kind, Memory, Privilege, Reached, Regime, SliceMemory, Spa,
+    Access, EntryLayout, Flavor, Gpa, Gva, Kind, Memory, Outside, Privilege, Reached, Regime, Spa,
     Stage, Updates, Value, walk,
 };
-use slat_mmu::shadow::{Discipline, Exit, Filled, GuestTables, Pager, Table};
+use slat_mmu::shadow::{Discipline, Exit, Filled, Flush, GuestTables, Kept, Pager, Place, Table};
 
 pub(crate) const P: u64 = 1;
 pub(crate) const RW: u64 = 1 << 1;
@@ -50,6 +50,10 @@ pub(crate) struct Guest {
     backed: u8,
     /// How often the host has moved each of its pages.
     moved: BTreeMap<u64, u64>,
+    /// Pages that the host keeps read-only until it has seen a store to them.
+    kept: BTreeSet<u64>,
+    /// Pages behind which the host has put nothing.
+    gone: BTreeSet<u64>,
 }
 
 impl GuestTables for Guest {
@@ -57,23 +61,69 @@ impl GuestTables for Guest {
         self.entries.get(&gpa).copied().unwrap_or(0)
     }
 
-    fn touch(&mut self, gpa: u64, bits: u64) {
+    fn touch(&mut self, gpa: u64, bits: u64) -> Result<(), Kept> {
+        if self.kept.contains(&(gpa >> self.backed)) {
+            return Err(Kept(gpa));
+        }
         *self.entries.entry(gpa).or_default() |= bits;
+        Ok(())
     }
 
-    /// Host pages lie in an order of their own.
-    fn place(&self, gpa: u64) -> (u64, u8) {
+    fn place(&self, gpa: u64) -> Option<Place> {
         let page = gpa >> self.backed;
-        let within = gpa & ((1 << self.backed) - 1);
-        let moved = self.moved.get(&page).copied().unwrap_or(0);
-        (((page ^ 0x2a) << self.backed) + within + (1 << 42) + (moved << 38), self.backed)
+        let writable = !self.kept.contains(&page);
+        let place = Place { spa: self.lies(gpa), shift: self.backed, writable };
+        (!self.gone.contains(&page)).then_some(place)
     }
 }
 
 impl Guest {
+    /// Where the host has put an address, or will put it next. Its pages lie in an order of their own.
+    pub(crate) fn lies(&self, gpa: u64) -> u64 {
+        let page = gpa >> self.backed;
+        let within = gpa & ((1 << self.backed) - 1);
+        let moved = self.moved.get(&page).copied().unwrap_or(0);
+        ((page ^ 0x2a) << self.backed) + within + (1 << 42) + (moved << 38)
+    }
+
+    /// The host does what [`Filled::Host`] asks for; `None` where there is no reason to.
+    fn serve(&mut self, gpa: u64, write: bool) -> Option<()> {
+        let page = gpa >> self.backed;
+        // An accessed bit is a store of the processor's own.
+        let write = write || self.entries.contains_key(&gpa);
+        let served = self.gone.remove(&page) || write && self.kept.remove(&page);
+        served.then_some(())
+    }
+
     /// Over host pages of this size (log2).
     pub(crate) fn backed(self, shift: u8) -> Guest {
         Guest { backed: shift, ..self }
+    }
+}
+
+/// The shadow tables as a processor walks them.
+struct Shadow<'a>(&'a [Table]);
+
+impl Memory for Shadow<'_> {
+    type Address = Spa;
+    type Fault = Outside<Spa>;
+
+    fn read(&mut self, at: Spa, _: EntryLayout, _: &Access) -> Result<Value, Outside<Spa>> {
+        let offset = at.raw() - HOST;
+        let table = self.0.get((offset >> 12) as usize);
+        let table = table.ok_or(Outside { address: at, write: false })?;
+        Ok(Value { value: table[(offset >> 3 & 0x1ff) as usize], reached: Reached::DIRECTLY })
+    }
+
+    fn compare_exchange(
+        &mut self,
+        address: Spa,
+        _: EntryLayout,
+        _: u64,
+        _: u64,
+        _: &Access,
+    ) -> Result<bool, Outside<Spa>> {
+        Err(Outside { address, write: true })
     }
 }
 
@@ -160,23 +210,37 @@ pub(crate) enum Act {
         level: u8,
         table: u8,
     },
-    /// The host moves a page of the guest's data, or makes it read-only.
+    /// The host moves a page of the guest's data or, from 16 on, of its tables; takes it away; or keeps
+    /// it read-only until the next store.
     Host {
         page: u8,
-        protect: bool,
+        what: Host,
     },
+    /// The guest sets or clears CR0.WP, if it has no shadow stacks.
+    WriteProtect(bool),
+}
+
+/// What the host does to a page of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Host {
+    Move,
+    Take,
+    Protect,
 }
 
 const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Execute];
 
-/// By access: where it ends, as a guest physical address; `None` for a fault that the guest gets.
-type Answers = [Option<u64>; 6];
+/// By number of an access ([`asked`]), with CR0.WP clear and then set: where it ends, as a guest physical
+/// address; `None` for a fault that the guest gets.
+type Answers = [[Option<u64>; ACCESSES]; 2];
 
 /// One virtual processor: its CR3, or the registers loaded from it, and its TLB.
 #[derive(Clone)]
 struct Vcpu {
     cr3: u64,
     registers: [u64; 4],
+    /// The shadow that it runs on, until the hypervisor loads another.
+    shadow: Option<AnyFormat>,
     tlb: BTreeMap<(u64, usize), u64>,
     /// What the walk said of each address since this vCPU last invalidated it.
     since: BTreeMap<u64, BTreeSet<Answers>>,
@@ -190,9 +254,12 @@ pub(crate) struct Setting {
     pub(crate) backed: u8,
     pub(crate) prefetch: u8,
     pub(crate) controls: Controls,
-    pub(crate) pkru: u32,
+    /// PKRU, and IA32_PKRS.
+    pub(crate) keys: [u32; 2],
     pub(crate) alignment_check: bool,
     pub(crate) protects: bool,
+    /// The most shadow tables.
+    pub(crate) limit: usize,
 }
 
 impl Setting {
@@ -200,8 +267,17 @@ impl Setting {
         let controls =
             Controls { write_protect: true, nxe: true, smep: true, ..Controls::default() };
         let (mode, backed, prefetch) = (Mode::Four, 12, 1);
-        let (pkru, alignment_check, protects) = (0, false, false);
-        Setting { mode, discipline, backed, prefetch, controls, pkru, alignment_check, protects }
+        Setting {
+            mode,
+            discipline,
+            backed,
+            prefetch,
+            controls,
+            keys: [0; 2],
+            alignment_check: false,
+            protects: false,
+            limit: usize::MAX,
+        }
     }
 }
 
@@ -209,7 +285,7 @@ pub(crate) struct World {
     pub(crate) setting: Setting,
     regime: Regime,
     pub(crate) guest: Guest,
-    tables: Vec<Table>,
+    pub(crate) tables: Vec<Table>,
     pub(crate) pager: Pager,
     vcpus: Vec<Vcpu>,
 }
@@ -223,19 +299,40 @@ fn format(setting: &Setting, controls: Controls, cr3: u64, registers: [u64; 4]) 
     }
 }
 
+/// How many accesses there are to ask of an address: a supervisor's and a user's load, store and fetch;
+/// shadow-stack loads and stores of both.
+const ACCESSES: usize = 10;
+
 fn asked(number: usize) -> Access {
-    let privilege = if number < 3 { Privilege::Supervisor } else { Privilege::User };
-    Access::new(KINDS[number % 3], privilege)
+    let privilege = |user| if user { Privilege::User } else { Privilege::Supervisor };
+    match number {
+        0..6 => Access::new(KINDS[number % 3], privilege(number >= 3)),
+        _ => {
+            Access::new(KINDS[number % 2], privilege(number >= 8)).with_flavor(Flavor::ShadowStack)
+        }
+    }
+}
+
+/// Whether an access stores, or needs a leaf that permits it to.
+fn stores(access: &Access) -> bool {
+    access.kind == Kind::Write || access.flavor == Flavor::ShadowStack
 }
 
 impl World {
     /// A few paths exist from the start where `paths`, so that activity meets mapped pages.
     pub(crate) fn new(setting: Setting, vcpus: usize, paths: bool) -> World {
         let mut regime = Regime::default();
-        (regime.x86.pkru, regime.x86.alignment_check) = (setting.pkru, setting.alignment_check);
+        [regime.x86.pkru, regime.x86.pkrs] = setting.keys;
+        regime.x86.alignment_check = setting.alignment_check;
         let root_level = if setting.mode == Mode::Pae { 1 } else { setting.mode.top() };
         let cr3 = frame(setting.mode.top(), 0);
-        let vcpu = Vcpu { cr3, registers: [0; 4], tlb: BTreeMap::new(), since: BTreeMap::new() };
+        let vcpu = Vcpu {
+            cr3,
+            registers: [0; 4],
+            shadow: None,
+            tlb: BTreeMap::new(),
+            since: BTreeMap::new(),
+        };
         let mut world = World {
             setting,
             regime,
@@ -243,12 +340,16 @@ impl World {
                 entries: BTreeMap::new(),
                 backed: setting.backed,
                 moved: BTreeMap::new(),
+                kept: BTreeSet::new(),
+                gone: BTreeSet::new(),
             },
             tables: Vec::new(),
             pager: {
+                let Controls { user_keys, supervisor_keys, .. } = setting.controls;
                 let pager = Pager::new(setting.discipline, root_level, HOST)
                     .with_prefetch(setting.prefetch)
-                    .with_keys(setting.controls.user_keys);
+                    .with_limit(setting.limit)
+                    .with_keys(user_keys, supervisor_keys);
                 if setting.protects { pager.with_protection() } else { pager }
             },
             vcpus: vec![vcpu; vcpus],
@@ -282,9 +383,18 @@ impl World {
     }
 
     fn stage(&self, vcpu: usize, updates: Updates) -> Stage<AnyFormat, Gva, Gpa> {
+        self.stage_with(vcpu, updates, self.setting.controls.write_protect)
+    }
+
+    fn stage_with(
+        &self,
+        vcpu: usize,
+        updates: Updates,
+        write_protect: bool,
+    ) -> Stage<AnyFormat, Gva, Gpa> {
         let Vcpu { cr3, registers, .. } = self.vcpus[vcpu];
-        Stage::new(format(&self.setting, self.setting.controls, cr3, registers), ())
-            .with_updates(updates)
+        let controls = Controls { write_protect, ..self.setting.controls };
+        Stage::new(format(&self.setting, controls, cr3, registers), ()).with_updates(updates)
     }
 
     /// Where the guest's own walk ends.
@@ -296,19 +406,40 @@ impl World {
         number: usize,
         updates: Updates,
     ) -> Option<u64> {
-        let stage = self.stage(vcpu, updates);
+        self.truly_by(&self.stage(vcpu, updates), guest, va, number)
+    }
+
+    fn truly_by(
+        &self,
+        stage: &Stage<AnyFormat, Gva, Gpa>,
+        guest: &mut Guest,
+        va: u64,
+        number: usize,
+    ) -> Option<u64> {
         let (gva, access) = (Gva::new(va), asked(number));
-        let found = walk(&stage, &mut Entries(guest), gva, &access, &self.regime, &()).ok()?;
+        let found = walk(stage, &mut Entries(guest), gva, &access, &self.regime, &()).ok()?;
         Some(found.output.raw())
     }
 
     fn all(&self, vcpu: usize, va: u64) -> Answers {
         let mut guest = self.guest.clone();
-        std::array::from_fn(|n| self.truly(&mut guest, vcpu, va, n, Updates::Never))
+        [false, true].map(|write_protect| {
+            let stage = self.stage_with(vcpu, Updates::Never, write_protect);
+            std::array::from_fn(|n| self.truly_by(&stage, &mut guest, va, n))
+        })
     }
 
-    /// The shadow's roots, in the form of the guest's own.
+    /// The shadow that a vCPU runs on, in the form of the guest's own tables: loaded where it is not.
     fn shadow_format(&mut self, vcpu: usize) -> AnyFormat {
+        if let Some(loaded) = self.vcpus[vcpu].shadow {
+            return loaded;
+        }
+        let loaded = self.load_shadow(vcpu);
+        self.vcpus[vcpu].shadow = Some(loaded);
+        loaded
+    }
+
+    fn load_shadow(&mut self, vcpu: usize) -> AnyFormat {
         let Vcpu { cr3, registers, .. } = self.vcpus[vcpu];
         let (pager, tables) = (&mut self.pager, &mut self.tables);
         // The processor that walks the shadow has CR0.WP set.
@@ -328,20 +459,27 @@ impl World {
             return Some(kept);
         }
         let access = asked(number);
-        for _ in 0..3 {
+        // It is filled once, after the host has served each table on the path and what they lead to.
+        for _ in 0..9 {
             let stage = Stage::<_, Gva, Spa>::new(self.shadow_format(vcpu), ());
-            let mut bytes: Vec<u8> =
-                self.tables.iter().flatten().flat_map(|entry| entry.to_le_bytes()).collect();
-            let mut memory = SliceMemory::new(Spa::new(HOST), &mut bytes);
             let gva = Gva::new(va);
-            if let Ok(found) = walk(&stage, &mut memory, gva, &access, &self.regime, &()) {
+            let memory = &mut Shadow(&self.tables);
+            if let Ok(found) = walk(&stage, memory, gva, &access, &self.regime, &()) {
                 self.vcpus[vcpu].tlb.insert((va, number), found.output.raw());
                 return Some(found.output.raw());
             }
-            let own = self.stage(vcpu, Updates::OnSuccess);
-            let World { pager, tables, guest, regime, .. } = self;
-            match pager.fill(tables, guest, &own, regime, va, &access) {
-                Filled::True => return None,
+            match self.fill(vcpu, va, number) {
+                Filled::True => {
+                    self.flush_if_due();
+                    return None;
+                }
+                Filled::Host { gpa } => {
+                    assert!(
+                        self.guest.serve(gpa, stores(&access)).is_some(),
+                        "{gpa:#x} {access:?}"
+                    );
+                    self.flush_if_due();
+                }
                 Filled::Carried { gpa, exit } => {
                     // The hypervisor stores where the guest's own walk ends.
                     let mut guest = self.guest.clone();
@@ -350,11 +488,12 @@ impl World {
                     match exit {
                         Exit::Emulation => {
                             assert!(!self.setting.controls.write_protect && number == 1);
+                            assert!(self.guest.place(gpa).is_some_and(|place| place.writable));
                         }
                         _ => assert!(self.setting.protects && self.pager.traps(gpa)),
                     }
                     self.flush_if_due();
-                    return Some(self.guest.place(gpa).0);
+                    return Some(self.guest.lies(gpa));
                 }
                 Filled::Hidden(_) => self.flush_if_due(),
             }
@@ -362,10 +501,35 @@ impl World {
         panic!("{va:#x}: the shadow still faults after it was filled");
     }
 
+    /// The pager's part of one exit.
+    pub(crate) fn fill(&mut self, vcpu: usize, va: u64, number: usize) -> Filled {
+        let own = self.stage(vcpu, Updates::OnSuccess);
+        let World { pager, tables, guest, regime, .. } = self;
+        pager.fill(tables, guest, &own, regime, va, &asked(number))
+    }
+
+    /// What the pager fills of this vCPU's root before it runs.
+    pub(crate) fn fill_accessed(&mut self, vcpu: usize) {
+        let own = self.stage(vcpu, Updates::OnSuccess);
+        let cr3 = self.vcpus[vcpu].cr3;
+        let World { pager, tables, guest, regime, .. } = self;
+        pager.fill_accessed(tables, guest, &own, regime, cr3);
+    }
+
+    /// Whether the host still waits for a store to this page.
+    pub(crate) fn keeps(&self, gpa: u64) -> bool {
+        self.guest.kept.contains(&(gpa >> self.guest.backed))
+    }
+
+    /// Whether vCPU 0 has a translation of its own for this access.
+    pub(crate) fn holds(&self, va: u64, number: usize) -> bool {
+        self.vcpus[0].tlb.contains_key(&(va, number))
+    }
+
     /// Whether a user's store there is carried out by the hypervisor.
     pub(crate) fn carried(&mut self, va: u64) -> bool {
         assert!(self.shadowed(0, va, 4).is_some(), "{va:#x}");
-        !self.vcpus[0].tlb.contains_key(&(va, 4))
+        !self.holds(va, 4)
     }
 
     /// The guest stores data to a page of its own that may have been a table, through its mapping from
@@ -393,9 +557,40 @@ impl World {
     }
 
     /// A remote flush.
-    fn flush_if_due(&mut self) {
-        if self.pager.take_flush() {
-            self.vcpus.iter_mut().for_each(|vcpu| vcpu.tlb.clear());
+    pub(crate) fn flush_if_due(&mut self) {
+        let Some(flush) = self.pager.take_flush() else { return };
+        self.walk_meanwhile();
+        for vcpu in &mut self.vcpus {
+            vcpu.tlb.clear();
+            if flush == Flush::Roots {
+                vcpu.shadow = None;
+            }
+        }
+    }
+
+    /// Until the flush reaches them, the vCPUs walk on from the roots that they have: to what their tables
+    /// say or said, or to nothing.
+    fn walk_meanwhile(&self) {
+        for (number, vcpu) in self.vcpus.iter().enumerate() {
+            let Some(shadow) = vcpu.shadow else { continue };
+            let stage = Stage::<_, Gva, Spa>::new(shadow, ());
+            let write_protect = usize::from(self.setting.controls.write_protect);
+            for va in addresses(self.setting.mode) {
+                for asked_for in [0, 3] {
+                    let (gva, access) = (Gva::new(va), asked(asked_for));
+                    let memory = &mut Shadow(&self.tables);
+                    let Ok(found) = walk(&stage, memory, gva, &access, &self.regime, &()) else {
+                        continue;
+                    };
+                    let leads = |answers: &Answers| {
+                        let gpa = answers[write_protect][asked_for];
+                        gpa.map(|gpa| self.guest.lies(gpa)) == Some(found.output.raw())
+                    };
+                    let was = vcpu.since.get(&va).is_some_and(|since| since.iter().any(leads));
+                    let justified = was || leads(&self.all(number, va));
+                    assert!(justified, "{va:#x}: {:#x} before a flush", found.output.raw());
+                }
+            }
         }
     }
 
@@ -444,6 +639,7 @@ impl World {
                     _ => vec![self.vcpus[vcpu].cr3],
                 };
                 self.pager.load_cr3(&mut self.tables, &self.guest, &roots);
+                self.vcpus[vcpu].shadow = None;
                 self.vcpus[vcpu].tlb.clear();
                 self.vcpus[vcpu].since.clear();
             }
@@ -464,7 +660,14 @@ impl World {
             Act::Touch { va, kind, user } => {
                 let addresses = addresses(self.setting.mode);
                 let va = addresses[usize::from(va) % addresses.len()];
-                self.touch(vcpu, va, usize::from(kind) + if user { 3 } else { 0 });
+                let number = usize::from(kind) + if user { 3 } else { 0 };
+                let stack = 6 + usize::from(kind & 1) + if user { 2 } else { 0 };
+                let on_stack = self.setting.controls.shadow_stacks && kind != 2;
+                self.touch(vcpu, va, if on_stack { stack } else { number });
+            }
+            Act::WriteProtect(set) => {
+                let controls = &mut self.setting.controls;
+                controls.write_protect = set || controls.shadow_stacks;
             }
             Act::Release { level, table } => {
                 // An empty table that nothing names any more.
@@ -487,14 +690,22 @@ impl World {
                 INDICES.iter().for_each(|n| self.store(table + 8 * n, 0));
                 self.pager.release(&mut self.tables, table);
             }
-            Act::Host { page, protect } => {
-                let gpa = 1 << 30 | u64::from(page % 16) << 12;
-                let (spa, backed) = self.guest.place(gpa);
-                if protect {
+            Act::Host { page, what } => {
+                let gpa = match page % 32 {
+                    data @ 0..16 => 1 << 30 | u64::from(data) << 12,
+                    table => frame(table / 2 % (top + 1), u64::from(table)),
+                };
+                let (spa, backed) = (self.guest.lies(gpa), self.guest.backed);
+                let page = gpa >> backed;
+                if let Host::Protect = what {
+                    self.guest.kept.insert(page);
                     self.pager.protect_host(&mut self.tables, spa, backed);
                 } else {
                     self.pager.unmap_host(&mut self.tables, spa, backed);
-                    *self.guest.moved.entry(gpa >> backed).or_default() += 1;
+                    *self.guest.moved.entry(page).or_default() += 1;
+                    if let Host::Take = what {
+                        self.guest.gone.insert(page);
+                    }
                 }
             }
         }
@@ -506,17 +717,28 @@ impl World {
     pub(crate) fn touch(&mut self, vcpu: usize, va: u64, number: usize) {
         let mut reference = self.guest.clone();
         let expected = self.truly(&mut reference, vcpu, va, number, Updates::OnSuccess);
-        let place = |world: &World, gpa: Option<u64>| gpa.map(|gpa| world.guest.place(gpa).0);
+        let place = |world: &World, gpa: Option<u64>| gpa.map(|gpa| world.guest.lies(gpa));
         let found = self.shadowed(vcpu, va, number);
+        if let Some(spa) = found {
+            let page = |page: &u64| {
+                self.guest.lies(page << self.guest.backed)
+                    == spa >> self.guest.backed << self.guest.backed
+            };
+            assert!(!self.guest.gone.iter().any(page), "{va:#x}: {spa:#x} is taken away");
+            let unseen = stores(&asked(number)) && self.guest.kept.iter().any(page);
+            assert!(!unseen, "{va:#x}: the host has not seen the store to {spa:#x}");
+        }
         let since = self.vcpus[vcpu].since.get(&va);
         let obliged = self.setting.discipline == Discipline::TrapAll || since.is_none();
-        let was = |was: &Answers| place(self, was[number]) == found;
+        let write_protect = usize::from(self.setting.controls.write_protect);
+        let was = |was: &Answers| place(self, was[write_protect][number]) == found;
         let justified = found == place(self, expected)
             || !obliged && since.is_some_and(|since| since.iter().any(was));
         let access = asked(number);
         assert!(justified, "{va:#x} {access:?}: {found:x?} is not {expected:x?}");
         if obliged {
-            assert!(reference == self.guest, "{va:#x} {access:?}: accessed and dirty bits");
+            let same = reference.entries == self.guest.entries;
+            assert!(same, "{va:#x} {access:?}: accessed and dirty bits");
         }
     }
 
@@ -524,7 +746,8 @@ impl World {
     pub(crate) fn touch_all(&mut self) {
         for vcpu in 0..self.vcpus.len() {
             for va in addresses(self.setting.mode) {
-                (0..6).for_each(|number| self.touch(vcpu, va, number));
+                let accesses = if self.setting.controls.shadow_stacks { ACCESSES } else { 6 };
+                (0..accesses).for_each(|number| self.touch(vcpu, va, number));
             }
         }
     }

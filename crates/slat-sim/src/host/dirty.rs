@@ -27,6 +27,12 @@ impl DirtyBits {
         }
     }
 
+    /// Whether the page is marked.
+    pub(super) fn has(&self, gpa: u64) -> bool {
+        let page = gpa / PAGE;
+        self.words.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 != 0)
+    }
+
     /// The marked pages' addresses, which are unmarked.
     fn take(&mut self) -> Vec<u64> {
         let mut pages = Vec::new();
@@ -129,8 +135,9 @@ impl Partition {
                 Ok(log.take())
             }
             Translation::Shadow(shadow) => {
+                let pages = log.take();
                 shadow.write_protect();
-                Ok(log.take())
+                Ok(pages)
             }
         }
     }

@@ -68,8 +68,8 @@ pub struct Partition {
     pub stage1: Stage1,
     /// Why it left for the hypervisor.
     pub exits: Exits,
-    /// How often the hypervisor invalidated translations of it.
-    pub flushes: u64,
+    /// How often the hypervisor invalidated translations of a second stage.
+    pub(super) flushes: u64,
     /// Pages that were written since the log was last read, while it is on.
     pub(super) log: Option<DirtyBits>,
     /// Memory is given at the first touch.
@@ -111,6 +111,14 @@ impl Partition {
     /// Bytes of memory that the guest has.
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// How often the hypervisor invalidated translations of it.
+    pub fn invalidations(&self) -> u64 {
+        match &self.translation {
+            Translation::SecondStage(_) => self.flushes,
+            Translation::Shadow(shadow) => shadow.flushes,
+        }
     }
 
     /// The physical memory behind it, in the order of guest-physical addresses.
@@ -204,7 +212,8 @@ impl Partition {
         self.vcpu.active = space;
         let root = self.vcpu.root();
         if let Translation::Shadow(shadow) = &mut self.translation {
-            let guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
+            let log = self.log.as_mut();
+            let guest = GuestView { memory, backing: &self.backing, shared: &self.shared, log };
             shadow.load_root(&guest, root);
             self.exits.count(Cause::Cr3);
         }
@@ -214,7 +223,8 @@ impl Partition {
     pub(super) fn invalidate(&mut self, memory: &mut SystemMemory, gva: u64) {
         let root = self.vcpu.root();
         if let Translation::Shadow(shadow) = &mut self.translation {
-            let guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
+            let log = self.log.as_mut();
+            let guest = GuestView { memory, backing: &self.backing, shared: &self.shared, log };
             shadow.invalidate(&guest, root, gva);
             self.exits.count(Cause::Invlpg);
         }

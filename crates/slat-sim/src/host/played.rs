@@ -252,7 +252,7 @@ impl PartitionReport {
             pages,
             shadow_tables,
             exits: exits_by_name(&partition.exits),
-            invalidations: partition.flushes,
+            invalidations: partition.invalidations(),
             guest_steps: partition.vcpu.steps,
             digest: partition.digest(&host.memory).to_string(),
         }

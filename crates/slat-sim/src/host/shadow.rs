@@ -6,13 +6,10 @@ use slat::format::x86::long::Long;
 use slat::{
     Access, EntryLayout, Gva, Memory, Outside, Reached, Regime, Spa, Stage, Updates, Value, walk,
 };
-use slat_mmu::shadow::{Discipline, Filled, GuestTables, Pager, Stored, Table};
+use slat_mmu::shadow::{Discipline, Filled, Flush, GuestTables, Pager, Stored, Table};
 
 use super::spa::PAGE;
 
-const P: u64 = 1;
-const RW: u64 = 1 << 1;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Tables that one fill may take: one a level, and the pieces of a large page.
 const FILL: usize = 8;
 
@@ -21,13 +18,14 @@ const FILL: usize = 8;
 pub struct Shadow {
     pager: Pager,
     tables: Vec<Table>,
-    discipline: Discipline,
     base: u64,
     limit: usize,
+    /// The guest's root, and the shadow's that the processor has for it; none until it is loaded.
+    loaded: Option<(u64, u64)>,
     /// How often all were dropped because the memory for them was full.
     pub zaps: u64,
-    /// The most that were live at once.
-    pub most: usize,
+    /// How often the processor had to drop what it may hold of them.
+    pub flushes: u64,
 }
 
 /// The tables as the processor walks them.
@@ -76,11 +74,11 @@ impl Shadow {
         Shadow {
             pager: Pager::new(discipline, 3, base),
             tables: Vec::new(),
-            discipline,
             base,
             limit: (bytes / PAGE) as usize,
+            loaded: None,
             zaps: 0,
-            most: 0,
+            flushes: 0,
         }
     }
 
@@ -96,9 +94,38 @@ impl Shadow {
 
     /// Drops them all.
     pub(super) fn zap(&mut self) {
-        self.most = self.most.max(self.pager.most_tables());
-        self.pager = Pager::new(self.discipline, 3, self.base);
-        self.tables.clear();
+        self.pager.clear(&mut self.tables);
+        self.flush();
+    }
+
+    /// Has the processor forget what was dropped. It keeps nothing but the root: each access walks.
+    fn flush(&mut self) {
+        let Some(flush) = self.pager.take_flush() else { return };
+        self.flushes += 1;
+        if flush == Flush::Roots {
+            self.loaded = None;
+        }
+    }
+
+    /// So many tables can be made without leaving the memory that is for them.
+    fn make_room(&mut self, tables: usize) {
+        if self.pager.live_tables() + tables > self.limit {
+            self.zap();
+            self.zaps += 1;
+        }
+    }
+
+    /// The root that the processor walks from.
+    fn root(&mut self, cr3: u64) -> u64 {
+        if let Some((guest, root)) = self.loaded
+            && guest == cr3
+        {
+            return root;
+        }
+        self.make_room(1);
+        let root = self.pager.root(&mut self.tables, cr3);
+        self.loaded = Some((cr3, root));
+        root
     }
 
     /// What the processor finds: the system physical address.
@@ -110,7 +137,7 @@ impl Shadow {
         access: &Access,
         regime: &Regime,
     ) -> Option<u64> {
-        let root = self.pager.root(&mut self.tables, cr3);
+        let root = self.root(cr3);
         let stage = Stage::<Long, Gva, Spa>::new(format, format.root(root))
             .with_updates(Updates::OnSuccess);
         let mut memory = Walked { base: self.base, tables: &mut self.tables };
@@ -118,8 +145,7 @@ impl Shadow {
         found.ok().map(|mapped| mapped.output.raw())
     }
 
-    /// Fills in what an access needs. With `logging`, nothing becomes writable that is not written
-    /// to just now.
+    /// Fills in what an access needs.
     pub(super) fn fill(
         &mut self,
         guest: &mut impl GuestTables,
@@ -127,76 +153,65 @@ impl Shadow {
         gva: u64,
         access: &Access,
         regime: &Regime,
-        logging: bool,
     ) -> Filled {
-        if self.pager.live_tables() + FILL > self.limit {
-            self.zap();
-            self.zaps += 1;
-        }
+        self.make_room(FILL);
         let filled = self.pager.fill(&mut self.tables, guest, stage1, regime, gva, access);
-        self.most = self.most.max(self.pager.most_tables());
-        if logging && access.kind != slat::Kind::Write {
-            let root = self.pager.root(&mut self.tables, stage1.root);
-            if let Some(entry) = self.leaf(root, gva) {
-                *entry &= !RW;
-            }
-        }
+        self.flush();
         filled
     }
 
-    fn is_table(&self, entry: u64) -> bool {
-        (entry & ADDRESS).checked_sub(self.base).is_some_and(|at| at < self.limit as u64 * PAGE)
+    /// What its leaves map, of 4 KiB or 2 MiB: system physical address, bytes, and whether it is writable.
+    #[cfg(test)]
+    pub(super) fn mapped(&self) -> impl Iterator<Item = (u64, u64, bool)> + '_ {
+        use slat::format::x86::bits;
+        let (base, bytes) = self.place();
+        self.tables.iter().flatten().filter_map(move |&entry| {
+            let spa = entry & 0x000f_ffff_ffff_f000;
+            let leaf = entry & bits::P != 0 && !(base..base + bytes).contains(&spa);
+            let size = if entry & bits::PS != 0 { 2 << 20 } else { PAGE };
+            leaf.then_some((spa, size, entry & bits::RW != 0))
+        })
     }
 
-    /// The leaf for an address. Guest memory does not lie among the tables, so that the address in
-    /// an entry tells a table.
-    fn leaf(&mut self, root: u64, gva: u64) -> Option<&mut u64> {
-        let (mut table, mut level) = (root, 3u32);
-        loop {
-            let number = ((table - self.base) / PAGE) as usize;
-            let index = (gva >> (12 + 9 * level) & 0x1ff) as usize;
-            let entry = self.tables.get(number)?[index];
-            if entry & P == 0 {
-                return None;
-            }
-            if !self.is_table(entry) {
-                return self.tables.get_mut(number).map(|table| &mut table[index]);
-            }
-            table = entry & ADDRESS;
-            level = level.checked_sub(1)?;
-        }
+    /// The host takes the page at this system physical address away from the partition.
+    pub(super) fn unmap(&mut self, spa: u64) {
+        self.pager.unmap_host(&mut self.tables, spa, PAGE.trailing_zeros() as u8);
+        self.flush();
     }
 
     /// Makes every leaf read-only, so that the next write to each page faults.
     pub(super) fn write_protect(&mut self) {
-        let (base, bytes) = self.place();
-        for entry in self.tables.iter_mut().flatten() {
-            let table = (*entry & ADDRESS).checked_sub(base).is_some_and(|at| at < bytes);
-            if *entry & P != 0 && !table {
-                *entry &= !RW;
-            }
-        }
+        // All that entries can address (Intel SDM 3A 5.5.4).
+        self.pager.protect_host(&mut self.tables, 0, 52);
+        self.flush();
     }
 
     /// The guest stored at this guest-physical address.
     pub(super) fn store(&mut self, gpa: u64) -> Stored {
-        self.pager.store(&mut self.tables, gpa)
+        let stored = self.pager.store(&mut self.tables, gpa);
+        self.flush();
+        stored
     }
 
     /// The same of a guest whose tables are 32-bit.
     pub(super) fn store_legacy(&mut self, gpa: u64) -> Stored {
-        self.pager.store_legacy(&mut self.tables, gpa & !3)
+        let stored = self.pager.store_legacy(&mut self.tables, gpa & !3);
+        self.flush();
+        stored
     }
 
     /// The guest loaded CR3.
     pub(super) fn load_root(&mut self, guest: &impl GuestTables, cr3: u64) {
         self.pager.synchronize(&mut self.tables, guest);
-        self.pager.root(&mut self.tables, cr3);
+        self.flush();
+        self.loaded = None;
+        self.root(cr3);
     }
 
     /// INVLPG.
     pub(super) fn invalidate(&mut self, guest: &impl GuestTables, cr3: u64, gva: u64) {
-        let root = self.pager.root(&mut self.tables, cr3);
+        let root = self.root(cr3);
         self.pager.invalidate(&mut self.tables, guest, root, gva);
+        self.flush();
     }
 }

@@ -74,9 +74,10 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
         self.flush_if_due();
     }
 
-    /// What shadow tables lost leaves the TLBs of all cores at once, as a hypervisor's remote flush.
+    /// What shadow tables lost leaves the TLBs of all cores at once, as a hypervisor's remote flush. Each
+    /// walk begins at the root that the pager has then.
     pub(super) fn flush_if_due(&mut self) {
-        if self.pager().is_some_and(|(pager, _)| pager.take_flush()) {
+        if self.pager().is_some_and(|(pager, _)| pager.take_flush().is_some()) {
             self.drop_own(Reach::All, |_| true);
         }
     }

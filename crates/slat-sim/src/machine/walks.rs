@@ -169,7 +169,8 @@ impl<G: Guest, F2: Format> Machine<G, F2> {
                     self.exit(access.vcpu, exit.into());
                     return Some(self.carried(gpa));
                 }
-                Filled::True => return None,
+                // The host of a recorded guest has put memory everywhere, to be written to.
+                Filled::True | Filled::Host { .. } => return None,
             }
         }
         None

@@ -44,6 +44,26 @@ impl Partition {
         }
     }
 
+    /// The shadow cannot be filled before the host lets an access through ([`Filled::Host`]). Says whether
+    /// the exit was counted; where not, what is filled next counts it.
+    ///
+    /// [`Filled::Host`]: slat_mmu::shadow::Filled::Host
+    pub(super) fn serve_shadow(
+        &mut self,
+        memory: &mut SystemMemory,
+        gpa: u64,
+    ) -> Result<bool, Trap> {
+        let there = self.locate(gpa).is_some();
+        if there
+            && !self.shared.contains_key(&(gpa & !(PAGE - 1)))
+            && let Some(log) = &mut self.log
+        {
+            log.mark(gpa);
+            return Ok(false);
+        }
+        self.serve(memory, gpa, there).map(|()| true)
+    }
+
     /// Gives memory to a page that has none.
     pub(super) fn back(&mut self, memory: &mut SystemMemory, page: u64) -> Result<(), ()> {
         let owner = Owner::Partition(self.number);
@@ -103,14 +123,23 @@ impl Partition {
         page: u64,
         to: Option<(u64, bool)>,
     ) -> Result<(), Error> {
-        if let Translation::SecondStage(tables) = &self.translation {
-            let pool = memory.pool();
-            tables.unmap(pool, page, PAGE, &mut self.flushes)?;
-            if let Some((spa, writable)) = to {
-                let backing = Backing { gpa: page, spa, bytes: PAGE, level: 0 };
-                tables.map(pool, &backing, &mut self.flushes)?;
-                if !writable {
-                    tables.let_write(pool, page, PAGE, false, &mut self.flushes)?;
+        let was = self.locate(page);
+        match &mut self.translation {
+            Translation::SecondStage(tables) => {
+                let pool = memory.pool();
+                tables.unmap(pool, page, PAGE, &mut self.flushes)?;
+                if let Some((spa, writable)) = to {
+                    let backing = Backing { gpa: page, spa, bytes: PAGE, level: 0 };
+                    tables.map(pool, &backing, &mut self.flushes)?;
+                    if !writable {
+                        tables.let_write(pool, page, PAGE, false, &mut self.flushes)?;
+                    }
+                }
+            }
+            // The next access fills in what there is then.
+            Translation::Shadow(shadow) => {
+                if let Some((spa, _)) = was {
+                    shadow.unmap(spa);
                 }
             }
         }

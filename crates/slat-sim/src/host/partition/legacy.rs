@@ -2,8 +2,9 @@
 
 use slat::format::x86::legacy::Legacy;
 use slat::{Access, Gpa, Gva, Kind, Stage, walk};
-use slat_mmu::shadow::{Filled, Widened};
+use slat_mmu::shadow::Widened;
 
+use super::translate::OBSTACLES;
 use super::view::{GuestView, Looked};
 use super::{Partition, Translation, Trap};
 use crate::host::exits::Cause;
@@ -24,41 +25,26 @@ impl Partition {
         if let Some(done) = self.resolve_nested(memory, stage1, linear, access) {
             return done;
         }
-        for _ in 0..16 {
+        let mut counted = false;
+        for _ in 0..OBSTACLES {
             // By the guest's own tables, without any effect.
             let mut looked = Looked { memory, backing: &self.backing };
             let look = Stage::<_, Gva, Gpa>::new(stage1.format, stage1.root);
             let read = Access::new(Kind::Read, access.privilege);
             let by_guest = walk(&look, &mut looked, Gva::new(linear), &read, &self.regime, &());
             let gpa = by_guest.ok().map(|mapped| mapped.output.raw());
-            // The shadow leads to memory that is there.
-            if let Some(gpa) = gpa.filter(|gpa| self.locate(*gpa).is_none()) {
-                self.serve(memory, gpa, false)?;
-                continue;
-            }
             let Translation::Shadow(shadow) = &mut self.translation else { break };
-            let logging = self.log.is_some();
-            let mut guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
+            let log = self.log.as_mut();
+            let mut guest = GuestView { memory, backing: &self.backing, shared: &self.shared, log };
             let mut widened = Widened::new(&mut guest, stage1.format);
             let seen = widened.stage(stage1.root);
-            let found = shadow.walk(seen.format, seen.root, linear, access, &self.regime);
+            let found = shadow.walk(widened.walked(), seen.root, linear, access, &self.regime);
             if let (Some(spa), Some(gpa)) = (found, gpa) {
                 return Ok((gpa, spa));
             }
-            let filled = shadow.fill(&mut widened, &seen, linear, access, &self.regime, logging);
-            let (Filled::Hidden(exit) | Filled::Carried { exit, .. }, Some(gpa)) = (filled, gpa)
-            else {
-                self.exits.count(Cause::TrueFault);
-                return Err(Trap::Guest);
-            };
-            self.exits.count(exit.into());
-            if let (Kind::Write, Some(log)) = (access.kind, &mut self.log) {
-                log.mark(gpa);
-            }
-            if let Filled::Carried { gpa, .. } = filled
-                && let Some((spa, _)) = self.locate(gpa)
-            {
-                return Ok((gpa, spa));
+            let filled = shadow.fill(&mut widened, &seen, linear, access, &self.regime);
+            if let Some(carried) = self.filled(memory, filled, &mut counted)? {
+                return Ok(carried);
             }
         }
         Err(Trap::Guest)
@@ -81,7 +67,8 @@ impl Partition {
         stage1: &Stage<Legacy, Gva, Gpa>,
     ) {
         if let Translation::Shadow(shadow) = &mut self.translation {
-            let mut guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
+            let log = self.log.as_mut();
+            let mut guest = GuestView { memory, backing: &self.backing, shared: &self.shared, log };
             let widened = Widened::new(&mut guest, stage1.format);
             shadow.load_root(&widened, widened.stage(stage1.root).root);
         }

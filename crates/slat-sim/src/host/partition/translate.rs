@@ -11,8 +11,11 @@ use super::view::{GuestView, Looked, nested};
 use super::{Partition, Translation, Trap};
 use crate::host::exits::Cause;
 use crate::host::second_stage::{SecondTables, each};
-use crate::host::spa::SystemMemory;
+use crate::host::spa::{PAGE, SystemMemory};
 use crate::host::stage1::{Stage1, each_stage1};
+
+/// An access may meet one obstacle a table and one at its end; each is met once.
+pub(super) const OBSTACLES: u32 = 16;
 
 /// Why a nested walk ended, as the hypervisor sees it.
 enum Missed {
@@ -51,35 +54,22 @@ impl Partition {
         kind: Kind,
     ) -> Result<(u64, u64), Trap> {
         let access = Access::new(kind, Privilege::Supervisor);
-        // An access may meet one obstacle a table and one at its end; each is met once.
-        for _ in 0..16 {
-            let missed = match self.walk(memory, gva, &access) {
-                Ok(found) => return Ok(found),
-                Err(missed) => missed,
+        let root = self.vcpu.root();
+        for _ in 0..OBSTACLES {
+            let Translation::SecondStage(tables) = &self.translation else {
+                return self.resolve_shadow(memory, root, gva, &access);
             };
-            match missed {
-                Missed::Guest => return Err(Trap::Guest),
-                Missed::Second { gpa, denied } => self.serve(memory, gpa, denied)?,
+            let found = each!(tables, built => each_stage1!(&self.stage1, format => {
+                let stage = Stage::new(*format, format.root(root)).with_updates(Updates::OnSuccess);
+                nested(&stage, &built.stage(), memory, gva, &access, &self.regime)
+            }));
+            match found.map_err(missed) {
+                Ok(found) => return Ok(found),
+                Err(Missed::Guest) => return Err(Trap::Guest),
+                Err(Missed::Second { gpa, denied }) => self.serve(memory, gpa, denied)?,
             }
         }
         Err(Trap::Guest)
-    }
-
-    fn walk(
-        &mut self,
-        memory: &mut SystemMemory,
-        gva: u64,
-        access: &Access,
-    ) -> Result<(u64, u64), Missed> {
-        let root = self.vcpu.root();
-        let Translation::SecondStage(tables) = &self.translation else {
-            return self.walk_shadow(memory, root, gva, access);
-        };
-        let found = each!(tables, built => each_stage1!(&self.stage1, format => {
-            let stage = Stage::new(*format, format.root(root)).with_updates(Updates::OnSuccess);
-            nested(&stage, &built.stage(), memory, gva, access, &self.regime)
-        }));
-        found.map_err(missed)
     }
 
     /// Through a stage 1 of the caller's and the second stage; `None` on shadow tables.
@@ -90,7 +80,7 @@ impl Partition {
         linear: u64,
         access: &Access,
     ) -> Option<Result<(u64, u64), Trap>> {
-        for _ in 0..16 {
+        for _ in 0..OBSTACLES {
             let Translation::SecondStage(tables) = &self.translation else { return None };
             let found = each!(tables, built => {
                 nested(stage1, &built.stage(), memory, linear, access, &self.regime)
@@ -123,63 +113,67 @@ impl Partition {
         if let Some(done) = self.resolve_nested(memory, &off, linear, access) {
             return done;
         }
-        if self.locate(linear).is_none() {
-            self.serve(memory, linear, false)?;
+        let write = access.kind == Kind::Write;
+        let there = self.locate(linear).is_some();
+        if !there || write && self.shared.contains_key(&(linear & !(PAGE - 1))) {
+            self.serve(memory, linear, there)?;
         }
         let (spa, _) = self.locate(linear).ok_or(Trap::NoMemory(linear))?;
-        if let (Kind::Write, Some(log)) = (access.kind, &mut self.log) {
+        if write && let Some(log) = &mut self.log {
             log.mark(linear);
         }
         Ok((linear, spa))
     }
 
-    fn walk_shadow(
+    fn resolve_shadow(
         &mut self,
         memory: &mut SystemMemory,
         root: u64,
         gva: u64,
         access: &Access,
-    ) -> Result<(u64, u64), Missed> {
-        let Some(stage1) = self.stage1.x86(root) else { return Err(Missed::Guest) };
-        for _ in 0..4 {
+    ) -> Result<(u64, u64), Trap> {
+        let Some(stage1) = self.stage1.x86(root) else { return Err(Trap::Guest) };
+        let mut counted = false;
+        for _ in 0..OBSTACLES {
             let Translation::Shadow(shadow) = &mut self.translation else { break };
             if let Some(spa) = shadow.walk(stage1.format, root, gva, access, &self.regime) {
                 let gpa = self.look(memory, root, gva).unwrap_or_default();
                 return Ok((gpa, spa));
             }
-            // Where it leads by the guest's tables: a device is not for the shadow.
-            if let Some(gpa) = self.look(memory, root, gva)
-                && self.locate(gpa).is_none()
-            {
-                return Err(Missed::Second { gpa, denied: false });
-            }
-            let logging = self.log.is_some();
-            let Translation::Shadow(shadow) = &mut self.translation else { break };
-            let mut guest = GuestView { memory, backing: &self.backing, log: self.log.as_mut() };
-            let filled = shadow.fill(&mut guest, &stage1, gva, access, &self.regime, logging);
-            match filled {
-                Filled::True => {
-                    self.exits.count(Cause::TrueFault);
-                    return Err(Missed::Guest);
-                }
-                Filled::Hidden(exit) | Filled::Carried { exit, .. } => {
-                    self.exits.count(exit.into());
-                }
-            }
-            if access.kind == Kind::Write
-                && let Some(gpa) = self.look(memory, root, gva)
-                && let Some(log) = &mut self.log
-            {
-                log.mark(gpa);
-            }
-            // The hypervisor carries the store out at once.
-            if let Filled::Carried { gpa, .. } = filled
-                && let Some((spa, _)) = self.locate(gpa)
-            {
-                return Ok((gpa, spa));
+            let log = self.log.as_mut();
+            let mut guest = GuestView { memory, backing: &self.backing, shared: &self.shared, log };
+            let filled = shadow.fill(&mut guest, &stage1, gva, access, &self.regime);
+            if let Some(carried) = self.filled(memory, filled, &mut counted)? {
+                return Ok(carried);
             }
         }
-        Err(Missed::Guest)
+        Err(Trap::Guest)
+    }
+
+    /// The hypervisor's part of an exit after the shadow was filled: where the store goes that it carries
+    /// out at once, or nothing where the guest tries again. `counted`: the exit has been already.
+    pub(super) fn filled(
+        &mut self,
+        memory: &mut SystemMemory,
+        filled: Filled,
+        counted: &mut bool,
+    ) -> Result<Option<(u64, u64)>, Trap> {
+        let cause = match filled {
+            Filled::Host { gpa } => {
+                *counted |= self.serve_shadow(memory, gpa)?;
+                return Ok(None);
+            }
+            Filled::True => Cause::TrueFault,
+            Filled::Hidden(exit) | Filled::Carried { exit, .. } => exit.into(),
+        };
+        if !core::mem::take(counted) {
+            self.exits.count(cause);
+        }
+        match filled {
+            Filled::True => Err(Trap::Guest),
+            Filled::Carried { gpa, .. } => Ok(self.locate(gpa).map(|(spa, _)| (gpa, spa))),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -8,16 +8,23 @@ use slat::{
     Access, EntryLayout, Failed, Gpa, Gva, Memory, Outside, Reached, Regime, Spa, Stage, Value,
     translate,
 };
-use slat_mmu::shadow::GuestTables;
+use slat_mmu::shadow::{GuestTables, Kept, Place};
 
 use crate::host::dirty::DirtyBits;
-use crate::host::spa::{Backing, SHIFTS, SystemMemory};
+use crate::host::spa::{Backing, PAGE, SHIFTS, SystemMemory};
 
 /// The guest's memory at guest-physical addresses, as the shadow pager sees it.
 pub(super) struct GuestView<'a> {
     pub(super) memory: &'a mut SystemMemory,
     pub(super) backing: &'a BTreeMap<u64, Backing>,
+    pub(super) shared: &'a BTreeMap<u64, u64>,
     pub(super) log: Option<&'a mut DirtyBits>,
+}
+
+impl GuestView<'_> {
+    fn shares(&self, gpa: u64) -> bool {
+        self.shared.contains_key(&(gpa & !(PAGE - 1)))
+    }
 }
 
 pub(super) fn locate(backing: &BTreeMap<u64, Backing>, gpa: u64) -> Option<(u64, u8)> {
@@ -31,7 +38,10 @@ impl GuestTables for GuestView<'_> {
         locate(self.backing, gpa).map_or(0, |(spa, _)| self.memory.load(spa & !7))
     }
 
-    fn touch(&mut self, gpa: u64, bits: u64) {
+    fn touch(&mut self, gpa: u64, bits: u64) -> Result<(), Kept> {
+        if self.shares(gpa) {
+            return Err(Kept(gpa));
+        }
         if let Some((spa, _)) = locate(self.backing, gpa) {
             let value = self.memory.load(spa & !7) | bits;
             self.memory.store(spa & !7, value);
@@ -39,16 +49,16 @@ impl GuestTables for GuestView<'_> {
                 log.mark(gpa);
             }
         }
+        Ok(())
     }
 
-    fn place(&self, gpa: u64) -> (u64, u8) {
-        match locate(self.backing, gpa) {
-            // While writes are logged, they are logged by small pages.
-            Some((spa, _)) if self.log.is_some() => (spa, SHIFTS[0] as u8),
-            Some((spa, level)) => (spa, SHIFTS[usize::from(level)] as u8),
-            // Whoever fills the shadow has seen that it is there.
-            None => (0, SHIFTS[0] as u8),
-        }
+    fn place(&self, gpa: u64) -> Option<Place> {
+        let (spa, level) = locate(self.backing, gpa)?;
+        let unlogged = self.log.as_ref().is_some_and(|log| !log.has(gpa));
+        // While writes are logged, they are logged by small pages.
+        let level = if self.log.is_some() { 0 } else { level };
+        let shift = SHIFTS[usize::from(level)] as u8;
+        Some(Place { spa, shift, writable: !unlogged && !self.shares(gpa) })
     }
 }
 
