@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::partition::{Partition, Translation};
+use super::partition::Partition;
 use super::spa::{Frame, NotEnough, Owner, PAGE, SystemMemory};
 use super::{Host, HostError};
 
@@ -41,9 +41,9 @@ impl Partition {
         let Some(spa) = self.shared.remove(&page) else { return Ok(()) };
         let content = memory.frame(spa).copied();
         memory.put_frame(got[0].spa, content.as_ref());
-        memory.leave_share(spa);
         // Nothing but the pool's tables can be missing, and this page had its table.
         let _ = self.remap(memory, page, Some((got[0].spa, true)));
+        memory.leave_share(spa);
         Ok(())
     }
 }
@@ -83,9 +83,6 @@ impl Host {
             memory.release(backing.spa, PAGE);
             taken += PAGE;
         }
-        if let Translation::Shadow(shadow) = &mut partition.translation {
-            shadow.zap();
-        }
         // A guest that touches what its balloon holds gets memory for it again.
         Ok(taken)
     }
@@ -93,7 +90,7 @@ impl Host {
     /// Looks for pages with the same content in all partitions and keeps each once, read-only.
     ///
     /// # Errors
-    /// Where the policy is off, or partitions have shadow tables.
+    /// Where the policy is off, or the hypervisor has no memory for tables of small pages.
     pub fn share(&mut self) -> Result<Shared, HostError> {
         self.allowed(self.spec.policies.share, "page sharing", "share")?;
         let mut shared = Shared::default();
@@ -101,12 +98,6 @@ impl Host {
         let names: Vec<String> = self.partitions().map(|one| one.name.clone()).collect();
         for name in names {
             let (partition, _) = self.both(&name)?;
-            if let Translation::Shadow(_) = partition.translation {
-                return Err(HostError::Partition {
-                    partition: name,
-                    text: "pages are shared under a second stage only".to_owned(),
-                });
-            }
             let pages: Vec<u64> = partition.pages().collect();
             for page in pages {
                 let (partition, memory) = self.both(&name)?;
@@ -150,6 +141,7 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{host, partition};
+    use super::super::{Cause, Translation};
     use super::*;
 
     #[test]
@@ -162,31 +154,97 @@ mod tests {
         assert!(matches!(too_much, HostError::NotEnough { .. }), "{too_much}");
     }
 
+    /// With a second stage, and with shadow tables of both disciplines.
+    const MEANS: [(&str, &str); 3] =
+        [("westmere", "kvm-3.0"), ("core-2", "kvm-3.0"), ("vt-x-2005", "hyper-v-2008")];
+
+    /// What the shadow lets the guest reach is the partition's own, or shared and read-only.
+    fn reaches_its_own(host: &Host, name: &str) {
+        let partition = host.partition(name).unwrap();
+        let Translation::Shadow(shadow) = &partition.translation else { return };
+        let mut leaves = 0;
+        for (spa, bytes, writable) in shadow.mapped() {
+            leaves += 1;
+            for spa in (spa..spa + bytes).step_by(PAGE as usize) {
+                match host.memory.owner(spa) {
+                    Some(Owner::Shared) => {
+                        assert!(!writable, "{name}: {spa:#x} is others' too");
+                        assert!(partition.shared.values().any(|shared| *shared == spa));
+                    }
+                    owner => assert_eq!(owner, Some(Owner::Partition(partition.number))),
+                }
+            }
+        }
+        assert!(leaves > 0);
+    }
+
     #[test]
     fn shared_pages_are_copied_when_written() {
-        let mut host = host("westmere", "kvm-3.0", &[64 << 20]);
-        host.spec.policies.share = true;
-        for name in ["a", "b"] {
-            host.power_on(&partition(name, 8 << 20)).unwrap();
-            host.run(name, 500).unwrap();
+        for (processor, hypervisor) in MEANS {
+            let mut host = host(processor, hypervisor, &[64 << 20]);
+            host.spec.policies.share = true;
+            for name in ["a", "b"] {
+                host.power_on(&partition(name, 8 << 20)).unwrap();
+                host.run(name, 500).unwrap();
+            }
+            let digest = |host: &Host, name| host.partition(name).unwrap().digest(&host.memory);
+            let before = [digest(&host, "a"), digest(&host, "b")];
+            assert_eq!(before[0], before[1], "the same guest, the same steps");
+            let unused = host.memory.owned(Owner::Unused);
+            let shared = host.share().unwrap();
+            assert!(shared.freed >= 2048, "{shared:?}");
+            assert_eq!(host.memory.owned(Owner::Unused), unused + shared.freed * PAGE);
+            assert_eq!([digest(&host, "a"), digest(&host, "b")], before);
+            // One runs on: the other does not see it.
+            host.run("a", 2000).unwrap();
+            assert_eq!(digest(&host, "b"), before[1], "{processor}");
+            reaches_its_own(&host, "a");
+            let written = host.partition("a").unwrap();
+            assert!(written.exits.of(Cause::WriteProtected) > 0);
+            for gva in (0..written.vcpu.pages).map(|page| super::super::WINDOW + page * PAGE) {
+                let (gpa, spa) = written.follow(&host.memory, gva).unwrap();
+                assert_eq!(written.locate(gpa).map(|(spa, _)| spa), Some(spa));
+            }
+            host.run("b", 2000).unwrap();
+            reaches_its_own(&host, "b");
+            assert_eq!(digest(&host, "a"), digest(&host, "b"));
+            host.stop("a").unwrap();
+            host.stop("b").unwrap();
+            assert_eq!(host.memory.owned(Owner::Shared), 0);
+            assert_eq!(host.memory.pool().used(), 0);
         }
-        let digest = |host: &Host, name| host.partition(name).unwrap().digest(&host.memory);
-        let before = [digest(&host, "a"), digest(&host, "b")];
-        assert_eq!(before[0], before[1], "the same guest, the same steps");
-        let unused = host.memory.owned(Owner::Unused);
-        let shared = host.share().unwrap();
-        assert!(shared.freed >= 2048, "{shared:?}");
-        assert_eq!(host.memory.owned(Owner::Unused), unused + shared.freed * PAGE);
-        assert_eq!([digest(&host, "a"), digest(&host, "b")], before);
-        // One runs on: the other does not see it.
-        host.run("a", 2000).unwrap();
-        assert_eq!(digest(&host, "b"), before[1]);
-        host.run("b", 2000).unwrap();
-        assert_eq!(digest(&host, "a"), digest(&host, "b"));
-        host.stop("a").unwrap();
-        host.stop("b").unwrap();
-        assert_eq!(host.memory.owned(Owner::Shared), 0);
-        assert_eq!(host.memory.pool().used(), 0);
+    }
+
+    /// Stores to shared pages are logged as well, and pages that are shared while the log is on keep what
+    /// was logged.
+    #[test]
+    fn stores_to_shared_pages_are_logged() {
+        for (processor, hypervisor) in MEANS {
+            let mut host = host(processor, hypervisor, &[64 << 20]);
+            host.spec.policies.share = true;
+            for name in ["a", "b"] {
+                host.power_on(&partition(name, 8 << 20)).unwrap();
+                host.run(name, 500).unwrap();
+            }
+            let (one, memory) = host.both("a").unwrap();
+            one.start_log(memory).unwrap();
+            host.share().unwrap();
+            let frames = |host: &Host| {
+                let one = host.partition("a").unwrap();
+                let frame = |gpa| host.memory.frame(one.locate(gpa).unwrap().0).copied();
+                one.pages().map(|gpa| (gpa, frame(gpa))).collect::<Vec<_>>()
+            };
+            for _ in 0..2 {
+                let before = frames(&host);
+                host.run("a", 300).unwrap();
+                let after = frames(&host);
+                let (one, memory) = host.both("a").unwrap();
+                let dirty = one.dirty(memory).unwrap();
+                for ((gpa, before), (_, after)) in before.iter().zip(&after) {
+                    assert!(before == after || dirty.contains(gpa), "{processor}: {gpa:#x}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -224,17 +282,33 @@ mod tests {
 
     #[test]
     fn a_balloon_gives_memory_back_and_gets_it_again() {
-        let mut host = host("nehalem", "kvm-2.6.26", &[64 << 20]);
-        host.spec.policies.balloon = true;
-        host.power_on(&partition("a", 16 << 20)).unwrap();
-        let unused = host.memory.owned(Owner::Unused);
-        assert_eq!(host.balloon("a", 1 << 20).unwrap(), 1 << 20);
-        assert_eq!(host.memory.owned(Owner::Unused), unused + (1 << 20));
-        host.run("a", 1000).unwrap();
-        let (partition, memory) = host.both("a").unwrap();
-        partition.store(memory, super::super::DIRECT + (16 << 20) - 8, 7).unwrap();
-        assert_eq!(partition.exits.of(super::super::Cause::Violation), 1);
-        assert_eq!(partition.load(memory, super::super::DIRECT + (16 << 20) - 8), Ok(7));
+        for (processor, hypervisor) in MEANS {
+            let mut host = host(processor, hypervisor, &[64 << 20]);
+            host.spec.policies.balloon = true;
+            host.power_on(&partition("a", 16 << 20)).unwrap();
+            let last = super::super::DIRECT + (16 << 20) - 8;
+            let (partition_a, memory) = host.both("a").unwrap();
+            partition_a.store(memory, last, 5).unwrap();
+            let (_, was) = partition_a.follow(memory, last).unwrap();
+            let unused = host.memory.owned(Owner::Unused);
+            assert_eq!(host.balloon("a", 1 << 20).unwrap(), 1 << 20);
+            assert_eq!(host.memory.owned(Owner::Unused), unused + (1 << 20));
+            assert_eq!(host.follow("a", last).unwrap(), None);
+            // Others get what it gave back.
+            while host.memory.owner(was) == Some(Owner::Unused) {
+                host.memory.allocate(Owner::Parent, &[(0, PAGE)], 0, 0).unwrap();
+            }
+            host.memory.store(was, 9);
+            host.run("a", 1000).unwrap();
+            reaches_its_own(&host, "a");
+            let (partition, memory) = host.both("a").unwrap();
+            partition.store(memory, last, 7).unwrap();
+            assert_eq!(partition.exits.of(Cause::Violation), 1);
+            assert_eq!(partition.load(memory, last), Ok(7));
+            assert_ne!(partition.follow(memory, last).unwrap().1, was);
+            assert_eq!(memory.load(was), 9, "{processor}: it is another's");
+            reaches_its_own(&host, "a");
+        }
     }
 
     #[test]

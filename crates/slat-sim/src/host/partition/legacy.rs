@@ -74,3 +74,126 @@ impl Partition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use slat::format::x86::Controls;
+    use slat::{Privilege, Updates};
+
+    use super::*;
+    use crate::host::spa::PAGE;
+    use crate::host::tests::{host, partition};
+
+    const DIRECTORY: u64 = 1 << 20;
+    const TABLE: u64 = DIRECTORY + PAGE;
+    const DATA: u64 = 2 << 20;
+    const D: u64 = 1 << 6;
+    /// The table's first two entries.
+    const ENTRIES: u64 = DATA | 1 | ((DATA + PAGE) | 3) << 32;
+
+    /// 32-bit paging with `CR0.WP` clear.
+    fn paging() -> Stage<Legacy, Gva, Gpa> {
+        let controls = Controls { write_protect: false, ..Controls::default() };
+        let format = Legacy::new(controls, false, 32);
+        Stage::new(format, DIRECTORY).with_updates(Updates::OnSuccess)
+    }
+
+    /// One table: of its pages the first is read-only, the second may be written to; both are the
+    /// supervisor's.
+    fn load(partition: &mut Partition, memory: &mut SystemMemory) {
+        partition.poke(memory, DIRECTORY, TABLE | 3);
+        partition.poke(memory, TABLE, ENTRIES);
+    }
+
+    fn access(
+        partition: &mut Partition,
+        memory: &mut SystemMemory,
+        page: u64,
+        kind: Kind,
+    ) -> Result<(u64, u64), Trap> {
+        let access = Access::new(kind, Privilege::Supervisor);
+        partition.resolve_legacy(memory, &paging(), page * PAGE, &access)
+    }
+
+    /// The processor has `CR0.WP` set where the guest has not, so that each store to a read-only page exits
+    /// and is carried out, and none goes by the dirty bit or the log.
+    #[test]
+    fn stores_with_write_protect_clear_are_noticed() {
+        let mut host = host("vt-x-2005", "kvm-3.0", &[32 << 20]);
+        host.create(&partition("a", 8 << 20)).unwrap();
+        let (one, memory) = host.both("a").unwrap();
+        load(one, memory);
+        for logged in [false, true] {
+            for round in 1..3 {
+                for page in 0..2 {
+                    let of = [Cause::Emulation, Cause::Dirty][page as usize];
+                    let (entry, gpa) = (TABLE, DATA + page * PAGE);
+                    let shift = 32 * page;
+                    if !logged {
+                        // As software that ages its pages does.
+                        let aged = one.peek(memory, entry).unwrap() & !(D << shift);
+                        let (_, spa) = access(one, memory, page, Kind::Read).unwrap();
+                        let at = one.locate(entry).unwrap().0;
+                        memory.store(at, aged);
+                        one.stored_legacy(entry + 4 * page);
+                        one.load_root_legacy(memory, &paging());
+                        assert_eq!(one.locate(gpa).unwrap().0, spa);
+                    } else {
+                        one.dirty(memory).unwrap();
+                    }
+                    access(one, memory, page, Kind::Read).unwrap();
+                    let before = one.exits.of(of);
+                    assert_eq!(access(one, memory, page, Kind::Write).unwrap().0, gpa);
+                    assert_eq!(one.exits.of(of), before + 1, "{logged} {round} {page}");
+                    assert_ne!(one.peek(memory, entry).unwrap() & D << shift, 0, "{page}");
+                    if logged {
+                        assert!(one.dirty(memory).unwrap().contains(&gpa), "{round} {page}");
+                    }
+                }
+            }
+            if !logged {
+                one.start_log(memory).unwrap();
+            }
+        }
+    }
+
+    /// What is carried out is so in the partition's own memory.
+    #[test]
+    fn a_store_that_is_carried_out_leaves_shared_pages_alone() {
+        let mut host = host("vt-x-2005", "kvm-3.0", &[64 << 20]);
+        host.spec.policies.share = true;
+        for name in ["a", "b"] {
+            host.create(&partition(name, 8 << 20)).unwrap();
+            let (one, memory) = host.both(name).unwrap();
+            load(one, memory);
+            one.poke(memory, DATA, 5);
+        }
+        host.share().unwrap();
+        let (one, memory) = host.both("a").unwrap();
+        access(one, memory, 0, Kind::Read).unwrap();
+        let (gpa, spa) = access(one, memory, 0, Kind::Write).unwrap();
+        memory.store(spa, 7);
+        assert_eq!(one.locate(gpa).unwrap().0, spa);
+        assert_eq!(one.peek(memory, DATA), Some(7));
+        let (other, memory) = host.both("b").unwrap();
+        assert_eq!(other.peek(memory, DATA), Some(5));
+        // Its tables were shared too, and the accessed and dirty bits are the first guest's alone.
+        assert_eq!(other.peek(memory, TABLE), Some(ENTRIES));
+    }
+
+    /// With paging off nothing of the guest's keeps it from a page that others have too.
+    #[test]
+    fn a_store_before_paging_leaves_shared_pages_alone() {
+        let mut host = host("vt-x-2005", "kvm-3.0", &[64 << 20]);
+        host.spec.policies.share = true;
+        for name in ["a", "b"] {
+            host.create(&partition(name, 8 << 20)).unwrap();
+        }
+        host.share().unwrap();
+        let (one, memory) = host.both("a").unwrap();
+        let write = Access::new(Kind::Write, Privilege::Supervisor);
+        let (_, spa) = one.resolve_unpaged(memory, DATA, &write).unwrap();
+        memory.store(spa, 7);
+        assert_eq!(host.partition("b").unwrap().peek(&host.memory, DATA), Some(0));
+    }
+}
