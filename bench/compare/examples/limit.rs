@@ -76,11 +76,11 @@ fn kind(access: &Access) -> slat::Kind {
 fn limit(probe: &mut Probe, batches: &[Batch], mut data: impl FnMut(u64, bool)) -> u64 {
     let mut references = 0;
     for access in batches.iter().flat_map(|batch| &batch.accesses) {
-        references += probe.access(access.va, kind(access), |entry| data(entry, false));
+        references += probe.access(access.va, kind(access), |entry| data(entry.address(), false));
         data(access.va, true);
         if access.crosses() {
             let va = (access.va | 0xfff).wrapping_add(1);
-            references += probe.access(va, kind(access), |entry| data(entry, false));
+            references += probe.access(va, kind(access), |entry| data(entry.address(), false));
             data(va, true);
         }
     }

@@ -1,9 +1,10 @@
 //! Accesses a second of the software MMU, on TLB hits and on nested misses with real tables in
-//! memory, beside a limit probe in the same run: the same arrays with tags alone, which walks no
-//! tables and adds up what a walk would find.
+//! memory, beside two limits in the same run: the same arrays with tags alone (`bench/probe`), which walk
+//! no tables and add up what walks would read, and those with reads of the same entries, which are not
+//! looked at.
 //!
-//! `cargo run --release` runs both in turns of 32,768 accesses and prints the fastest turn of each,
-//! so that other work on the machine disturbs neither.
+//! `cargo run --release` runs all in turns of 32,768 accesses and prints the fastest turn of each,
+//! so that other work on the machine disturbs none.
 
 use std::hint::black_box;
 use std::io::{self, ErrorKind, Write};
@@ -13,7 +14,8 @@ use slat::format::ept::{self, Ept};
 use slat::format::x86::Controls;
 use slat::format::x86::long::{Long, Processor};
 use slat::{EntryLayout, Gpa, Gva, Kind, Regime, SliceMemory, Spa, Stage};
-use slat_mmu::array::{Array, Geometry};
+use slat_bench_probe::{Probe, Reference};
+use slat_mmu::array::Geometry;
 use slat_mmu::tlb::{BankConfig, Served, Space, Tag, Tlb, TlbConfig};
 use slat_mmu::walker::{Caches, Context, Globals, WalkCacheConfig, WalkerConfig};
 
@@ -30,6 +32,17 @@ struct World {
     next: u64,
 }
 
+/// Where the tables of one stage are, from the root down; the lowest ones lie in a row.
+#[derive(Clone, Copy)]
+struct Tables([u64; 4]);
+
+impl Tables {
+    /// Where the entry is with this number among all of its level: one of those there are.
+    fn entry(self, level: usize, number: u64) -> u64 {
+        self.0[3 - level] + 8 * (number & ((PAGES >> (9 * level)).max(1) - 1))
+    }
+}
+
 impl World {
     fn poke(&mut self, at: u64, entry: u64) {
         let mut memory = SliceMemory::new(Spa::new(0), &mut self.bytes);
@@ -42,8 +55,9 @@ impl World {
     }
 
     /// Maps the first [`PAGES`] pages one to one by pages of 4 KiB under four levels.
-    fn identity(&mut self, leaf: u64) -> u64 {
+    fn identity(&mut self, leaf: u64) -> Tables {
         let (root, second, third) = (self.frame(), self.frame(), self.frame());
+        let lowest = self.next;
         self.poke(root, second | 7);
         self.poke(second, third | 7);
         for table in 0..PAGES / 512 {
@@ -53,7 +67,7 @@ impl World {
                 self.poke(last + 8 * n, (table * 512 + n) * PAGE | leaf);
             }
         }
-        root
+        Tables([root, second, third, lowest])
     }
 }
 
@@ -90,69 +104,6 @@ fn walker_config() -> WalkerConfig {
     WalkerConfig { nested_tlb, ..WalkerConfig::intel(levels) }
 }
 
-/// Tags alone: as many arrays, asked in the same order.
-struct Probe {
-    first: Array<u64>,
-    second: Array<u64>,
-    guest: [Array<u64>; 3],
-    host: [Array<u64>; 3],
-    nested: Array<u64>,
-}
-
-impl Probe {
-    fn new() -> Probe {
-        let array = |geometry| Array::new(geometry).expect("a geometry that can be");
-        let levels = || [32, 4, 2].map(|entries| array(Geometry::full(entries)));
-        Probe {
-            first: array(Geometry::lru(64, 4)),
-            second: array(Geometry::lru(1536, 12)),
-            guest: levels(),
-            host: levels(),
-            nested: array(Geometry::full(32)),
-        }
-    }
-
-    #[inline]
-    fn levels(levels: &mut [Array<u64>; 3], page: u64) -> u64 {
-        let mut references = 1;
-        for (level, array) in levels.iter_mut().enumerate() {
-            let prefix = page >> (9 * (level + 1));
-            let key = prefix << 1 | 1;
-            if array.find(prefix, [key, key]).is_some() {
-                return references;
-            }
-            references += 1;
-            array.insert(prefix, key, prefix);
-        }
-        references
-    }
-
-    #[inline]
-    fn access(&mut self, va: u64) -> u64 {
-        let page = va >> 12;
-        let key = page << 1 | 1;
-        if self.first.find(page, [key, key]).is_some() {
-            return 0;
-        }
-        if self.second.find(page, [key, key]).is_some() {
-            self.first.insert(page, key, page);
-            return 0;
-        }
-        let guest = Probe::levels(&mut self.guest, page);
-        let mut references = guest;
-        let table = page >> 9 | 1 << 40;
-        let at = table << 1 | 1;
-        if self.nested.find(table, [at, at]).is_none() {
-            references += Probe::levels(&mut self.host, table);
-            self.nested.insert(table, at, table);
-        }
-        references += Probe::levels(&mut self.host, page);
-        self.first.insert(page, key, page);
-        self.second.insert(page, key, page);
-        references
-    }
-}
-
 /// Whoever reads what is printed may stop reading (`| head`): that is no failure.
 fn main() -> io::Result<()> {
     match run(&mut io::stdout().lock()) {
@@ -163,12 +114,12 @@ fn main() -> io::Result<()> {
 
 fn run(out: &mut impl Write) -> io::Result<()> {
     let mut world = World { bytes: vec![0; 4 << 20], next: PAGE };
-    let host_root = world.identity(0x37);
+    let host = world.identity(0x37);
     // Data pages: user, writable, not executable.
-    let guest_root = world.identity(1 << 63 | 7);
+    let guest = world.identity(1 << 63 | 7);
     let long = Long::four(Controls { nxe: true, ..Controls::default() }, Processor::default());
-    let stage1 = Stage::<_, Gva, Gpa>::new(long, guest_root);
-    let stage2 = Stage::<_, Gpa, Spa>::new(Ept::four(ept::Features::default()), host_root);
+    let stage1 = Stage::<_, Gva, Gpa>::new(long, guest.0[0]);
+    let stage2 = Stage::<_, Gpa, Spa>::new(Ept::four(ept::Features::default()), host.0[0]);
     let regime = Regime::default();
     let tag = |number| Tag::new(number).expect("tags are not 0");
     let space = Space { own: tag(1), global: tag(2) };
@@ -181,20 +132,27 @@ fn run(out: &mut impl Write) -> io::Result<()> {
         globals: Globals::X86,
         dirty_tracked: true,
     };
-    writeln!(out, "{:<34}{:>14}{:>14}", "M accesses/s, fastest turn", "slat-mmu", "probe")?;
-    // 16 pages stay in the first level; 65,536 in random order miss both levels.
+    writeln!(
+        out,
+        "{:<40}{:>10}{:>10}{:>14}",
+        "M accesses/s, fastest turn", "slat-mmu", "tags", "tags and reads"
+    )?;
+    // 16 pages stay in the first level; many in random order miss both levels. Tables of 256 MiB are 1 MiB.
     let in_order = (0..ACCESSES as u64).map(|n| n * 8 % (16 * PAGE)).collect();
     for (name, accesses) in [
         ("hits, 16 pages one after another", in_order),
         ("hits, 16 pages in random order", stream(16)),
+        ("nested misses, 64 MiB at random", stream(PAGES / 4)),
         ("nested misses, 256 MiB at random", stream(PAGES)),
     ] {
         let mut tlb = Tlb::new(&tlb_config()).expect("a geometry that can be");
         let mut caches = Caches::new(&walker_config()).expect("a geometry that can be");
-        let mut probe = Probe::new();
-        let mut memory = SliceMemory::new(Spa::new(0), &mut world.bytes);
-        let (mut ours, mut limit, mut walks) = (0f64, 0f64, 0u32);
+        let probe = || Probe::new(&tlb_config(), &walker_config(), 12);
+        let mut tags = probe().expect("a geometry that can be");
+        let mut reads = probe().expect("a geometry that can be");
+        let (mut ours, mut of_tags, mut of_reads, mut walks) = (0f64, 0f64, 0f64, 0u32);
         for turn in accesses.chunks(TURN) {
+            let mut memory = SliceMemory::new(Spa::new(0), &mut world.bytes);
             let started = Instant::now();
             let mut sum = 0u64;
             for &va in turn {
@@ -213,11 +171,23 @@ fn run(out: &mut impl Write) -> io::Result<()> {
             black_box(sum);
             ours = ours.max(rate(started));
             let started = Instant::now();
-            black_box(turn.iter().map(|&va| probe.access(va)).sum::<u64>());
-            limit = limit.max(rate(started));
+            black_box(turn.iter().map(|&va| tags.access(va, Kind::Read, |_| ())).sum::<u64>());
+            of_tags = of_tags.max(rate(started));
+            let started = Instant::now();
+            let mut sum = 0u64;
+            let mut read = |Reference { of_host, level, number }| {
+                let at = if of_host { host } else { guest }.entry(level, number) as usize;
+                let entry = world.bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+                sum = sum.wrapping_add(entry.map_or(0, u64::from_le_bytes));
+            };
+            for &va in turn {
+                reads.access(va, Kind::Read, &mut read);
+            }
+            black_box(sum);
+            of_reads = of_reads.max(rate(started));
         }
         let share = 100.0 * f64::from(walks) / ACCESSES as f64;
-        writeln!(out, "{name:<34}{ours:>14.1}{limit:>14.1}   {share:.1} % walk")?;
+        writeln!(out, "{name:<36}{ours:>10.1}{of_tags:>10.1}{of_reads:>17.1}   {share:.1} % walk")?;
     }
     presets::print(space, out)
 }

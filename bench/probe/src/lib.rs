@@ -12,11 +12,25 @@ use slat_mmu::walker::{WalkCacheConfig, WalkerConfig};
 const INDEX_BITS: usize = 9;
 /// Levels of tables above the smallest, which caches of table entries keep.
 const LEVELS: usize = 3;
-/// log2 of how far apart the entries of two levels lie.
-const LEVEL: u32 = 40;
-/// Where the guest's tables lie, and where the hypervisor's.
-const GUEST: u64 = 1 << 50;
-const HOST: u64 = 1 << 51;
+/// An entry that a walk would read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference {
+    /// Of the hypervisor's tables.
+    pub of_host: bool,
+    /// Its level, from 0 for entries of 4 KiB.
+    pub level: usize,
+    /// Its number among all of its level.
+    pub number: u64,
+}
+
+impl Reference {
+    /// An address for it, in a row with those of its level and far from others'.
+    pub fn address(self) -> u64 {
+        let Reference { of_host, level, number } = self;
+        (2 | u64::from(of_host)) << 50 | (level as u64) << 40 | number << 3 & ((1 << 40) - 1)
+    }
+}
+
 /// No page: keys of pages are odd.
 const NO_PAGE: u64 = 0;
 
@@ -89,13 +103,12 @@ impl Tables {
         Ok(Tables { levels: [Array::new(a)?, Array::new(b)?, Array::new(c)?], lowest })
     }
 
-    /// How many levels of a page's walk no cache knows, which all know from now on. `read` is told where
-    /// the entries are that are read besides: each level's lie in a row, `place` apart from others'.
+    /// How many levels of a page's walk no cache knows, which all know from now on; `read` is told of the
+    /// entries that are read.
     #[inline]
-    fn unknown(&mut self, page: u64, place: u64, read: &mut impl FnMut(u64)) -> usize {
+    fn unknown(&mut self, page: u64, of_host: bool, read: &mut impl FnMut(Reference)) -> usize {
         let entry = |level: usize| {
-            let number = page >> (INDEX_BITS * level);
-            place | (level as u64) << LEVEL | number << 3 & ((1 << LEVEL) - 1)
+            Reference { of_host, level, number: page >> (INDEX_BITS * level) }
         };
         read(entry(self.lowest));
         for (level, array) in self.levels.iter_mut().enumerate().skip(self.lowest) {
@@ -148,10 +161,9 @@ impl Probe {
         })
     }
 
-    /// One access: how many references its walk makes. `read` is told an address for each, at which it
-    /// finds what walks of near pages find, and no other.
+    /// One access: how many references its walk makes, each of which `read` is told of.
     #[inline]
-    pub fn access(&mut self, va: u64, kind: Kind, mut read: impl FnMut(u64)) -> u64 {
+    pub fn access(&mut self, va: u64, kind: Kind, mut read: impl FnMut(Reference)) -> u64 {
         let page = va >> 12;
         let first = match (kind, &mut self.store) {
             (Kind::Execute, _) => &mut self.fetch,
@@ -179,9 +191,9 @@ fn walk(
     host: &mut Tables,
     nested: Option<&mut Pages>,
     page: u64,
-    read: &mut impl FnMut(u64),
+    read: &mut impl FnMut(Reference),
 ) -> u64 {
-    let unknown = guest.unknown(page, GUEST, read);
+    let unknown = guest.unknown(page, false, read);
     let mut references = 1 + unknown as u64;
     let mut nested = nested;
     // Each table that no cache knew has a place to be found, the highest first.
@@ -193,7 +205,7 @@ fn walk(
             }
             nested.put(table);
         }
-        references += 1 + host.unknown(table, HOST, read) as u64;
+        references += 1 + host.unknown(table, true, read) as u64;
     }
-    references + 1 + host.unknown(page, HOST, read) as u64
+    references + 1 + host.unknown(page, true, read) as u64
 }

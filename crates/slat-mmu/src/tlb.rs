@@ -17,6 +17,7 @@ mod level;
 pub use entry::{Asked, Entry, Rights, Space, Tag, Types};
 pub use level::Held;
 pub(crate) use level::Level;
+use level::SMALL;
 
 /// The most page sizes that a TLB tells apart.
 pub const MAX_SIZES: usize = 4;
@@ -165,6 +166,14 @@ impl Tlb {
     /// Keeps what a walk found, in each level that has an array for its size. `va` is any address of
     /// the page.
     pub fn insert(&mut self, va: u64, space: Space, kind: Kind, entry: Entry) {
+        // Nearly always: each level's first array is for pages of this size.
+        let keep_small = self.largest >= SMALL && self.second.keeps_small();
+        if entry.shift == SMALL && keep_small && self.first(kind).keeps_small() {
+            let (entry, tag) = (entry.part(va, SMALL), tag_of(entry, space));
+            self.first(kind).insert(va, tag, entry);
+            self.second.insert(va, tag, entry);
+            return;
+        }
         // A size that neither level has an array for is kept as the next smaller one that some has.
         let shift = entry.shift.min(self.largest);
         let (first, second) = (self.first(kind).size_within(shift), self.second.size_within(shift));

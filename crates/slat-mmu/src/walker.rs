@@ -208,7 +208,6 @@ impl Caches {
     {
         let Context { stage1, stage2, regime, space, .. } = *context;
         let privilege = if user { Privilege::User } else { Privilege::Supervisor };
-        let access = Access::new(kind, privilege);
         let half;
         let format = if F1::HALVES {
             half = stage1.format.half(address.raw());
@@ -242,9 +241,11 @@ impl Caches {
         };
         self.stage1.begin();
         let tables = &mut self.stage1;
-        let end = End { context, address, access: &access, holds_final: self.holds_final };
+        let end = End { context, address, kind, privilege, holds_final: self.holds_final };
+        let access = Access::new(kind, privilege);
         let Some(mut walk) = Descent::new(stage1, format, from, address, &access, regime, observer)
         else {
+            let access = Access::new(kind, privilege);
             let mapped = slat::walk(stage1, &mut guest, address, &access, regime, observer)?;
             return end.of(&mut guest, &mapped, None);
         };
@@ -256,7 +257,7 @@ impl Caches {
                     return end.of(&mut guest, &mapped, None);
                 }
                 Ok(Next::Other(entry)) => {
-                    return end.of_rest(&mut guest, walk, entry, tables);
+                    return end.of_rest(&mut guest, walk.by_fields(), entry, tables);
                 }
                 Err(below) => {
                     cold_path();

@@ -148,7 +148,8 @@ impl Access {
     /// A copy made field by field. A plain copy is one of bytes, for which the compiler keeps both in
     /// memory; a walk wants the fields in registers.
     #[inline(always)]
-    pub(crate) const fn by_fields(&self) -> Self {
+    #[must_use]
+    pub const fn by_fields(&self) -> Self {
         let Access { kind, purpose, privilege, flavor, page, origin } = *self;
         let page = match page {
             Some(Stage1Page { user, writable, executable, shadow_stack, tables_via }) => {

@@ -110,6 +110,14 @@ impl Found {
         Found { entry: 0, level: 0, base: 0, shift: 64, path: Path::START, input, kind }
     }
 
+    /// A copy made field by field, as [`Access::by_fields`] makes it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by_fields(&self) -> Self {
+        let Found { entry, level, base, shift, path: Path { and, or, via }, input, kind } = *self;
+        Found { entry, level, base, shift, path: Path { and, or, via }, input, kind }
+    }
+
     /// Whether the stage is off, so that there is no entry.
     #[inline]
     pub const fn is_flat(&self) -> bool {

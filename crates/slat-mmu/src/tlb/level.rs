@@ -28,6 +28,9 @@ pub(crate) struct Level {
     last: Entry,
 }
 
+/// log2 of the page size that most entries have.
+pub(super) const SMALL: u8 = 12;
+
 /// No page: keys have tags.
 const NO_PAGE: u64 = 0;
 
@@ -116,6 +119,14 @@ impl Level {
     #[inline]
     pub(crate) fn insert(&mut self, va: u64, tag: Tag, entry: Entry) {
         self.last_page = NO_PAGE;
+        if self.small_first
+            && entry.shift == SMALL
+            && let Some(bank) = self.banks.first_mut()
+        {
+            bank.used |= 1;
+            bank.array.insert(va >> SMALL, key(va, SMALL, 0, tag), entry);
+            return;
+        }
         for bank in &mut self.banks {
             if let Some(class) = bank.shifts.iter().position(|&shift| shift == entry.shift) {
                 bank.used |= 1 << class;
@@ -133,7 +144,13 @@ impl Level {
             .map(|size| size as u8)
     }
 
-    /// How many entries its arrays can hold.
+    /// Whether its first array is for pages of 4 KiB.
+    #[inline(always)]
+    pub(super) fn keeps_small(&self) -> bool {
+        self.small_first
+    }
+
+    /// Whether its arrays can hold no entry.
     #[inline(always)]
     pub(crate) fn is_none(&self) -> bool {
         self.sizes == 0

@@ -9,12 +9,13 @@ use slat::{Access, Address, Flavor, Kind, Memory, Purpose};
 ///
 /// The entries come with the line that the walk has read: they are no references of the walk, and are
 /// read with [`Purpose::Final`], so that a memory that counts references can tell.
+#[inline(never)]
 pub(super) fn joined<F: Format, M: Memory>(
     format: &F,
     memory: &mut M,
     at: M::Address,
-    found: &Found,
-    access: &Access,
+    found: Found,
+    access: Access,
     pages: u8,
 ) -> u8 {
     let layout = format.layout();
@@ -26,14 +27,14 @@ pub(super) fn joined<F: Format, M: Memory>(
         return found.shift;
     }
     // As the walk leaves it: a neighbour that lacks its accessed or dirty bit must set it when used.
-    let entry = format.touched(found.entry, found.level, true, access);
+    let entry = format.touched(found.entry, found.level, true, &access);
     let first = at.raw() - own * bytes;
     let access = Access {
         kind: Kind::Read,
         purpose: Purpose::Final,
         flavor: Flavor::Plain,
         page: None,
-        ..*access
+        ..access
     };
     for n in (0..count).filter(|&n| n != own) {
         let Ok(read) = memory.read(M::Address::new(first + n * bytes), layout, &access) else {

@@ -16,7 +16,8 @@ use crate::tlb::{Entry, Rights, Types};
 pub(super) struct End<'a, 'b, F1: Format, F2: Format> {
     pub(super) context: &'a Context<'b, F1, F2>,
     pub(super) address: Gva,
-    pub(super) access: &'a Access,
+    pub(super) kind: Kind,
+    pub(super) privilege: Privilege,
     /// Whether final addresses are looked up in the nested TLB too.
     pub(super) holds_final: bool,
 }
@@ -31,11 +32,13 @@ impl<F1: Format, F2: Format> End<'_, '_, F1, F2> {
         mapped: &Mapped<Gpa>,
         restarted: Option<u8>,
     ) -> Result<Walked, WalkFault<M::Fault>> {
-        let End { context, address, access, holds_final } = *self;
+        let End { context, address, kind, privilege, holds_final } = *self;
+        let access = &Access::new(kind, privilege);
         let (format, regime, found) = (guest.format, guest.regime, &mapped.found);
         let mut own = entry_of(format, mapped, access, regime, Rights::ALL);
         if guest.coalesces != 0 && found.level == 0 && !found.is_flat() {
             let (at, pages) = (guest.last, guest.coalesces);
+            let (found, access) = (found.by_fields(), access.by_fields());
             own.shift = coalesce::joined(format, guest.memory, at, found, access, pages);
             own.base = found.base >> own.shift << own.shift;
         }
@@ -45,7 +48,7 @@ impl<F1: Format, F2: Format> End<'_, '_, F1, F2> {
             own = own.part(address.raw(), shift);
         }
         // The final guest physical address.
-        let Access { kind, purpose, privilege, .. } = *access;
+        let purpose = access.purpose;
         let (page, origin) = (Some(format.page(found, regime)), Some(address.raw()));
         let through = Access { kind, purpose, privilege, flavor: Flavor::Plain, page, origin };
         let gpa = mapped.output;
@@ -83,7 +86,8 @@ impl<F1: Format, F2: Format> End<'_, '_, F1, F2> {
         entry: u64,
         tables: &mut WalkCache,
     ) -> Result<Walked, WalkFault<M::Fault>> {
-        let End { context, address, access, .. } = *self;
+        let End { context, address, kind, privilege, .. } = *self;
+        let access = &Access::new(kind, privilege);
         let (format, observer) = (guest.format, guest.observer);
         let rest = rest(walk, format, entry, guest, access, observer, tables)?;
         let tag = context.space.own;

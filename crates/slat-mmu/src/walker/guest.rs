@@ -12,7 +12,7 @@ use super::coalesce::joined;
 use super::config::LEVELS;
 use super::page_walk::{Cached, PageWalk};
 use super::rest::rest;
-use super::rights::{OFF_SHIFT, entry_of};
+use super::rights::entry_of;
 use super::walk_cache::WalkCache;
 use crate::array::Array;
 use crate::tlb::{Entry, Level, Rights, Space, Tag};
@@ -106,7 +106,7 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
         self.walk_cache.begin();
         let Some(mut walk) = Descent::new(stage2, format, from, gpa, access, regime, observer)
         else {
-            return self.without_tables(gpa, access, asked).map(Entry::by_fields);
+            return self.without_tables(gpa, access.by_fields(), asked).map(Entry::by_fields);
         };
         loop {
             let next = walk.step(&mut self.nested_memory());
@@ -117,7 +117,7 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
                     return Ok(self.found(&mapped, gpa, at, access, asked));
                 }
                 Ok(Next::Other(entry)) => {
-                    let rest = self.rest(walk, entry, gpa, access, asked);
+                    let rest = self.rest(walk.by_fields(), entry, gpa, access.by_fields(), asked);
                     return rest.map(Entry::by_fields);
                 }
                 Err(below) => {
@@ -156,19 +156,14 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
         let Entry { base, types, rights, shift, leaf } =
             entry_of(format, mapped, access, self.regime, asked);
         let rights = rights.with(Rights::TABLES, access.purpose.is_table());
-        let shift = if self.coalesces == 0 { shift } else { self.joined(mapped, at, access) };
-        Entry { base: base >> shift << shift, types, rights, shift, leaf }
-    }
-
-    /// log2 of what the entry of a leaf that was read at `at` translates, with its neighbours.
-    #[inline(never)]
-    fn joined(&mut self, mapped: &Mapped<Spa>, at: u64, access: &Access) -> u8 {
         let found = &mapped.found;
-        if found.level != 0 || found.is_flat() {
-            return found.shift.min(OFF_SHIFT);
-        }
-        let format = &self.stage2.format;
-        joined(format, self.memory, Spa::new(at), found, access, self.coalesces)
+        let shift = if self.coalesces != 0 && found.level == 0 && !found.is_flat() {
+            let (at, pages) = (Spa::new(at), self.coalesces);
+            joined(format, self.memory, at, found.by_fields(), access.by_fields(), pages)
+        } else {
+            shift
+        };
+        Entry { base: base >> shift << shift, types, rights, shift, leaf }
     }
 
     /// Stage 2 is off, or has no translation for such an address.
@@ -176,9 +171,10 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
     fn without_tables(
         &mut self,
         gpa: Gpa,
-        access: &Access,
+        access: Access,
         asked: Rights,
     ) -> Result<Entry, Failed<Gpa, M::Fault>> {
+        let access = &access;
         let (stage2, regime, observer) = (self.stage2, self.regime, self.observer);
         let mapped = {
             let mut memory = self.nested_memory();
@@ -195,10 +191,10 @@ impl<F1: Format, F2: Format, M: Memory<Address = Spa>, W: Observer> GuestMemory<
         walk: Descent<'_, F2, Gpa, Spa, W>,
         entry: u64,
         gpa: Gpa,
-        access: &Access,
+        access: Access,
         asked: Rights,
     ) -> Result<Entry, Failed<Gpa, M::Fault>> {
-        let (format, observer) = (&self.stage2.format, self.observer);
+        let (format, observer, access) = (&self.stage2.format, self.observer, &access);
         // Not by `nested_memory`: the cache is lent as well.
         let mut memory = PageWalk {
             enabled: self.page_walk_nested,

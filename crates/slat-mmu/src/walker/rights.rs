@@ -6,7 +6,7 @@ use slat::{Access, Address, Flavor, Kind, Mapped, Privilege, Purpose, Regime, St
 use crate::tlb::{Entry, Rights, Types};
 
 /// log2 of the page that a stage that is off counts as.
-pub(super) const OFF_SHIFT: u8 = 30;
+const OFF_SHIFT: u8 = 30;
 /// log2 of the page that an address of such a stage names.
 const OFF_LEAF: u8 = 12;
 
@@ -120,19 +120,12 @@ fn permits<F: Format>(
     let privilege = by.unwrap_or(access.privilege);
     let other = Access { kind, purpose, privilege, flavor, page, origin };
     format.plainly_permits(found, &other, regime)
-        || by_every_rule(format, found, access, regime, kind, privilege)
+        || by_every_rule(format, found.by_fields(), other.by_fields(), regime)
 }
 
+/// What it takes is by value, so that what most leaves are asked need not be in memory.
 #[cold]
 #[inline(never)]
-fn by_every_rule<F: Format>(
-    format: &F,
-    found: &Found,
-    access: &Access,
-    regime: &Regime,
-    kind: Kind,
-    privilege: Privilege,
-) -> bool {
-    let other = Access { kind, privilege, ..*access };
-    format.check(found, &other, regime).is_ok()
+fn by_every_rule<F: Format>(format: &F, found: Found, access: Access, regime: &Regime) -> bool {
+    format.check(&found, &access, regime).is_ok()
 }

@@ -3,7 +3,7 @@
 use crate::access::Access;
 use crate::address::Address;
 use crate::fault::Failed;
-use crate::format::{Format, Start};
+use crate::format::{Format, Path, Start};
 use crate::memory::Memory;
 use crate::observe::Observer;
 use crate::regime::Regime;
@@ -141,6 +141,17 @@ impl<'a, F: Format, I: Address, O: Address, W: Observer> Descent<'a, F, I, O, W>
         } else {
             walk.exact(&self.stage.format, &self.stage.root, met)
         }
+    }
+
+    /// A copy made field by field, as [`Access::by_fields`] makes it.
+    #[inline(always)]
+    #[must_use]
+    pub fn by_fields(&self) -> Self {
+        let Descent { stage, format, from, input, regime, observer, within, .. } = *self;
+        let Place { level, entry_address, path: Path { and, or, via } } = self.place;
+        let place = Place { level, entry_address, path: Path { and, or, via } };
+        let access = self.access.by_fields();
+        Descent { stage, format, from, input, access, regime, observer, within, place }
     }
 
     #[inline(always)]
