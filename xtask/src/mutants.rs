@@ -3,22 +3,27 @@
 mod copy;
 mod explained;
 mod mutant;
+mod switch;
 mod trials;
 
+use std::fmt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::str::FromStr;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use copy::Copy;
-use explained::Explained;
+use explained::{Explained, Explanation};
 use mutant::Mutant;
-use trials::{Outcome, Trials};
+use trials::{Outcome, ROUNDS, Trials, Way};
 
 /// Changes the walker in small ways and runs the golden vectors and the tests against each change.
 ///
 /// First the golden vectors alone, which tell most of them; then, against those that they did not
-/// tell, the tests of the library and of what walks with it, the nearest first. All of it happens in
-/// a copy of the repository below target/mutants, which is kept to be quick the next time.
+/// tell, the tests of the library and of what walks with it, the nearest first. Most mutants are in one
+/// build, which is asked for one after another; those in constants, and in what constants call, take a
+/// build each. All of it happens in a copy of the repository below target/mutants, which is kept to be
+/// quick the next time.
 ///
 /// A mutant that survives is code that no test holds: kill it with a test, or say in
 /// xtask/explained-mutants.toml why it makes no difference, which the vectors and the nearest tests are
@@ -33,9 +38,9 @@ pub(crate) struct Args {
     /// Files of crates/slat, as a glob
     #[arg(long)]
     file: Option<String>,
-    /// Only mutants whose names match this regular expression
+    /// Only mutants whose names contain this text, or one of these; the names are those that --list prints
     #[arg(long)]
-    re: Option<String>,
+    name: Vec<String>,
     /// Only list the mutants
     #[arg(long)]
     list: bool,
@@ -48,15 +53,16 @@ const FILES: [&str; 2] =
 /// Mutants of a random part, at least, where there are so many.
 const RANDOM: usize = 100;
 
-/// How many mutants came to what.
+/// How many mutants came to what, and the explanations that do not fit.
 #[derive(Default)]
-struct Counts {
+struct Sum {
     by_vectors: usize,
     by_tests: usize,
     timed_out: usize,
     do_not_compile: usize,
     explained: usize,
     unexplained: usize,
+    unfit: Vec<String>,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -74,80 +80,50 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         .context("the tasks are not in a repository")?;
     let folder = top.join("target/mutants");
     let copy = Copy::make(top, &folder)?;
-    let mut chosen: Vec<&str> = args.file.as_deref().map_or(FILES.to_vec(), |file| vec![file]);
-    chosen = chosen.into_iter().flat_map(|file| ["--file", file]).collect();
-    if let Some(re) = &args.re {
-        chosen.extend(["--re", re]);
-    }
-    let shard = match args.shard.as_str() {
-        "random" => random_shard(listed(&copy, &chosen)?.len()),
-        given => given.to_owned(),
+    let everything = listed(&copy, &FILES)?;
+    let mut mutants = match &args.file {
+        Some(file) => listed(&copy, &[file])?,
+        None => everything.clone(),
     };
-    chosen.extend(["--shard", &shard, "--sharding", "round-robin"]);
-    let mutants = listed(&copy, &chosen)?;
+    mutants
+        .retain(|mutant| args.name.is_empty() || args.name.iter().any(|n| mutant.name.contains(n)));
+    let shard = match args.shard.as_str() {
+        "random" => Shard::random(mutants.len()),
+        given => given.parse()?,
+    };
+    let mutants = shard.of(mutants);
     anstream::println!("shard {shard}: {} mutants", mutants.len());
     if args.list {
         mutants.iter().for_each(|mutant| anstream::println!("{}", mutant.name));
         return Ok(ExitCode::SUCCESS);
     }
-    ensure!(!mutants.is_empty(), "no mutant fits --file, --re and --shard");
+    ensure!(!mutants.is_empty(), "no mutant fits --file, --name and --shard");
     let explained = Explained::read(&copy.tree.join("xtask/explained-mutants.toml"))?;
-    let everything: Vec<&str> = FILES.into_iter().flat_map(|file| ["--file", file]).collect();
-    let mut unfit = explained.unfit(&listed(&copy, &everything)?, &copy.tree)?;
+    let mut sum = Sum { unfit: explained.unfit(&everything, &copy.tree)?, ..Sum::default() };
+    let explanations = mutants.iter().map(|mutant| explained.of(mutant, &copy.tree));
+    let explanations: Vec<_> = explanations.collect::<anyhow::Result<_>>()?;
 
+    let files = mutants.iter().map(|mutant| mutant.file.as_str()).chain([switch::MAIN]);
+    let sources = copy.texts(files)?;
     let mut trials = Trials::new(&copy);
-    let mut counts = Counts::default();
-    let mut left = Vec::new();
-    trials.vectors_pass()?;
-    for mutant in &mutants {
-        let outcome = trials.vectors(mutant)?;
-        match outcome {
-            Outcome::Survived => left.push((mutant, explained.of(mutant, &copy.tree)?)),
-            _ if explained.of(mutant, &copy.tree)?.is_some() => {
-                unfit.push(format!("{}: {outcome}", mutant.name));
-            }
-            _ => {}
-        }
-        match outcome {
-            Outcome::Survived => {
-                anstream::println!("the golden vectors leave {}", mutant.name);
-            }
-            Outcome::Killed(_) => counts.by_vectors += 1,
-            // A mutant that loops is killed by the clock. So is one that a busy machine runs slowly.
-            Outcome::TimedOut(_) => {
-                counts.timed_out += 1;
-                anstream::println!("{outcome}: {}", mutant.name);
-            }
-            Outcome::DoesNotCompile => counts.do_not_compile += 1,
-        }
-    }
-    if !left.is_empty() {
-        anstream::println!("{} are left; the tests are asked", left.len());
-        trials.tests_pass()?;
-    }
-    for (mutant, explanation) in left {
-        if let Some(explanation) = explanation {
-            let outcome = trials.nearest(mutant)?;
-            if outcome == Outcome::Survived {
-                counts.explained += 1;
-                anstream::println!("explained: {}: {}", mutant.name, explanation.why);
-                continue;
-            }
-            unfit.push(format!("{}: {outcome}", mutant.name));
-        }
-        let outcome = trials.tests(mutant)?;
-        *match outcome {
-            Outcome::Killed(_) => &mut counts.by_tests,
-            Outcome::TimedOut(_) => &mut counts.timed_out,
-            Outcome::DoesNotCompile => &mut counts.do_not_compile,
-            Outcome::Survived => &mut counts.unexplained,
-        } += 1;
-        anstream::println!("{outcome}: {}", mutant.name);
-    }
-    for explanation in &unfit {
+    let held = switch::hold(&mutants, &sources, &mut |files| {
+        copy.put(files)?;
+        switch::check(&copy.tree, &copy.target)
+    })?;
+    let (held, built): (Vec<_>, Vec<_>) =
+        (0..mutants.len()).partition(|place| held.contains(place));
+    anstream::println!("{} in one build, {} each in its own", held.len(), built.len());
+    let held = held.into_iter().map(|n| (Way::Held(&mutants[n], n + 1), explanations[n]));
+    sum.add(&mut trials, &held.collect::<Vec<_>>())?;
+    copy.put(&sources)?;
+    let built = built.into_iter().map(|n| (Way::Built(&mutants[n]), explanations[n]));
+    sum.add(&mut trials, &built.collect::<Vec<_>>())?;
+
+    for explanation in &sum.unfit {
         anstream::println!("an explanation that does not fit: {explanation}");
     }
-    let Counts { by_vectors, by_tests, timed_out, do_not_compile, explained, unexplained } = counts;
+    let Sum { by_vectors, by_tests, timed_out, do_not_compile, explained, unexplained, unfit } =
+        sum;
     anstream::println!(
         "shard {shard}, {} mutants: {by_vectors} killed by the golden vectors, {by_tests} by tests, \
          {timed_out} timed out, {do_not_compile} do not compile, {explained} explained, \
@@ -157,20 +133,132 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(unexplained > 0 || !unfit.is_empty())))
 }
 
-/// One of as many parts as leave [`RANDOM`] mutants each.
-fn random_shard(mutants: usize) -> String {
-    use std::hash::{BuildHasher, RandomState};
-    let parts = (mutants / RANDOM).max(1);
-    // The standard library seeds its hashers from the system's randomness.
-    let chosen = RandomState::new().hash_one(std::process::id()) % parts as u64;
-    format!("{chosen}/{parts}")
+impl Sum {
+    /// Tries these mutants, each with its explanation.
+    fn add(
+        &mut self,
+        trials: &mut Trials<'_>,
+        mutants: &[(Way<'_>, Option<&Explanation>)],
+    ) -> anyhow::Result<()> {
+        if mutants.is_empty() {
+            return Ok(());
+        }
+        trials.vectors_pass()?;
+        let mut left = Vec::new();
+        for &(way, explanation) in mutants {
+            let name = &way.mutant().name;
+            let outcome = trials.vectors(way)?;
+            match outcome {
+                Outcome::Survived => {
+                    anstream::println!("the golden vectors leave {name}");
+                    left.push((way, explanation));
+                    continue;
+                }
+                // A mutant that loops is killed by the clock. So is one that a busy machine runs slowly.
+                Outcome::TimedOut(_) => anstream::println!("{outcome}: {name}"),
+                _ => {}
+            }
+            *self.count(&outcome) += 1;
+            self.unfit.extend(explanation.map(|_| format!("{name}: {outcome}")));
+        }
+        // Round by round: few are left for those that take long to build.
+        for round in 0..ROUNDS {
+            if left.is_empty() {
+                break;
+            }
+            anstream::println!("{} are left; tests are asked, round {}", left.len(), round + 1);
+            let files: Vec<&str> = left.iter().map(|(way, _)| way.mutant().file.as_str()).collect();
+            trials.tests_pass(round, &files)?;
+            let mut further = Vec::new();
+            for (way, explanation) in left {
+                let name = &way.mutant().name;
+                let outcome = trials.tests(way, round)?;
+                if outcome == Outcome::Survived {
+                    match explanation {
+                        // The nearest tests are asked to refute it.
+                        Some(Explanation { why, .. }) => {
+                            self.explained += 1;
+                            anstream::println!("explained: {name}: {why}");
+                        }
+                        None => further.push((way, explanation)),
+                    }
+                    continue;
+                }
+                anstream::println!("{outcome}: {name}");
+                self.unfit.extend(explanation.map(|_| format!("{name}: {outcome}")));
+                if let Outcome::Killed(_) = outcome {
+                    self.by_tests += 1;
+                } else {
+                    *self.count(&outcome) += 1;
+                }
+            }
+            left = further;
+        }
+        for (way, _) in &left {
+            anstream::println!("survived: {}", way.mutant().name);
+        }
+        self.unexplained += left.len();
+        Ok(())
+    }
+
+    /// What counts those that the golden vectors brought to this, or that are left in the end.
+    fn count(&mut self, outcome: &Outcome) -> &mut usize {
+        match outcome {
+            Outcome::Killed(_) => &mut self.by_vectors,
+            Outcome::TimedOut(_) => &mut self.timed_out,
+            Outcome::DoesNotCompile => &mut self.do_not_compile,
+            Outcome::Survived => &mut self.unexplained,
+        }
+    }
 }
 
-/// The mutants that `chosen` chooses.
-fn listed(copy: &Copy, chosen: &[&str]) -> anyhow::Result<Vec<Mutant>> {
+/// Every N-th mutant, from number K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shard {
+    k: usize,
+    n: usize,
+}
+
+impl Shard {
+    /// One of as many as leave [`RANDOM`] mutants each.
+    fn random(mutants: usize) -> Shard {
+        use std::hash::{BuildHasher, RandomState};
+        let n = (mutants / RANDOM).max(1);
+        // The standard library seeds its hashers from the system's randomness.
+        let chosen = RandomState::new().hash_one(std::process::id()) % n as u64;
+        Shard { k: chosen as usize, n }
+    }
+
+    fn of<T>(self, mutants: Vec<T>) -> Vec<T> {
+        mutants.into_iter().skip(self.k).step_by(self.n).collect()
+    }
+}
+
+impl FromStr for Shard {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Shard> {
+        let parts =
+            text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+        match parts {
+            Some((k, n)) if k < n => Ok(Shard { k, n }),
+            _ => bail!("--shard {text}: K/N, where K is from 0 to N-1, or random"),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.k, self.n)
+    }
+}
+
+/// The mutants of these files, given as globs. What cargo-mutants would choose by their names itself it leaves to us:
+/// its `--re` passes by those that delete a field.
+fn listed(copy: &Copy, files: &[&str]) -> anyhow::Result<Vec<Mutant>> {
     let listed = Command::new("cargo")
         .args(["mutants", "--list", "--json", "--no-shuffle", "--package", "slat"])
-        .args(chosen)
+        .args(files.iter().flat_map(|file| ["--file", file]))
         .current_dir(&copy.tree)
         .output()
         .context("cannot run cargo mutants")?;
@@ -180,4 +268,25 @@ fn listed(copy: &Copy, chosen: &[&str]) -> anyhow::Result<Vec<Mutant>> {
         String::from_utf8_lossy(&listed.stderr).trim()
     );
     serde_json::from_slice(&listed.stdout).context("in the list of mutants")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_parts_of_the_whole() {
+        let parts = ["0/3", "1/3", "2/3"].map(|text| text.parse::<Shard>().unwrap());
+        let chosen = parts.map(|shard| shard.of((0..8).collect::<Vec<_>>()));
+        assert_eq!(chosen, [vec![0, 3, 6], vec![1, 4, 7], vec![2, 5]]);
+        assert_eq!(parts[1].to_string(), "1/3");
+        for text in ["3/3", "1", "a/2", "0/0", "-1/2"] {
+            assert!(text.parse::<Shard>().is_err(), "{text}");
+        }
+        for mutants in [0, 99, 250, 3646] {
+            let shard = Shard::random(mutants);
+            let size = shard.of((0..mutants).collect::<Vec<_>>()).len();
+            assert!(size >= RANDOM.min(mutants) && size < 2 * RANDOM, "{shard} of {mutants}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! The copy of the repository whose files are changed. The user's own are only read, and what an
 //! interruption leaves changed here the next run puts right.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,15 +17,21 @@ pub(super) struct Copy {
     pub(super) tree: PathBuf,
     /// Where its builds are kept.
     pub(super) target: PathBuf,
+    /// Held as long as the copy is used: two runs would change each other's files.
+    _lock: File,
 }
 
 impl Copy {
     /// Makes the copy of the repository with this top below `folder`, or brings it up to date. Files that
     /// did not change keep their times, so that little is built again.
     pub(super) fn make(top: &Path, folder: &Path) -> anyhow::Result<Copy> {
-        let copy = Copy { tree: folder.join("tree"), target: folder.join("target") };
-        fs::create_dir_all(&copy.tree)
-            .with_context(|| format!("cannot make the folder {}", copy.tree.display()))?;
+        let (tree, target) = (folder.join("tree"), folder.join("target"));
+        fs::create_dir_all(&tree)
+            .with_context(|| format!("cannot make the folder {}", tree.display()))?;
+        let lock = File::create(folder.join("lock"))
+            .with_context(|| format!("cannot write in {}", folder.display()))?;
+        lock.try_lock().with_context(|| format!("another run uses {}", folder.display()))?;
+        let copy = Copy { tree, target, _lock: lock };
         let mut wanted = BTreeSet::new();
         for name in listed(top)? {
             let (from, to) = (top.join(&name), copy.tree.join(&name));
@@ -40,6 +46,31 @@ impl Copy {
         }
         remove_others(&copy.tree, &wanted)?;
         Ok(copy)
+    }
+
+    /// Puts these texts into the copy's files.
+    pub(super) fn put(&self, files: &BTreeMap<String, String>) -> anyhow::Result<()> {
+        files.iter().try_for_each(|(name, text)| {
+            let path = self.tree.join(name);
+            // A file that stays the same keeps its time.
+            if fs::read_to_string(&path).is_ok_and(|there| there == *text) {
+                return Ok(());
+            }
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        })
+    }
+
+    /// The texts of these files.
+    pub(super) fn texts<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> anyhow::Result<BTreeMap<String, String>> {
+        let read = |name: &str| {
+            let path = self.tree.join(name);
+            let text = fs::read_to_string(&path);
+            Ok((name.to_owned(), text.with_context(|| format!("cannot read {}", path.display()))?))
+        };
+        names.into_iter().map(read).collect()
     }
 
     /// Calls `f` while the copy has this mutant.
@@ -131,10 +162,13 @@ mod tests {
         assert_eq!(changed, TEXT.replace("a | b", "a ^ b"));
         assert_eq!(there(), TEXT);
 
-        fs::write(copy.tree.join("f.rs"), &changed).unwrap();
-        fs::write(copy.tree.join("stray.rs"), "").unwrap();
+        assert!(Copy::make(&top, &below).is_err(), "two runs at once");
+        let tree = copy.tree.clone();
+        drop(copy);
+        fs::write(tree.join("f.rs"), &changed).unwrap();
+        fs::write(tree.join("stray.rs"), "").unwrap();
         Copy::make(&top, &below).unwrap();
-        assert_eq!(there(), TEXT);
-        assert!(!copy.tree.join("stray.rs").exists());
+        assert_eq!(fs::read_to_string(tree.join("f.rs")).unwrap(), TEXT);
+        assert!(!tree.join("stray.rs").exists());
     }
 }

@@ -25,6 +25,14 @@ pub(super) struct Mutant {
     pub(super) name: String,
     pub(super) span: Span,
     pub(super) replacement: String,
+    /// The function that it is in.
+    pub(super) function: Option<Function>,
+}
+
+/// A function, from its attributes to the end of its body.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Function {
+    pub(super) span: Span,
 }
 
 impl Mutant {
@@ -78,6 +86,7 @@ pub(super) mod tests {
                 end: Place { line: 2, column: column + 1 },
             },
             replacement: "^".into(),
+            function: None,
         }
     }
 

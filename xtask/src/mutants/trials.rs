@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::copy::Copy;
 use super::mutant::Mutant;
+use super::switch;
 
 /// What cargo is told of test programs that are built together. All of them are the whole workspace's where that
 /// is possible: what they depend on is then built once, with one set of features.
@@ -26,16 +27,22 @@ fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Round {
     ["--workspace"].into_iter().chain(tests).map(str::to_owned).collect()
 }
 
-/// The tests of the library and of those who use it to walk, the ones nearest to `file` first.
-fn rounds(tree: &Path, file: &str) -> anyhow::Result<Vec<Round>> {
-    let near = NEAR.iter().filter(|(part, _)| file.contains(part)).flat_map(|(_, tests)| *tests);
-    let near = near.copied().chain(["words", "pages"]);
+/// How many rounds of tests there are.
+pub(super) const ROUNDS: usize = 4;
+
+/// The tests of the library and of those who use it to walk, the ones nearest to the mutants of these files first.
+fn rounds(tree: &Path, files: &[&str]) -> anyhow::Result<[Round; ROUNDS]> {
+    let is_near = |part: &str| files.iter().any(|file| file.contains(part));
+    let near = NEAR.iter().filter(|(part, _)| is_near(part)).flat_map(|(_, tests)| *tests);
+    let near: BTreeSet<&str> = near.copied().chain(["words", "pages"]).collect();
     let (library, images) = (integration(tree, "slat")?, integration(tree, "slat-image")?);
     let walkers = images.iter().map(String::as_str).chain(["walk", "walk_riscv_arm"]);
-    Ok(vec![
+    // This one builds a program of its own, in which no mutant can be asked for.
+    let library = library.iter().map(String::as_str).filter(|name| *name != "no_std");
+    Ok([
         named(near),
         ["--package", "slat", "--lib"].map(str::to_owned).to_vec(),
-        named(library.iter().map(String::as_str)),
+        named(library),
         named(walkers),
     ])
 }
@@ -102,11 +109,30 @@ struct Program {
     folder: PathBuf,
 }
 
+/// How a mutant comes into the test programs.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'a> {
+    /// They are built with it.
+    Built(&'a Mutant),
+    /// They hold it, and are asked for it by this number.
+    Held(&'a Mutant, usize),
+}
+
+impl<'a> Way<'a> {
+    pub(super) fn mutant(self) -> &'a Mutant {
+        match self {
+            Way::Built(mutant) | Way::Held(mutant, _) => mutant,
+        }
+    }
+}
+
 /// Runs tests in a copy whose unchanged code was seen to pass them.
 pub(super) struct Trials<'a> {
     copy: &'a Copy,
     /// How long each test program took with unchanged code.
     took: BTreeMap<String, Duration>,
+    /// The test programs that hold mutants.
+    holding: BTreeMap<Round, Vec<Program>>,
 }
 
 /// No test program is given up sooner than this, nor than this many times what it took before.
@@ -115,7 +141,7 @@ const TIMES: u32 = 10;
 
 impl<'a> Trials<'a> {
     pub(super) fn new(copy: &'a Copy) -> Trials<'a> {
-        Trials { copy, took: BTreeMap::new() }
+        Trials { copy, took: BTreeMap::new(), holding: BTreeMap::new() }
     }
 
     /// Runs the golden vectors on unchanged code.
@@ -126,13 +152,12 @@ impl<'a> Trials<'a> {
         self.pass(&named(VECTORS))
     }
 
-    /// Runs all other tests on unchanged code.
+    /// Runs the tests of a round, counted from 0, on unchanged code: of the first, those that are near to these files.
     ///
     /// # Errors
     /// Where some do not pass.
-    pub(super) fn tests_pass(&mut self) -> anyhow::Result<()> {
-        // Those near to a file are among the library's own.
-        rounds(&self.copy.tree, "")?.iter().skip(1).try_for_each(|round| self.pass(round))
+    pub(super) fn tests_pass(&mut self, round: usize, files: &[&str]) -> anyhow::Result<()> {
+        self.pass(&rounds(&self.copy.tree, files)?[round])
     }
 
     fn pass(&mut self, round: &[String]) -> anyhow::Result<()> {
@@ -148,7 +173,7 @@ impl<'a> Trials<'a> {
                 continue;
             }
             let begun = Instant::now();
-            let passed = run(&program, Duration::MAX, &self.log())?;
+            let passed = run(&program, None, Duration::MAX, &self.log())?;
             ensure!(
                 passed == Some(true),
                 "{} does not pass with unchanged code: see {}",
@@ -164,51 +189,46 @@ impl<'a> Trials<'a> {
     ///
     /// # Errors
     /// Where cargo or a test program cannot be run.
-    pub(super) fn vectors(&self, mutant: &Mutant) -> anyhow::Result<Outcome> {
-        self.run(mutant, [named(VECTORS)])
+    pub(super) fn vectors(&mut self, way: Way<'_>) -> anyhow::Result<Outcome> {
+        self.run(way, &named(VECTORS))
     }
 
-    /// Whether the tests notice it.
+    /// Whether the tests of a round notice it.
     ///
     /// # Errors
     /// As [`Trials::vectors`].
-    pub(super) fn tests(&self, mutant: &Mutant) -> anyhow::Result<Outcome> {
-        self.run(mutant, rounds(&self.copy.tree, &mutant.file)?)
+    pub(super) fn tests(&mut self, way: Way<'_>, round: usize) -> anyhow::Result<Outcome> {
+        let rounds = rounds(&self.copy.tree, &[&way.mutant().file])?;
+        self.run(way, &rounds[round])
     }
 
-    /// Whether the tests that are nearest to its file notice it.
-    ///
-    /// # Errors
-    /// As [`Trials::vectors`].
-    pub(super) fn nearest(&self, mutant: &Mutant) -> anyhow::Result<Outcome> {
-        self.run(mutant, rounds(&self.copy.tree, &mutant.file)?.into_iter().take(1))
-    }
-
-    fn run(
-        &self,
-        mutant: &Mutant,
-        rounds: impl IntoIterator<Item = Round>,
-    ) -> anyhow::Result<Outcome> {
-        self.copy.with(mutant, || {
-            let mut done = BTreeSet::new();
-            for round in rounds {
-                let Some(programs) = self.build(&round)? else {
-                    return Ok(Outcome::DoesNotCompile);
-                };
-                for program in programs {
-                    if !done.insert(program.name.clone()) {
-                        continue;
-                    }
-                    let limit = self.took.get(&program.name).map_or(LEAST, limit);
-                    match run(&program, limit, &self.log())? {
-                        Some(true) => {}
-                        Some(false) => return Ok(Outcome::Killed(program.name)),
-                        None => return Ok(Outcome::TimedOut(program.name)),
-                    }
+    fn run(&mut self, way: Way<'_>, round: &Round) -> anyhow::Result<Outcome> {
+        match way {
+            Way::Built(mutant) => self.copy.with(mutant, || match self.build(round)? {
+                Some(programs) => self.ask(&programs, None),
+                None => Ok(Outcome::DoesNotCompile),
+            }),
+            Way::Held(_, number) => {
+                if !self.holding.contains_key(round) {
+                    let built = self.build(round)?.context("what compiled does so no more")?;
+                    self.holding.insert(round.clone(), built);
                 }
+                self.ask(&self.holding[round], Some(number))
             }
-            Ok(Outcome::Survived)
-        })
+        }
+    }
+
+    /// Runs test programs, one after another, until one fails.
+    fn ask(&self, programs: &[Program], number: Option<usize>) -> anyhow::Result<Outcome> {
+        for program in programs {
+            let limit = self.took.get(&program.name).map_or(LEAST, limit);
+            match run(program, number, limit, &self.log())? {
+                Some(true) => {}
+                Some(false) => return Ok(Outcome::Killed(program.name.clone())),
+                None => return Ok(Outcome::TimedOut(program.name.clone())),
+            }
+        }
+        Ok(Outcome::Survived)
     }
 
     /// What the compiler or the last test program said.
@@ -271,12 +291,19 @@ fn log_to(path: &Path) -> anyhow::Result<File> {
     File::create(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Runs a test program: whether it passed, `None` where it took longer than `limit`.
-fn run(program: &Program, limit: Duration, log: &Path) -> anyhow::Result<Option<bool>> {
+/// Runs a test program, with the mutant of this number if it holds any: whether it passed, `None` where it took
+/// longer than `limit`.
+fn run(
+    program: &Program,
+    number: Option<usize>,
+    limit: Duration,
+    log: &Path,
+) -> anyhow::Result<Option<bool>> {
     let out = log_to(log)?;
     let err = out.try_clone().with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = Command::new(&program.path)
         .current_dir(&program.folder)
+        .envs(number.map(|number| (switch::VARIABLE, number.to_string())))
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(err)
