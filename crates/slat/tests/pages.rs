@@ -210,6 +210,35 @@ fn nested_supervisor_shadow_stacks_need_writable_tables() {
     }
 }
 
+/// What software sets when it answers faults: once set, it stays.
+#[test]
+fn leaves_settle() {
+    fn settles<F: Format>(format: &F, level: u8, leaf: u64, clean: u64, dirty: u64) {
+        for (dirties, set) in [(false, clean), (true, clean | dirty)] {
+            let settled = format.settled(leaf, level, dirties);
+            assert_eq!(settled, leaf | set, "{} level {level} {dirties}", format.name());
+            assert_eq!(format.settled(settled, level, dirties), settled, "{}", format.name());
+        }
+    }
+    let sv = Sv::stage2(Scheme::Sv39, riscv::Features::default());
+    settles(&sv, 0, 0x1f, 1 << 6, 1 << 7);
+    let processor = Arm64::default();
+    let af = 1 << 10;
+    settles(&Stage1::plain(Granule::Four, 48, &processor).unwrap(), 0, 3, af, 0);
+    settles(&Stage2::plain(Granule::Four, 40, &processor).unwrap(), 0, 3, af, 0);
+    let processor = arm32::Processor::default();
+    let long = Registers { sctlr: sctlr::M, ttbcr: 1 << 31, ..Registers::default() };
+    settles(&Lpae::new(&long, &processor).unwrap(), 1, 1, af, 0);
+    settles(&arm32::Stage2::new(1 << 6, hcr::VM, 0, &processor).unwrap(), 1, 1, af, 0);
+    // AP[0] of short descriptors: bit 10 of a section, bit 4 of a page, with SCTLR.AFE alone.
+    for (afe, section, page) in [(0, 0, 0), (sctlr::AFE, 1 << 10, 1 << 4)] {
+        let registers = Registers { sctlr: sctlr::M | afe, ..Registers::default() };
+        let short = Short::new(&registers, &processor).unwrap();
+        settles(&short, 1, 2, section, 0);
+        settles(&short, 0, 2, page, 0);
+    }
+}
+
 /// Intel SDM 3C table 29-7, bits 9 to 11: the page of the linear address is a user's, may be written, may not
 /// be executed.
 #[test]

@@ -4,6 +4,7 @@ use slat::format::Format;
 use slat::format::arm32::{self, Lpae, Registers};
 use slat::format::arm64::{self, Granule, Stage1, Stage2};
 use slat::format::ept::{self, Ept};
+use slat::format::flat::Flat;
 use slat::format::npt::Npt;
 use slat::format::riscv::{self, Scheme, Sv};
 use slat::format::x86::Controls;
@@ -67,6 +68,9 @@ fn of_x86() {
     assert!(said(&legacy, 1 | 1 << 7 | 1 << 21, 1).contains("; "));
     // Of a table, bit 6 is ignored.
     assert_eq!(said(&long, 1 | 1 << 6, 1), "P");
+    follow(&pae, 1, 1, &always);
+    // PDPTEs of PAE have no rights, and no accessed bit.
+    assert_eq!(said(&pae, 1 | 1 << 3, 2), "P");
     assert_eq!(said(&long, 0, 3), "not present");
 }
 
@@ -233,6 +237,7 @@ fn of_riscv() {
 #[test]
 fn formats_are_named() {
     let (controls, processor) = (Controls::default(), Processor::default());
+    assert_eq!(Flat::X86_UNPAGED.name(), "x86-unpaged");
     assert_eq!(Legacy::new(controls, true, 40).name(), "x86-32");
     assert_eq!(Pae::new(controls, processor).name(), "x86-pae");
     assert_eq!(Long::four(controls, processor).name(), "x86-4");

@@ -1,11 +1,11 @@
 //! Features that no hardware model asked by the oracles has: what the manual says of each, bit by bit.
 
 use slat::access::Stage1Page;
-use slat::format::Format;
 use slat::format::ept::{Ept, Features};
 use slat::format::npt::{Npt, Options};
 use slat::format::x86::long::{Linear, Long, Masking, Processor};
 use slat::format::x86::{Controls, Vendor};
+use slat::format::{Format, Found, Path};
 use slat::{
     Access, Cause, Denied, Failed, Fault, Flavor, Gpa, Gva, Kind, Privilege, Purpose, Regime,
     SliceMemory, Spa, Stage, Updates, walk,
@@ -261,6 +261,17 @@ fn pointers_are_masked_and_halves_separated() {
     let fault = ask(separated, 0xFFFF_8000_0000_0123).unwrap_err();
     assert_eq!(fault.cause, Cause::AddressSpaceSeparation);
     assert!(ask(separated, 0x123).is_ok());
+    // A leaf that the supervisor found, asked again for the user: neither way may let it pass.
+    let input = 0xFFFF_8000_0000_0123;
+    let (path, kind) = (Path::START, Kind::Read);
+    let found = Found { entry: 0x9067, level: 0, base: 0x9000, shift: 12, path, input, kind };
+    for kind in [Kind::Read, Kind::Write, Kind::Execute] {
+        let (access, regime) = (user.as_kind(kind), Regime::default());
+        let checked = four(separated).check(&found, &access, &regime);
+        assert_eq!(checked, Err(Cause::AddressSpaceSeparation), "{kind:?}");
+        assert!(!four(separated).plainly_permits(&found, &access, &regime), "{kind:?}");
+        assert!(four(Linear::default()).plainly_permits(&found, &access, &regime), "{kind:?}");
+    }
 }
 
 /// What NPT of four levels says of an access, below tables that permit everything.

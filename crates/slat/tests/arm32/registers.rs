@@ -1,10 +1,10 @@
 //! Register values: what is refused, by which name.
 
-use slat::ByteOrder;
 use slat::format::Format;
-use slat::format::arm32::{Lpae, Processor, Registers, Short, Stage2, sctlr, ttbcr};
+use slat::format::arm32::{Lpae, Processor, Registers, Root, Short, Stage2, sctlr, ttbcr};
 use slat::regime::arm::hcr;
 use slat::register::Refusal;
+use slat::{Access, ByteOrder, Regime};
 
 const ON: Registers = Registers { ttbcr: 0, ttbcr2: 0, sctlr: sctlr::M, dacr: 0, hcr: 0 };
 
@@ -74,6 +74,21 @@ fn every_bit_of_ttbcr2_htcr_and_vtcr() {
     }
     let refused = Stage2::new(1 << 4, hcr::VM, 0, &processor).unwrap_err();
     assert!(refused.to_string().contains("S is not the sign of T0SZ"));
+}
+
+/// Of HTCR, T0SZ alone says how many bits an address has (Arm ARM G8.2, HTCR.T0SZ: 32 less that).
+#[test]
+fn hyp_mode_has_the_input_size_of_htcr() {
+    let (access, regime) = (Access::default(), Regime::default());
+    let root = Root { ttbr0: 0x4000, ttbr1: 0 };
+    for size in 0..8 {
+        let htcr = 1 << 31 | 1 << 23 | 3 << 12 | 5 << 8 | size;
+        let format = Lpae::hyp(htcr, sctlr::M, &Processor::default()).unwrap();
+        let reaches = |input| format.begin(&root, input, &access, &regime).is_ok();
+        let beyond = 1u64 << (32 - size);
+        assert!(reaches(beyond - 1), "T0SZ {size}");
+        assert!(size == 0 || !reaches(beyond), "T0SZ {size}");
+    }
 }
 
 #[test]

@@ -252,6 +252,8 @@ fn stage_2_control_is_made_for_the_processor() {
         (four, 48, 40, 5, 1 << 6 | 24),
         (four, 52, 48, 5, 2 << 6 | 16),
         (four, 52, 52, 6, 1 << 32 | 2 << 6 | 12),
+        // No processor has that many; it would take a root of level -1.
+        (four, 52, 56, 6, 1 << 33 | 1 << 32 | 8),
         (sixty_four, 48, 48, 5, 1 << 14 | 2 << 6 | 16),
         (sixty_four, 52, 40, 6, 1 << 14 | 1 << 6 | 24),
     ] {

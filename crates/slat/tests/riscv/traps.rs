@@ -145,6 +145,7 @@ fn transformed_instructions() {
         (0xff05_3583, Width::Rv64, 0x0000_3583), // ld a1, -16(a0)
         (0x0005_3583, Width::Rv32, 0),           // no ld there
         (0x00b5_3023, Width::Rv64, 0x00b0_3023), // sd a1, 0(a0)
+        (0x00b5_3023, Width::Rv32, 0),           // no sd there
         (0x00b5_27a3, Width::Rv32, 0x00b0_2023), // sw a1, 15(a0)
         (0x0005_2507, Width::Rv64, 0x0000_2507), // flw fa0, 0(a0)
         (0x0205_6007, Width::Rv64, 0),           // vle32.v: no transformation
@@ -159,6 +160,7 @@ fn transformed_instructions() {
         (0x410c, Width::Rv64, 0x2581),           // c.lw a1, 0(a0)
         (0xc10c, Width::Rv64, 0x00b0_2021),      // c.sw a1, 0(a0)
         (0xe10c, Width::Rv64, 0x00b0_3021),      // c.sd a1, 0(a0)
+        (0xe10c, Width::Rv32, 0x00b0_2025),      // c.fsw fa1, 0(a0)
         (0x210c, Width::Rv64, 0x3585),           // c.fld fa1, 0(a0)
         (0xa10c, Width::Rv64, 0x00b0_3025),      // c.fsd fa1, 0(a0)
         (0xa02a, Width::Rv64, 0x00a0_3025),      // c.fsdsp fa0, 0(sp)

@@ -441,7 +441,8 @@ impl Format for Short {
         for (set, name) in [
             (leaf.shareable, " S"),
             (leaf.not_global, " nG"),
-            (leaf.privileged_execute_never && level > 0, " PXN"),
+            // A page has its table's, which is not at hand.
+            (leaf.privileged_execute_never, " PXN"),
             (leaf.execute_never, " XN"),
         ] {
             if set {
